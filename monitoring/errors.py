@@ -1,7 +1,8 @@
 """The root of every error that is written for a person.
 
-Each room keeps its own tree in its `errors.py`; all of them grow from `CollafuseError`, so that the command can print one clear
-line and exit non-zero, and so that a consumer can decide what becomes of a message by the error's disposition alone.
+Each room keeps its own tree in its `errors.py`; all of them grow from `CollafuseError`, so that the command
+can print one clear line and exit non-zero, and so that a consumer can decide what becomes of a message by
+the error's disposition alone.
 """
 
 from enum import StrEnum
@@ -24,3 +25,7 @@ class CollafuseError(Exception):
     """An expected failure; its message says what happened, to what, and what to do."""
 
     disposition = Disposition.STOP
+
+
+class MonitoringError(CollafuseError):
+    """A log or metrics set-up that cannot work, such as a port that somebody else holds."""

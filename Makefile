@@ -1,0 +1,39 @@
+# Two commands matter: `make demo` and `make test`. Each does its own set-up, and skips it in seconds the second time.
+PYTHON := .venv/bin/python
+SOURCES := broker server_worker edge_agent export monitoring diffusion evaluation collafuse tests benchmarks
+
+.PHONY: help demo test lint types imports format setup clean
+
+help:
+	@echo "make demo     train and run one split diffusion model across three clients here; writes demo_out/report.html"
+	@echo "make test     the whole test suite against a real RabbitMQ"
+	@echo "make lint     ruff: rules and format        make types    mypy --strict"
+	@echo "make imports  rooms import downwards only   make format   let ruff mend what it can"
+	@echo "make clean    remove the virtual environment and everything made here"
+
+setup:
+	@deploy/setup.sh demo
+
+demo: setup
+	@.venv/bin/collafuse demo $(DEMO_FLAGS)
+
+test:
+	@deploy/setup.sh test
+	@$(PYTHON) -m pytest $(TEST_FLAGS)
+
+lint: setup
+	$(PYTHON) -m ruff check $(SOURCES)
+	$(PYTHON) -m ruff format --check $(SOURCES)
+
+types: setup
+	$(PYTHON) -m mypy
+
+imports: setup
+	.venv/bin/lint-imports
+
+format: setup
+	$(PYTHON) -m ruff check --fix $(SOURCES)
+	$(PYTHON) -m ruff format $(SOURCES)
+
+clean:
+	rm -rf .venv .collafuse demo_out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,305 @@
+"""A connection that stays: one thread, one AMQP connection, reconnected for ever with jittered backoff.
+
+The thread does nothing but move bytes. Everything else calls in through `Connection.call`, and what comes in leaves through the
+queues and futures of consumers and publishers, so a computation of any length never delays a heartbeat.
+"""
+
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+import pika
+import structlog
+from pika.adapters.select_connection import IOLoop
+from pika.channel import Channel
+
+from broker.backoff import Backoff
+from broker.consumer import Consumer
+from broker.errors import BrokerUnreachable, ConnectionLost
+from broker.names import is_inbox
+from broker.publisher import Publisher
+from broker.settings import BrokerSettings
+from monitoring.metrics import BrokerMetrics
+
+log = structlog.get_logger(__name__)
+
+LASTING_SECONDS = 5.0
+"""What stood for this long was a success: the next failure is the first again."""
+
+
+class ChannelUser(Protocol):
+    """Who works on a channel. Every method is called on the I/O thread."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the channel stands and the broker has agreed to what it is for."""
+
+    def opened(self, channel: Channel) -> None:
+        """A fresh channel stands; what the last one had in flight is gone."""
+
+    def lost(self, error: ConnectionLost) -> None:
+        """The channel is gone; another will come."""
+
+    def blocked(self, reason: str | None) -> None:
+        """The broker stopped reading what is published (an alarm), or with None goes on reading."""
+
+
+class Connection:
+    """One AMQP connection on a thread of its own.
+
+    settings: where the broker is and as whom to log in.
+    name: shown in RabbitMQ's list of connections, and in logs.
+    metrics: counters and histograms of this process's traffic.
+
+    Publishers and consumers are asked for before or after `start`; they outlive every single connection.
+    """
+
+    def __init__(self, settings: BrokerSettings, *, name: str, metrics: BrokerMetrics) -> None:
+        self.name = name
+        self.metrics = metrics
+        self._settings = settings
+        self._ioloop = IOLoop()
+        self._thread = threading.Thread(target=self._run, name=f"amqp-{name}", daemon=True)
+        self._users: dict[ChannelUser, Channel | None] = {}
+        self._user_backoff: dict[ChannelUser, Backoff] = {}
+        self._backoff = Backoff()
+        self._opened_at: dict[object, float] = {}
+        self._amqp: pika.SelectConnection | None = None
+        self._last_error = "no attempt was made yet"
+        self._ready = threading.Event()
+        self._stopping = False
+
+    # -- for every thread ---------------------------------------------------------------------------------------------
+
+    @property
+    def user(self) -> str:
+        """The AMQP user this connection logs in as; the broker vouches for it on every message."""
+        return self._settings.user
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands and all its publishers and consumers are at work."""
+        return self._ready.is_set()
+
+    def start(self) -> None:
+        """Begin connecting; returns at once."""
+        self._thread.start()
+
+    def wait_connected(self, timeout_seconds: float) -> None:
+        """Wait until everything stands.
+
+        Raises BrokerUnreachable with the last failure after `timeout_seconds`; the attempts go on all the same.
+        """
+        if not self._ready.wait(timeout_seconds):
+            raise BrokerUnreachable(
+                f"the broker at {self._settings.host}:{self._settings.port} (vhost {self._settings.vhost!r}, "
+                f"user {self.user!r}) could not be used within {timeout_seconds:g} s: {self._last_error}. "
+                "Check that it runs, the address and the credentials"
+            )
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """Close the connection and end the thread. What is not confirmed by then fails with ConnectionLost."""
+        self._stopping = True
+        if self._thread.is_alive():
+            self.call(self._close)
+            self._thread.join(timeout_seconds)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run `function` on the I/O thread, soon."""
+        self._ioloop.add_callback_threadsafe(function)
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Run `function` on the I/O thread after a while. On the I/O thread only."""
+        self._ioloop.call_later(seconds, function)
+
+    def publisher(self, window: int = 64, confirm_timeout_seconds: float = 30.0) -> Publisher:
+        """A publisher on a channel of its own with at most `window` messages awaiting their confirm."""
+        publisher = Publisher(self, window=window, confirm_timeout_seconds=confirm_timeout_seconds)
+        self.attach(publisher)
+        return publisher
+
+    def consumer(self, queue: str, prefetch: int) -> Consumer:
+        """A consumer of `queue` that holds at most `prefetch` unacknowledged deliveries.
+
+        What it refuses is set aside in the dead-letter queue with the reason; a device's inbox has none, since a device may
+        write nowhere but to its own keys: there a refused message is dropped.
+        """
+        dead_letters = None if is_inbox(queue) else self.publisher(window=prefetch)
+        consumer = Consumer(self, queue, prefetch=prefetch, dead_letters=dead_letters)
+        self.attach(consumer)
+        return consumer
+
+    def attach(self, user: ChannelUser) -> None:
+        """Give `user` a channel now and after every reconnection."""
+        self._ready.clear()
+        self.call(lambda: self._attach(user))
+
+    def detach(self, user: ChannelUser) -> None:
+        """Close the channel of `user` for good."""
+        self.call(lambda: self._detach(user))
+
+    def renew(self, user: ChannelUser) -> None:
+        """The channel of `user` is of no use any more: close it and open another. On the I/O thread only."""
+        channel = self._users.get(user)
+        if channel is not None and channel.is_open:
+            channel.close(320, "renewed")
+
+    def check_ready(self) -> None:
+        """A user became ready: perhaps everything stands now. On the I/O thread only."""
+        if self._amqp is not None and all(user.ready for user in self._users):
+            self._ready.set()
+            self.metrics.connected.set(1)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- on the I/O thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._connect()
+        self._ioloop.start()
+        self._ioloop.close()
+
+    def _connect(self) -> None:
+        if self._stopping:
+            return
+        pika.SelectConnection(
+            self._parameters(),
+            on_open_callback=self._opened,
+            on_open_error_callback=self._closed,
+            on_close_callback=self._closed,
+            custom_ioloop=self._ioloop,
+        )
+
+    def _parameters(self) -> pika.ConnectionParameters:
+        settings = self._settings
+        tls = None
+        if settings.tls:
+            context = ssl.create_default_context(cafile=settings.ca_file and str(settings.ca_file))
+            tls = pika.SSLOptions(context, settings.host)
+        return pika.ConnectionParameters(
+            host=settings.host,
+            port=settings.port,
+            virtual_host=settings.vhost,
+            credentials=pika.PlainCredentials(settings.user, settings.password.get_secret_value()),
+            heartbeat=settings.heartbeat_seconds,
+            socket_timeout=settings.connect_timeout_seconds,
+            stack_timeout=settings.connect_timeout_seconds,
+            ssl_options=tls,
+            client_properties={"connection_name": self.name},
+        )
+
+    def _opened(self, amqp: pika.SelectConnection) -> None:
+        log.info("broker_connected", connection=self.name, host=self._settings.host, port=self._settings.port)
+        self._amqp = amqp
+        self._opened_at[self] = time.monotonic()
+        amqp.add_on_connection_blocked_callback(lambda _, frame: self._tell_blocked(str(frame.method.reason)))
+        amqp.add_on_connection_unblocked_callback(lambda _, __: self._tell_blocked(None))
+        for user in list(self._users):
+            self._open_channel(user)
+        self.check_ready()
+        if self._stopping:
+            self._close()
+
+    def _closed(self, _: pika.SelectConnection, error: BaseException | str) -> None:
+        was_open, self._amqp = self._amqp is not None, None
+        self._last_error = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
+        self._ready.clear()
+        self.metrics.connected.set(0)
+        for user, channel in list(self._users.items()):
+            self._users[user] = None
+            if channel is not None:
+                user.lost(ConnectionLost(f"the connection to the broker was lost: {self._last_error}"))
+        if self._stopping:
+            self._ioloop.stop()
+            return
+        wait_seconds = self._wait_seconds(self, self._backoff)
+        self.metrics.reconnects_total.inc()
+        log.warning(
+            "broker_lost" if was_open else "broker_unreachable",
+            connection=self.name,
+            host=self._settings.host,
+            port=self._settings.port,
+            error=self._last_error,
+            retry_in_seconds=round(wait_seconds, 2),
+        )
+        self._ioloop.call_later(wait_seconds, self._connect)
+
+    def _close(self) -> None:
+        """Close what stands; the I/O loop ends once it is closed."""
+        if self._amqp is None:
+            for user in self._users:
+                user.lost(ConnectionLost("the connection was stopped"))
+            self._ioloop.stop()
+        elif self._amqp.is_open:
+            self._amqp.close()
+
+    def _attach(self, user: ChannelUser) -> None:
+        self._users[user] = None
+        self._user_backoff[user] = Backoff()
+        self._open_channel(user)
+
+    def _detach(self, user: ChannelUser) -> None:
+        channel = self._users.pop(user, None)
+        self._user_backoff.pop(user, None)
+        self._opened_at.pop(user, None)
+        if channel is not None and channel.is_open:
+            channel.close()
+        user.lost(ConnectionLost("the channel was closed"))
+        self.check_ready()
+
+    def _open_channel(self, user: ChannelUser) -> None:
+        if self._amqp is None or not self._amqp.is_open or user not in self._users:
+            return
+
+        def opened(channel: Channel) -> None:
+            if user not in self._users:
+                channel.close()
+                return
+            channel.add_on_close_callback(lambda _, reason: self._channel_closed(user, channel, reason))
+            self._users[user] = channel
+            self._opened_at[user] = time.monotonic()
+            user.opened(channel)
+
+        self._amqp.channel(on_open_callback=opened)
+
+    def _channel_closed(self, user: ChannelUser, channel: Channel, reason: BaseException) -> None:
+        if self._users.get(user) is not channel:
+            return  # the whole connection went, or the user left: told already
+        self._users[user] = None
+        self._ready.clear()
+        self._last_error = f"the broker closed a channel: {reason}"
+        user.lost(ConnectionLost(self._last_error))
+        if self._amqp is not None and self._amqp.is_open:
+            wait_seconds = self._wait_seconds(user, self._user_backoff[user])
+            log.warning(
+                "channel_lost",
+                connection=self.name,
+                error=str(reason),
+                retry_in_seconds=round(wait_seconds, 2),
+            )
+            self._ioloop.call_later(wait_seconds, lambda: self._open_channel(user))
+
+    def _wait_seconds(self, what: object, backoff: Backoff) -> float:
+        """The seconds until the next attempt at `what`, which just failed."""
+        opened_at = self._opened_at.pop(what, None)
+        if opened_at is not None and time.monotonic() - opened_at >= LASTING_SECONDS:
+            backoff.reset()
+        return backoff.next_seconds()
+
+    def _tell_blocked(self, reason: str | None) -> None:
+        if reason is None:
+            log.info("broker_unblocked", connection=self.name)
+        else:
+            log.warning("broker_blocked", connection=self.name, reason=reason)
+        for user in self._users:
+            user.blocked(reason)

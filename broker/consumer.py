@@ -1,0 +1,322 @@
+"""Consuming with an acknowledgement that means something: nothing is acked before its work is durable.
+
+Deliveries leave the I/O thread through a queue that the prefetch count bounds. Whoever takes one ends it in exactly one way:
+`ack` (the work is done), `requeue` (somebody else's turn), or `refuse` (set aside, with the reason). A delivery whose channel
+has gone cannot be ended any more: the broker delivers it again.
+"""
+
+import queue
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pika
+import structlog
+from pika.channel import Channel
+
+from broker.codec import decode
+from broker.errors import ConnectionLost, InvalidName, Refused
+from broker.messages import Message
+from broker.names import is_inbox, split_user
+from broker.publisher import PUBLISHED_AT_HEADER, Outgoing, Publisher
+from broker.topology import QUEUE_DEAD
+from monitoring.metrics import BrokerMetrics
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_EXCHANGE = ""
+REASON_HEADER = "x-reason"
+DETAIL_HEADER = "x-detail"
+ORIGIN_HEADER = "x-origin-queue"
+SENDER_HEADER = "x-origin-user"
+FIRST_SEEN_HEADER = "x-first-seen-ms"
+DETAIL_LIMIT_CHARACTERS = 500
+
+
+class Loop(Protocol):
+    """What a consumer needs of its connection."""
+
+    metrics: BrokerMetrics
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run a function on the I/O thread."""
+
+    def check_ready(self) -> None:
+        """Tell the connection that this user has become ready."""
+
+    def renew(self, user: Any) -> None:
+        """Replace the channel of `user`."""
+
+    def detach(self, user: Any) -> None:
+        """Close the channel of `user` for good."""
+
+
+@dataclass(frozen=True, eq=False)
+class Delivery:
+    """One message on loan from the broker.
+
+    user_id: who published it, as the broker validated it; None when the publisher did not say.
+    delivery_count: how often it was delivered before.
+    published_at: the publisher's clock, unix seconds; None when it is not there.
+    """
+
+    body: bytes
+    type: str
+    message_id: str
+    user_id: str | None
+    correlation_id: str | None
+    queue: str
+    redelivered: bool
+    delivery_count: int
+    published_at: float | None
+    headers: dict[str, Any]
+    received_at: float
+    _tag: int
+    _channel: Channel
+    _consumer: "Consumer"
+
+    @property
+    def lag_seconds(self) -> float | None:
+        """Seconds between publishing and receiving, by two machines' clocks; None when unknown."""
+        return None if self.published_at is None else max(0.0, self.received_at - self.published_at)
+
+    def message(self) -> Message:
+        """What is inside, decoded and validated. Raises Refused with the reason, whatever the bytes."""
+        return decode(self.type, self.body)
+
+    def ack(self) -> None:
+        """The work is durable: the broker may forget the message."""
+        self._consumer.end(self, lambda channel: channel.basic_ack(self._tag))
+
+    def requeue(self) -> None:
+        """Back to the queue, for whoever takes it next. It counts towards the delivery limit."""
+        self._consumer.end(self, lambda channel: channel.basic_nack(self._tag, requeue=True))
+
+    def refuse(self, reason: str, detail: str) -> None:
+        """Set the message aside with the reason: a confirmed copy stands in the dead-letter queue before this one goes.
+
+        reason: a short constant code. detail: one sentence for the operator, cut at 500 characters.
+        """
+        self._consumer.refuse(self, reason, detail)
+
+
+def expect_user(delivery: Delivery) -> tuple[str, str]:
+    """(client, device) of the sender, from the user the broker validated. Raises Refused when it did not validate any."""
+    if delivery.user_id is None:
+        raise Refused(
+            "no_user_id", "the message carries no user_id, so the broker did not validate its sender"
+        )
+    try:
+        return split_user(delivery.user_id)
+    except InvalidName as error:
+        raise Refused("not_a_device", str(error)) from error
+
+
+class Consumer:
+    """Takes from one queue on a channel of its own, at most `prefetch` messages ahead.
+
+    dead_letters: where refused messages are set aside, or None to drop them.
+
+    A consumer that the broker cancels (its queue was deleted, its leader moved) opens a new channel: it never ends quietly.
+    """
+
+    def __init__(self, loop: Loop, queue_name: str, *, prefetch: int, dead_letters: Publisher | None) -> None:
+        self.queue_name = queue_name
+        self._loop = loop
+        self._prefetch = prefetch
+        self._dead_letters = dead_letters
+        self._channel: Channel | None = None
+        self._consumer_tag: str | None = None
+        self._consuming = False
+        self._paused = False
+        self._deliveries: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+
+    # -- for every thread ---------------------------------------------------------------------------------------------
+
+    def get(self, timeout_seconds: float) -> Delivery | None:
+        """The next delivery, or None when none came within `timeout_seconds` (0: look and go)."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            left_seconds = deadline - time.monotonic()
+            try:
+                delivery = (
+                    self._deliveries.get(timeout=left_seconds)
+                    if left_seconds > 0
+                    else self._deliveries.get_nowait()
+                )
+            except queue.Empty:
+                return None
+            if delivery._channel is self._channel:
+                return delivery  # one of a channel that went comes again by itself
+
+    def pause(self) -> None:
+        """Stop taking; what was taken and not handed out yet goes back to the queue."""
+        self._loop.call(self._pause)
+
+    def resume(self) -> None:
+        """Go on taking."""
+        self._loop.call(self._resume)
+
+    def close(self) -> None:
+        """Stop for good; what is not acked goes back to the queue."""
+        self._loop.detach(self)
+
+    def end(self, delivery: Delivery, act: Callable[[Channel], None]) -> None:
+        """End a delivery on its own channel, or do nothing when that channel has gone."""
+
+        def on_loop() -> None:
+            channel = self._channel
+            if channel is not None and channel is delivery._channel and channel.is_open:
+                act(channel)
+
+        self._loop.call(on_loop)
+
+    def refuse(self, delivery: Delivery, reason: str, detail: str) -> None:
+        """See `Delivery.refuse`."""
+        log.warning(
+            "message_refused",
+            queue=self.queue_name,
+            message_id=delivery.message_id,
+            type=delivery.type,
+            user=delivery.user_id,
+            reason=reason,
+            detail=detail[:DETAIL_LIMIT_CHARACTERS],
+        )
+        self._loop.metrics.refused_total.labels(queue=_family(self.queue_name), reason=reason).inc()
+        if self._dead_letters is None:
+            self.end(delivery, lambda channel: channel.basic_nack(delivery._tag, requeue=False))
+            return
+        copy = self._dead_letters.send(_dead_letter(delivery, reason, detail))
+        copy.add_done_callback(lambda done: self._copied(delivery, done))
+
+    # -- on the I/O thread --------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether the broker has agreed to deliver, or is not asked to."""
+        return self._channel is not None and (self._consuming or self._paused)
+
+    def opened(self, channel: Channel) -> None:
+        """Consume on a new channel."""
+        self._channel = channel
+        self._consumer_tag = None
+        self._consuming = False
+        channel.add_on_cancel_callback(self._cancelled)
+        channel.basic_qos(prefetch_count=self._prefetch)
+        if self._paused:
+            self._loop.check_ready()
+        else:
+            self._consume()
+
+    def lost(self, _: ConnectionLost) -> None:
+        """What was taken and not acked is the broker's again."""
+        self._channel = None
+        self._consuming = False
+        self._consumer_tag = None
+        self._drain()
+
+    def blocked(self, reason: str | None) -> None:
+        """An alarm stops publishers, not consumers."""
+
+    def _consume(self) -> None:
+        if self._channel is not None and self._consumer_tag is None:
+            self._consumer_tag = self._channel.basic_consume(
+                self.queue_name, self._on_message, callback=lambda _: self._agreed()
+            )
+
+    def _agreed(self) -> None:
+        self._consuming = True
+        self._loop.check_ready()
+
+    def _cancelled(self, _: Any) -> None:
+        log.warning("consumer_cancelled", queue=self.queue_name)
+        self._loop.renew(self)
+
+    def _pause(self) -> None:
+        self._paused = True
+        if self._channel is None or self._consumer_tag is None:
+            return
+        channel, tag, self._consumer_tag = self._channel, self._consumer_tag, None
+        # What arrives between the cancel and its answer goes back too.
+        channel.basic_cancel(tag, callback=lambda _: self._give_back(channel))
+        self._give_back(channel)
+
+    def _resume(self) -> None:
+        self._paused = False
+        self._consume()
+
+    def _give_back(self, channel: Channel) -> None:
+        for delivery in self._drain():
+            if delivery._channel is channel and channel.is_open:
+                channel.basic_nack(delivery._tag, requeue=True)
+
+    def _drain(self) -> list[Delivery]:
+        drained = []
+        while True:
+            try:
+                drained.append(self._deliveries.get_nowait())
+            except queue.Empty:
+                return drained
+
+    def _copied(self, delivery: Delivery, copy: "Future[None]") -> None:
+        error = copy.exception()
+        if error is None:
+            delivery.ack()
+            return
+        # The copy may or may not stand in the dead-letter queue; the message itself must not be lost.
+        log.warning("dead_letter_failed", message_id=delivery.message_id, error=str(error))
+        delivery.requeue()
+
+    def _on_message(
+        self, channel: Channel, method: pika.spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
+    ) -> None:
+        headers: dict[str, Any] = properties.headers or {}
+        published_ms = headers.get(PUBLISHED_AT_HEADER)
+        count = headers.get("x-delivery-count")
+        delivery = Delivery(
+            body=body,
+            type=properties.type or "",
+            message_id=properties.message_id or "",
+            user_id=properties.user_id,
+            correlation_id=properties.correlation_id,
+            queue=self.queue_name,
+            redelivered=method.redelivered,
+            delivery_count=count if isinstance(count, int) else int(method.redelivered),
+            published_at=published_ms / 1000 if isinstance(published_ms, int) else None,
+            headers=headers,
+            received_at=time.time(),
+            _tag=method.delivery_tag,
+            _channel=channel,
+            _consumer=self,
+        )
+        metrics = self._loop.metrics
+        metrics.consumed_total.labels(queue=_family(self.queue_name)).inc()
+        if delivery.lag_seconds is not None:
+            metrics.consume_lag_seconds.labels(queue=_family(self.queue_name)).observe(delivery.lag_seconds)
+        self._deliveries.put(delivery)
+
+
+def _family(queue_name: str) -> str:
+    """The queue as a metric's label: thousands of inboxes are one series."""
+    return "inbox" if is_inbox(queue_name) else queue_name
+
+
+def _dead_letter(delivery: Delivery, reason: str, detail: str) -> Outgoing:
+    """The copy that the operator finds."""
+    return Outgoing(
+        exchange=DEFAULT_EXCHANGE,
+        routing_key=QUEUE_DEAD,
+        message_id=delivery.message_id,
+        type=delivery.type,
+        body=delivery.body,
+        correlation_id=delivery.correlation_id,
+        headers={
+            REASON_HEADER: reason,
+            DETAIL_HEADER: detail[:DETAIL_LIMIT_CHARACTERS],
+            ORIGIN_HEADER: delivery.queue,
+            SENDER_HEADER: delivery.user_id or "",
+            FIRST_SEEN_HEADER: int((delivery.published_at or delivery.received_at) * 1000),
+        },
+    )

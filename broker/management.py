@@ -1,0 +1,138 @@
+"""RabbitMQ's management API, as far as we need it: users, rights, queues and bindings."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from broker.errors import ManagementError
+from broker.topology import Topology
+
+TIMEOUT_SECONDS = 15.0
+
+
+class Management:
+    """A client of the management API; a context manager that closes its connections.
+
+    Args:
+        url: root of the API, `http[s]://host:port`, without credentials.
+        user: a user with the tag `administrator` for identities, `monitoring` for looking on.
+        password: of that user; never part of an error.
+        timeout_seconds: for one call.
+    """
+
+    def __init__(
+        self, url: str, user: str, password: str, *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
+        self.url = url.rstrip("/")
+        try:
+            self._client = httpx.Client(
+                base_url=f"{self.url}/api/", auth=(user, password), timeout=timeout_seconds
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ManagementError(f"{self.url} is not the URL of a management API: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._client.close()
+
+    def overview(self) -> dict[str, Any]:
+        """Returns the node's version, totals and listeners."""
+        found: dict[str, Any] = self._call("GET", "overview").json()
+        return found
+
+    def queues(self, vhost: str) -> list[dict[str, Any]]:
+        """Returns every queue of a vhost with its counts, as the API gives them."""
+        found: list[dict[str, Any]] = self._call("GET", "queues", vhost).json()
+        return found
+
+    def queue(self, vhost: str, name: str) -> dict[str, Any] | None:
+        """Returns one queue, or None."""
+        response = self._call("GET", "queues", vhost, name, absent_is_fine=True)
+        found: dict[str, Any] | None = None if _absent(response) else response.json()
+        return found
+
+    def delete_queue(self, vhost: str, name: str) -> None:
+        """Deletes a queue with all it holds; one that is not there is fine."""
+        self._call("DELETE", "queues", vhost, name, absent_is_fine=True)
+
+    def declare(self, vhost: str, topology: Topology) -> None:
+        """Declares exchanges, queues and bindings; what exists as it should stays untouched."""
+        for exchange in topology.exchanges:
+            self._call(
+                "PUT", "exchanges", vhost, exchange.name, body={"type": exchange.kind, "durable": True}
+            )
+        for queue in topology.queues:
+            body = {"durable": True, "auto_delete": False, "arguments": dict(queue.arguments)}
+            self._call("PUT", "queues", vhost, queue.name, body=body)
+        for binding in topology.bindings:
+            target = ("bindings", vhost, "e", binding.exchange, "q", binding.queue)
+            self._call("POST", *target, body={"routing_key": binding.routing_key, "arguments": {}})
+
+    def user_exists(self, name: str) -> bool:
+        """Says whether the broker knows a user of this name."""
+        return not _absent(self._call("GET", "users", name, absent_is_fine=True))
+
+    def users(self) -> list[str]:
+        """Returns the names of all users."""
+        return [str(user["name"]) for user in self._call("GET", "users").json()]
+
+    def put_user(self, name: str, password: str, *, tags: str = "") -> None:
+        """Makes a user, or replaces its password and tags."""
+        self._call("PUT", "users", name, body={"password": password, "tags": tags})
+
+    def delete_user(self, name: str) -> None:
+        """Deletes a user and ends its connections; one that is not there is fine."""
+        self._call("DELETE", "users", name, absent_is_fine=True)
+
+    def put_permissions(self, vhost: str, user: str, *, configure: str, write: str, read: str) -> None:
+        """Sets what a user may configure, write and read in a vhost: three patterns of names."""
+        body = {"configure": configure, "write": write, "read": read}
+        self._call("PUT", "permissions", vhost, user, body=body)
+
+    def put_topic_permission(self, vhost: str, user: str, exchange: str, *, write: str, read: str) -> None:
+        """Sets under which routing keys a user may publish to, and bind from, a topic exchange."""
+        body = {"exchange": exchange, "write": write, "read": read}
+        self._call("PUT", "topic-permissions", vhost, user, body=body)
+
+    def _call(
+        self,
+        method: str,
+        *path: str,
+        body: Mapping[str, object] | None = None,
+        absent_is_fine: bool = False,
+    ) -> httpx.Response:
+        target = "/".join(quote(part, safe="") for part in path)
+        try:
+            response = self._client.request(method, target, json=None if body is None else dict(body))
+        except httpx.HTTPError as error:
+            raise ManagementError(
+                f"the management API at {self.url} does not answer ({error}): is the plugin rabbitmq_management enabled?"
+            ) from error
+        if response.is_success or (absent_is_fine and _absent(response)):
+            return response
+        raise ManagementError(f"the management API refused {method} {target}: {_refusal(response)}")
+
+
+def _absent(response: httpx.Response) -> bool:
+    return response.status_code == httpx.codes.NOT_FOUND
+
+
+def _refusal(response: httpx.Response) -> str:
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        return "user or password is wrong, or the user lacks the tag for it"
+    try:
+        reason = str(response.json().get("reason", ""))
+    except (ValueError, AttributeError):
+        reason = ""
+    return f"{response.status_code} {reason or response.reason_phrase}"[:300]

@@ -1,0 +1,405 @@
+"""The messages of the contract, as frozen models that are valid by construction.
+
+Sender and receiver build the same classes, so what one may say is exactly what the other takes. Fields are checked strictly (no
+coercion) and against each other; arrays are finite, little-endian, C-contiguous and read-only. The wire form is `broker.codec`'s.
+
+Invalid arguments raise `pydantic.ValidationError` (a `ValueError`) whose text never contains the values.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+"""The largest body, in bytes; RabbitMQ 4 itself refuses messages above 16 MiB."""
+ENVELOPE_BYTES = 64 * 1024
+"""Room kept in a body for everything but the samples: labels, timesteps, the plan, field names."""
+MAX_T = 100_000
+"""The longest chain a message may speak of."""
+MAX_PLAN_STEPS = 4096
+MAX_REQUEST_SAMPLES = 1024
+MAX_SECONDS = 30 * 24 * 3600.0
+
+Array = npt.NDArray[Any]
+Dtype = Literal["float16", "float32"]
+Sampler = Literal["ddim", "ddpm", "dpmpp2m"]
+
+
+def _array(dtypes: tuple[str, ...], ndim: int) -> PlainValidator:
+    return PlainValidator(_array_check(dtypes, ndim))
+
+
+def _array_check(dtypes: tuple[str, ...], ndim: int) -> Callable[[object], Array]:
+    """Returns a validator for arrays of one rank and a few dtypes: finite, not empty, made contiguous and read-only."""
+    allowed = tuple(np.dtype(name).newbyteorder("<") for name in dtypes)
+
+    def check(value: object) -> Array:
+        if type(value) is not np.ndarray:
+            raise ValueError("must be an array")
+        if value.dtype not in allowed:
+            raise ValueError(f"must hold {' or '.join(dtypes)}")
+        if value.ndim != ndim:
+            raise ValueError(f"must have {ndim} dimensions, has {value.ndim}")
+        if value.size == 0:
+            raise ValueError("must not be empty")
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ValueError("must be finite")
+        view = np.ascontiguousarray(value).view()
+        view.flags.writeable = False
+        return view
+
+    return check
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _optional(check: PlainValidator) -> PlainValidator:
+    inner = check.func
+
+    def validate(value: object) -> object:
+        return None if value is None else inner(value)  # type: ignore[call-arg]  # ours takes the value alone
+
+    return PlainValidator(validate)
+
+
+_Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+_Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+_MessageId = Annotated[str, Field(pattern=r"^[0-9a-f]{32,64}$")]
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+_Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
+_Timestep = Annotated[int, Field(ge=0, le=MAX_T)]
+_Side = Annotated[int, Field(ge=1, le=65_536)]
+_Shape = Annotated[tuple[_Side, _Side, _Side], BeforeValidator(_tuple)]
+_Labels = Annotated[npt.NDArray[np.int32] | None, _optional(_array(("int32",), 1))]
+
+
+class Message(BaseModel):
+    """What every message of the contract has in common."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
+    type_name: ClassVar[str]
+    """The AMQP `type` property: `name.vN`."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(_same(value, getattr(other, name)) for name, value in self)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Shows arrays by dtype and shape: a message in a log line must not carry its tensors."""
+        for name, value in self:
+            yield name, f"<{value.dtype} {value.shape}>" if isinstance(value, np.ndarray) else value
+
+
+def _same(left: object, right: object) -> bool:
+    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+        return left.dtype == right.dtype and np.array_equal(left, right)
+    return type(left) is type(right) and left == right
+
+
+def _check_labels(labels: Array | None, n: int) -> None:
+    if labels is None:
+        return
+    if labels.shape[0] != n:
+        raise ValueError(f"labels must have one entry per sample: {n}, not {labels.shape[0]}")
+    if labels.min() < 0:
+        raise ValueError("labels must not be negative")
+
+
+class SamplesV1(Message):
+    """Released samples on their way to the trainer.
+
+    Attributes:
+        schedule_id: digest of the ᾱ table that the samples were noised with.
+        t_cut: the step of the release; at least 1, for a clean image is never sent.
+        release: which release of these images this is, from 0.
+        x: (N, C, H, W) float16, float32, or int8 with `scale`; x_c, or x_t where `t` is given.
+        scale: (N,) float32, the largest magnitude of each sample; value = x·scale/127. Present exactly for int8.
+        labels: (N,) int32, not negative, or None.
+        t: (N,) int32 in (t_cut, MAX_T], the step each sample was noised to by the device (policy `pairs`), or None.
+        noise: (N, C, H, W) float16, the ε of `pairs`; present exactly when `t` is.
+    """
+
+    type_name: ClassVar[str] = "samples.v1"
+
+    schedule_id: _Hex16
+    t_cut: Annotated[int, Field(ge=1, le=MAX_T)]
+    release: _Count
+    x: Annotated[Array, _array(("float16", "float32", "int8"), 4)]
+    scale: Annotated[npt.NDArray[np.float32] | None, _optional(_array(("float32",), 1))] = None
+    labels: _Labels = None
+    t: Annotated[npt.NDArray[np.int32] | None, _optional(_array(("int32",), 1))] = None
+    noise: Annotated[npt.NDArray[np.float16] | None, _optional(_array(("float16",), 4))] = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        n = self.x.shape[0]
+        self._check_scale(n)
+        _check_labels(self.labels, n)
+        self._check_pairs(n)
+        return self
+
+    def _check_scale(self, n: int) -> None:
+        if (self.x.dtype == np.int8) != (self.scale is not None):
+            raise ValueError("scale must be given for int8, and for int8 only")
+        if self.scale is None:
+            return
+        if self.scale.shape[0] != n:
+            raise ValueError(f"scale must have one entry per sample: {n}, not {self.scale.shape[0]}")
+        if self.scale.min() < 0:
+            raise ValueError("scale must not be negative")
+        if self.x.min() < -127:
+            raise ValueError("int8 values must lie in [-127, 127]")
+
+    def _check_pairs(self, n: int) -> None:
+        if (self.t is None) != (self.noise is None):
+            raise ValueError("t and noise must be given together")
+        if self.t is None or self.noise is None:
+            return
+        if self.t.shape[0] != n:
+            raise ValueError(f"t must have one entry per sample: {n}, not {self.t.shape[0]}")
+        if self.t.min() <= self.t_cut or self.t.max() > MAX_T:
+            raise ValueError(f"every t must lie above t_cut and not above {MAX_T}")
+        if self.noise.shape != self.x.shape:
+            raise ValueError("noise must have the shape of x")
+
+    @classmethod
+    def pack(
+        cls,
+        x: npt.NDArray[np.floating[Any]],
+        *,
+        schedule_id: str,
+        t_cut: int,
+        release: int,
+        dtype: Literal["float16", "float32", "int8"] = "float16",
+        labels: npt.NDArray[np.integer[Any]] | None = None,
+        t: npt.NDArray[np.integer[Any]] | None = None,
+        noise: npt.NDArray[np.floating[Any]] | None = None,
+    ) -> Self:
+        """Builds a message from float samples, narrowed to `dtype`.
+
+        float16 keeps about 74 dB of a standard normal, int8 with a scale per sample about 39 dB at half the size.
+
+        Args:
+            x: (N, C, H, W) float32, finite; beyond ±65504 float16 overflows and is refused.
+            schedule_id: as in the message.
+            t_cut: as in the message.
+            release: as in the message.
+            dtype: the element type on the wire.
+            labels: (N,) integers, or None.
+            t: (N,) integers, or None.
+            noise: (N, C, H, W) floats, or None; sent as float16.
+        """
+        narrow, scale = _quantise(x) if dtype == "int8" else (_narrow(x, dtype), None)
+        return cls(
+            schedule_id=schedule_id,
+            t_cut=t_cut,
+            release=release,
+            x=narrow,
+            scale=scale,
+            labels=None if labels is None else labels.astype(np.int32),
+            t=None if t is None else t.astype(np.int32),
+            noise=None if noise is None else _narrow(noise, "float16").astype(np.float16, copy=False),
+        )
+
+    def dequantised(self) -> npt.NDArray[np.float32]:
+        """Returns x as (N, C, H, W) float32, a new writable array; int8 becomes x·scale/127."""
+        x = self.x.astype(np.float32)
+        if self.scale is not None:
+            x *= (self.scale / np.float32(127)).reshape(-1, 1, 1, 1)
+        return x
+
+
+def _narrow(x: npt.NDArray[np.floating[Any]], dtype: str) -> Array:
+    with np.errstate(over="ignore"):  # an overflow becomes inf, which the message refuses with a reason
+        return x.astype(dtype)
+
+
+def _quantise(x: npt.NDArray[np.floating[Any]]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Returns (N, C, H, W) int8 and the (N,) float32 largest magnitudes; each is off by at most scale/254."""
+    if x.ndim != 4 or x.size == 0 or not np.isfinite(x).all():
+        raise ValueError("x must be a finite array (N, C, H, W) that is not empty")
+    scale = np.abs(x).max(axis=(1, 2, 3)).astype(np.float32)
+    divisor = np.where(scale > 0, scale, np.float32(1)).reshape(-1, 1, 1, 1)
+    return np.clip(np.rint(x / divisor * 127), -127, 127).astype(np.int8), scale
+
+
+class DenoiseV1(Message):
+    """A request for the server's half of the chain.
+
+    Attributes:
+        request_id: 32 hex digits; the same id is the same request, however often it arrives.
+        shape: (C, H, W) of one sample; one sample has to fit in one message.
+        n: how many samples, 1 to 1024. Sample i's noise is keyed by (seed, i, step).
+        schedule_id: digest of the ᾱ table the plan is written for.
+        plan: the steps to visit, strictly decreasing, from T to t_stop.
+        sampler: how to go from one step to the next.
+        eta: DDIM's stochasticity in [0, 1]; other samplers ignore it.
+        clip: bound on |x̂_0|, or None for none.
+        seed: 0 to 2⁶³-1.
+        labels: (n,) int32, not negative, or None.
+        dtype: the element type wanted for the latents.
+        ttl_seconds: after this long the result is of no use, or None.
+        priority: `interactive` when somebody waits, `prefetch` when a pool is being filled.
+    """
+
+    type_name: ClassVar[str] = "denoise.v1"
+
+    request_id: _Hex32
+    shape: _Shape
+    n: Annotated[int, Field(ge=1, le=MAX_REQUEST_SAMPLES)]
+    schedule_id: _Hex16
+    plan: Annotated[
+        tuple[_Timestep, ...], BeforeValidator(_tuple), Field(min_length=2, max_length=MAX_PLAN_STEPS + 1)
+    ]
+    sampler: Sampler = "ddim"
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    clip: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    labels: _Labels = None
+    dtype: Dtype = "float16"
+    ttl_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
+    priority: Literal["interactive", "prefetch"] = "interactive"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if any(t <= s for t, s in zip(self.plan, self.plan[1:], strict=False)):
+            raise ValueError("plan must be strictly decreasing")
+        if math.prod(self.shape) * np.dtype(self.dtype).itemsize > MAX_BODY_BYTES - ENVELOPE_BYTES:
+            raise ValueError("one sample must fit in one message")
+        _check_labels(self.labels, self.n)
+        return self
+
+    @property
+    def t_stop(self) -> int:
+        """The step at which the server hands over: the last of the plan."""
+        return self.plan[-1]
+
+
+class LatentsV1(Message):
+    """Part of the answer to a request: samples at t_stop.
+
+    Attributes:
+        request_id: of the request.
+        part: which part this is, from 0.
+        parts: how many parts the answer has.
+        first: index, within the request, of this part's first sample.
+        x: (k, C, H, W) float16 or float32.
+        t_stop: the step the samples are at.
+        schedule_id: digest of the ᾱ table.
+        backbone_version: of the network that made them.
+        evaluations: network calls per sample.
+        step_seconds: mean seconds of one step of this request.
+        queued_seconds: how long the request waited before its first step.
+    """
+
+    type_name: ClassVar[str] = "latents.v1"
+
+    request_id: _Hex32
+    part: _Count
+    parts: Annotated[int, Field(ge=1, le=MAX_REQUEST_SAMPLES)]
+    first: Annotated[int, Field(ge=0, lt=MAX_REQUEST_SAMPLES)]
+    x: Annotated[Array, _array(("float16", "float32"), 4)]
+    t_stop: _Timestep
+    schedule_id: _Hex16
+    backbone_version: _Count
+    evaluations: Annotated[int, Field(ge=0, le=MAX_T)]
+    step_seconds: _Seconds
+    queued_seconds: _Seconds
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.part >= self.parts:
+            raise ValueError(f"part must be below parts: {self.part} of {self.parts}")
+        if self.first + self.x.shape[0] > MAX_REQUEST_SAMPLES:
+            raise ValueError(f"a request has at most {MAX_REQUEST_SAMPLES} samples")
+        return self
+
+
+class FailedV1(Message):
+    """The other end of a request: it will not be answered, and why.
+
+    Attributes:
+        request_id: of the request.
+        reason: a stable code of lowercase letters, digits and underscores.
+        detail: one line for a person, at most 500 characters.
+    """
+
+    type_name: ClassVar[str] = "failed.v1"
+
+    request_id: _Hex32
+    reason: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
+    detail: Annotated[str, Field(max_length=500)]
+
+
+class RoundV1(Message):
+    """What the server asks of the clients.
+
+    Attributes:
+        number: of the round, rising.
+        schedule_name: which table.
+        schedule_T: its length.
+        schedule_id: its digest.
+        shape: (C, H, W) of one image.
+        num_classes: how many labels there are, or None for none.
+        cut_min: smallest cut ratio that will be taken.
+        cut_max: largest cut ratio that will be taken.
+        releases_wanted: releases per image that are still useful.
+        backbone_version: the newest published.
+    """
+
+    type_name: ClassVar[str] = "round.v1"
+
+    number: _Count
+    schedule_name: Literal["cosine", "linear"]
+    schedule_T: Annotated[int, Field(ge=1, le=MAX_T)]  # noqa: N815  # the papers' T
+    schedule_id: _Hex16
+    shape: _Shape
+    num_classes: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    cut_min: Annotated[float, Field(ge=0, le=1)]
+    cut_max: Annotated[float, Field(ge=0, le=1)]
+    releases_wanted: _Count
+    backbone_version: _Count
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.cut_min > self.cut_max:
+            raise ValueError("cut_min must not exceed cut_max")
+        return self
+
+
+class ReceiptV1(Message):
+    """What the server holds of a device's batch.
+
+    Attributes:
+        batch_id: `message_id` of the samples.
+        samples: how many it holds.
+        duplicate: whether it held them before this delivery.
+    """
+
+    type_name: ClassVar[str] = "receipt.v1"
+
+    batch_id: _MessageId
+    samples: _Count
+    duplicate: bool
+
+
+MESSAGE_TYPES: dict[str, type[Message]] = {
+    model.type_name: model for model in (SamplesV1, DenoiseV1, LatentsV1, FailedV1, RoundV1, ReceiptV1)
+}
+"""Every type this version understands, by its AMQP `type`."""

@@ -1,0 +1,289 @@
+"""The noise predictor, for the server's backbone and, narrower, for a client's head; and its average over training.
+
+After Ho et al. (2020) and Nichol & Dhariwal (2021): residual blocks with GroupNorm and SiLU, the step and
+the label injected as scale and shift, self-attention at the lowest resolution, and a last convolution that
+starts at zero.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffusion.errors import DiffusionError
+
+_UPDATES = "ema.updates"
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The shape of a network.
+
+    in_channels: C; image_size: H = W in pixels, divisible by 2 for every level after the first;
+    base_channels: width of the first level, a multiple of 8;  channel_multipliers: the width of every level
+    in units of it;  blocks_per_level: residual blocks on the way down (one more on the way up);  attention:
+    at the lowest level;  num_classes: K, or None for a network without labels.
+    """
+
+    in_channels: int = 1
+    image_size: int = 8
+    base_channels: int = 32
+    channel_multipliers: tuple[int, ...] = (1, 2)
+    blocks_per_level: int = 1
+    attention: bool = True
+    num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        sizes = (self.in_channels, self.blocks_per_level, *self.channel_multipliers, self.num_classes or 1)
+        if not self.channel_multipliers or min(sizes) < 1 or self.num_classes == 0:
+            raise DiffusionError(f"not a network: {self}; every size must be 1 or more")
+        if self.base_channels < 8 or self.base_channels % 8:
+            raise DiffusionError(
+                f"{self.base_channels} base channels do not divide into groups: choose a multiple of 8"
+            )
+        factor = 2 ** (len(self.channel_multipliers) - 1)
+        if self.image_size < factor or self.image_size % factor:
+            raise DiffusionError(
+                f"images of {self.image_size} pixels cannot be halved {len(self.channel_multipliers) - 1} times: "
+                f"choose a multiple of {factor}, or fewer levels"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a JSON manifest."""
+        return {**asdict(self), "channel_multipliers": list(self.channel_multipliers)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "UNetConfig":
+        """The inverse of `to_dict`; DiffusionError for keys that are unknown or missing."""
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            odd = ", ".join(sorted(set(values) ^ names))
+            raise DiffusionError(
+                f"a network's description has unknown or missing keys ({odd}): was it made by another version?"
+            )
+        return cls(**{**values, "channel_multipliers": tuple(values["channel_multipliers"])})
+
+
+class UNet(nn.Module):
+    """ε_θ(x_t, t, label)."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, embedding = config.base_channels, 4 * config.base_channels
+        levels = [width * multiplier for multiplier in config.channel_multipliers]
+        self.embed_step = nn.Sequential(
+            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.embed_label = nn.Embedding(config.num_classes + 1, embedding) if config.num_classes else None
+        self.first = nn.Conv2d(config.in_channels, width, 3, padding=1)
+
+        self.down = nn.ModuleList()
+        skips, channels = [width], width
+        for level, out in enumerate(levels):
+            if level:
+                self.down.append(Downsample(channels))
+                skips.append(channels)
+            attends = config.attention and level == len(levels) - 1
+            for _ in range(config.blocks_per_level):
+                self.down.append(Block(channels, out, embedding, attends))
+                channels = out
+                skips.append(channels)
+
+        self.middle = nn.ModuleList(
+            [
+                Block(channels, channels, embedding, config.attention),
+                Block(channels, channels, embedding, False),
+            ]
+        )
+
+        self.up = nn.ModuleList()
+        for level, out in reversed(list(enumerate(levels))):
+            attends = config.attention and level == len(levels) - 1
+            for _ in range(config.blocks_per_level + 1):
+                self.up.append(Block(channels + skips.pop(), out, embedding, attends))
+                channels = out
+            if level:
+                self.up.append(Upsample(channels))
+
+        self.last_norm = _group_norm(channels)
+        self.last = _zeroed(nn.Conv2d(channels, config.in_channels, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Predict the noise in x_t.
+
+        x: (B, C, H, W) float32;  t: (B,) int64 in [1, T];  label: (B,) int64 in [0, K], K meaning "no
+        label". None is the same as K for every sample; a network without labels takes nothing else.
+
+        Returns ε̂: (B, C, H, W) float32.
+        """
+        embedding = self.embed_step(sinusoids(t, self.config.base_channels).to(x.dtype))
+        embedding = embedding + self._label_embedding(label, t)
+        x = self.first(x)
+        skips = [x]
+        for layer in self.down:
+            x = layer(x, embedding)
+            skips.append(x)
+        for layer in self.middle:
+            x = layer(x, embedding)
+        for layer in self.up:
+            if isinstance(layer, Block):
+                x = torch.cat((x, skips.pop()), dim=1)
+            x = layer(x, embedding)
+        predicted: Tensor = self.last(functional.silu(self.last_norm(x)))
+        return predicted
+
+    def _label_embedding(self, label: Tensor | None, t: Tensor) -> Tensor | float:
+        if self.embed_label is None:
+            if label is not None:
+                raise DiffusionError("this network was made without labels: call it without any")
+            return 0.0
+        if label is None:
+            label = torch.full_like(t, self.embed_label.num_embeddings - 1)
+        embedding: Tensor = self.embed_label(label)
+        return embedding
+
+
+class Block(nn.Module):
+    """A residual block, and self-attention after it where wanted.  (B, in, H, W), (B, E) → (B, out, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding: int, attends: bool) -> None:
+        super().__init__()
+        self.norm1 = _group_norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.scale_shift = nn.Linear(embedding, 2 * out_channels)
+        self.norm2 = _group_norm(out_channels)
+        self.conv2 = _zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+        self.attention = Attention(out_channels) if attends else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Residual, scaled and shifted by the embedding between its convolutions."""
+        scale, shift = self.scale_shift(functional.silu(embedding))[:, :, None, None].chunk(2, dim=1)
+        h = self.conv1(functional.silu(self.norm1(x)))
+        h = self.conv2(functional.silu(self.norm2(h) * (1 + scale) + shift))
+        result: Tensor = self.attention(self.shortcut(x) + h)
+        return result
+
+
+class Attention(nn.Module):
+    """Residual self-attention over all pixels, in heads of up to 32 channels.  (B, C, H, W) → (B, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // 32) if channels % 32 == 0 else 1
+        self.norm = _group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.project = _zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend from every pixel to every pixel."""
+        _, channels, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(-1, 3, self.heads, channels // self.heads, height * width)
+        q, k, v = qkv.transpose(-1, -2).unbind(dim=1)
+        h = functional.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
+        result: Tensor = x + self.project(h.reshape(-1, channels, height, width))
+        return result
+
+
+class Downsample(nn.Module):
+    """Halve the resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H/2, W/2); the embedding is not used."""
+        del embedding
+        result: Tensor = self.conv(x)
+        return result
+
+
+class Upsample(nn.Module):
+    """Double the resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, 2H, 2W); the embedding is not used."""
+        del embedding
+        result: Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return result
+
+
+class EMA:
+    """An exponential moving average that starts fast.
+
+    After n updates the decay is min(decay, (1+n)/(10+n)), so that the average forgets the random start
+    within a few steps.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise DiffusionError(f"decay {decay} averages nothing: choose one in [0, 1)")
+        self.decay = decay
+        self.updates = 0
+        self._shadow = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model's weights."""
+        self.updates += 1
+        step = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, value in model.state_dict().items():
+            shadow = self._shadow[name]
+            if shadow.is_floating_point():
+                shadow.lerp_(value.to(shadow), step)
+            else:
+                shadow.copy_(value)
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Give `model` the averaged weights."""
+        model.load_state_dict(self._shadow)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights by name, and the number of updates; tensors only, so that safetensors can hold it."""
+        weights = {name: value.clone() for name, value in self._shadow.items()}
+        return {**weights, _UPDATES: torch.tensor(self.updates, dtype=torch.int64)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a `state_dict`; DiffusionError when it belongs to another network."""
+        weights = {name: value for name, value in state.items() if name != _UPDATES}
+        shapes = {name: value.shape for name, value in weights.items()}
+        if _UPDATES not in state or shapes != {name: value.shape for name, value in self._shadow.items()}:
+            raise DiffusionError("these averaged weights belong to another network: check its configuration")
+        self.updates = int(state[_UPDATES])
+        for name, value in weights.items():
+            self._shadow[name].copy_(value)
+
+
+def sinusoids(t: Tensor, dimensions: int) -> Tensor:
+    """Sines and cosines of t at wavelengths from 2π to 2π·10⁴ (Vaswani et al. 2017).  (B,) int64 → (B, dimensions) float32."""
+    half = dimensions // 2
+    exponents = torch.arange(half, device=t.device, dtype=torch.float32) / half
+    angles = t.to(torch.float32)[:, None] * torch.exp(-math.log(10_000.0) * exponents)[None, :]
+    return torch.cat((angles.cos(), angles.sin()), dim=1)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """How many numbers a module learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(32, max(1, channels // 4)), channels)
+
+
+def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,249 @@
+"""What a device gives away: one noisy release per image, and what that costs.
+
+A release is the Gaussian mechanism on the clipped image. With images of L2 norm at most C, and any image
+replaceable by any other, its sensitivity is 2C and its noise multiplier σ = √((1-ᾱ_c)/ᾱ_c); K releases are
+μ-GDP with μ = 2C·√K/σ (Dong, Roth & Su 2019), hence (ε, δ)-private with exactly δ(ε) = Φ(−ε/μ + μ/2) −
+e^ε·Φ(−ε/μ − μ/2) (Balle & Wang 2018).
+
+The noise is a deterministic function of a secret of the device and of the image, so repeating a job
+discloses nothing new.
+"""
+
+import hashlib
+import hmac
+import math
+from dataclasses import InitVar, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusion.arrays import Float32
+from diffusion.errors import DiffusionError, ReleaseRefused
+from diffusion.noise import normals
+from diffusion.schedule import NoiseSchedule
+from diffusion.split import Cut
+
+MIN_SECRET_BYTES = 16
+
+_SEAL = object()
+
+
+@dataclass(frozen=True, eq=False)
+class Release:
+    """One image as it leaves the device, made by `release` and by nothing else.
+
+    x_c: (C, H, W) float32, read-only;  schedule_id, t_cut: the point of the chain it lies on;  release: its
+    index, 0 … K-1;
+    digest: of the image before clipping, the ledger's key;  label: the class, or None.
+    """
+
+    x_c: Float32
+    schedule_id: str
+    t_cut: int
+    release: int
+    digest: str
+    label: int | None
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise ReleaseRefused(
+                "a Release is made by diffusion.privacy.release alone: it clips and adds the noise"
+            )
+
+
+def clip(x0: npt.NDArray[Any], norm: float | None) -> Float32:
+    """Values into [-1, 1], then every image onto the ball of L2 norm `norm`.
+
+    x0: (C, H, W) or (B, C, H, W) float;  norm: C > 0, or None for no bound beyond that of the values,
+    √(C·H·W).
+
+    Returns float32 of the same shape, of norm ≤ C after rounding.  Raises ReleaseRefused for NaN,
+    infinities, integers, other ranks.
+    """
+    images = _checked(x0)
+    if norm is not None and not norm > 0:
+        raise DiffusionError(f"images cannot be clipped to norm {norm}: choose one above 0, or none")
+    bounded: npt.NDArray[np.float64] = np.clip(images.astype(np.float64), -1, 1)
+    if norm is not None:
+        norms = np.sqrt(np.sum(bounded**2, axis=(-3, -2, -1), keepdims=True))
+        # A hair below C, so that rounding to float32 cannot lift the norm over the bound the ledger relies on.
+        bounded = np.where(norms > norm, bounded * (norm * (1 - 2.0**-20) / np.maximum(norms, norm)), bounded)
+    return bounded.astype(np.float32)
+
+
+def image_digest(x0: npt.NDArray[Any]) -> str:
+    """64 hex digits that name an image: SHA-256 over its shape and its float32 values.
+
+    Two files that decode to the same values are the same image; one changed pixel makes another.
+    """
+    image = _checked(x0)
+    digest = hashlib.sha256(b"collafuse-image-v1")
+    digest.update(np.array(image.shape, dtype="<i8").tobytes())
+    digest.update((image.astype("<f4") + np.float32(0)).tobytes())  # -0.0 and 0.0 are one value
+    return digest.hexdigest()
+
+
+def release_noise(
+    secret: bytes, digest: str, schedule_id: str, t_cut: int, release: int, *, shape: tuple[int, ...]
+) -> Float32:
+    """ε_c: standard normal noise that only the holder of `secret` can compute.
+
+    HMAC-SHA-256 of everything the released values depend on keys a SHAKE-256 stream. Everything, because two
+    releases that share their noise and differ elsewhere (in schedule, cut or clipping) are two equations for
+    the image, and solve it exactly.
+
+    digest: of the image *as released*, after clipping;  release: the index, 0 … K-1.  Returns `shape`
+    float32.
+    """
+    if len(secret) < MIN_SECRET_BYTES:
+        raise DiffusionError(
+            f"a device secret needs {MIN_SECRET_BYTES} random bytes or more, this one has {len(secret)}"
+        )
+    address = f"collafuse-release-v1|{schedule_id}|{digest}|{t_cut}|{release}|{shape}".encode()
+    key = hmac.digest(secret, address, "sha256")
+    count = math.prod(shape)
+    stream = hashlib.shake_256(key).digest(8 * (count + count % 2))
+    return normals(np.frombuffer(stream, dtype="<u8"))[:count].astype(np.float32).reshape(shape)
+
+
+def release(
+    cut: Cut,
+    x0: npt.NDArray[Any],
+    secret: bytes,
+    release_index: int = 0,
+    *,
+    clip_norm: float | None = None,
+    label: int | None = None,
+) -> Release:
+    """Release one image: clip it and add the noise that belongs to it.
+
+    x0: (C, H, W) float, values meant to lie in [-1, 1];  secret: the device's, 16 bytes or more;  clip_norm:
+    C, or None.
+
+    The same arguments give the same bytes.  Raises ReleaseRefused for a malformed image, and for a cut that
+    leaves the image bare (t_c = 0) or nothing for the server (t_c = T).
+    """
+    if np.ndim(x0) != 3:
+        raise ReleaseRefused(
+            f"an image of shape {np.shape(x0)} was not released: expected (channels, height, width)"
+        )
+    if not 0 < cut.t_cut < cut.schedule.T:
+        why = (
+            "it would leave the device as it is"
+            if cut.t_cut == 0
+            else "the server would have no step to learn"
+        )
+        raise ReleaseRefused(
+            f"an image was not released at cut ratio {cut.cut_ratio}: {why}; choose one between 0 and 1"
+        )
+    if release_index < 0:
+        raise ReleaseRefused(f"an image has no release number {release_index}: they count from 0")
+    clipped = clip(x0, clip_norm)
+    noise = release_noise(
+        secret, image_digest(clipped), cut.schedule.schedule_id, cut.t_cut, release_index, shape=clipped.shape
+    )
+    x_c = cut.release(clipped, noise)
+    x_c.flags.writeable = False
+    return Release(
+        x_c=x_c,
+        schedule_id=cut.schedule.schedule_id,
+        t_cut=cut.t_cut,
+        release=release_index,
+        digest=image_digest(x0),
+        label=label,
+        seal=_SEAL,
+    )
+
+
+def sigma(cut: Cut) -> float:
+    """σ = √((1-ᾱ_c)/ᾱ_c): the noise of a release in units of the image's values; 0 at t_c = 0."""
+    return _sigma(cut.schedule, cut.t_cut)
+
+
+def norm_bound(clip_norm: float | None, shape: tuple[int, ...]) -> float:
+    """The C that holds for clipped images of this shape: the clip norm, and never more than √(C·H·W)."""
+    widest = math.sqrt(math.prod(shape))
+    return widest if clip_norm is None else min(clip_norm, widest)
+
+
+def gdp_mu(clip: float, t_cut: int, schedule: NoiseSchedule, releases: int = 1) -> float:
+    """μ = 2C·√K/σ of K releases of one image; infinite at t_cut = 0. The squares of several μ add up."""
+    if clip <= 0 or releases < 0 or not 0 <= t_cut <= schedule.T:
+        raise DiffusionError(
+            f"no ledger for norm {clip}, cut {t_cut} and {releases} releases: check the three"
+        )
+    if releases == 0:
+        return 0.0
+    noise = _sigma(schedule, t_cut)
+    return 2 * clip * math.sqrt(releases) / noise if noise > 0 else math.inf
+
+
+def epsilon(clip: float, t_cut: int, schedule: NoiseSchedule, delta: float, releases: int = 1) -> float:
+    """The exact ε of K releases of one image at `delta`.
+
+    clip: C, the L2 norm images are clipped to;  t_cut: 0 … T;  delta: in (0, 1);  releases: K ≥ 0.
+
+    Returns ε ≥ 0, infinite at t_cut = 0. An ε in the hundreds or more promises nothing: say so to whoever
+    reads it.
+    """
+    return epsilon_of_mu(gdp_mu(clip, t_cut, schedule, releases), delta)
+
+
+def epsilon_of_mu(mu: float, delta: float) -> float:
+    """The ε at which a μ-GDP mechanism is (ε, delta)-private, by bisection to relative 1e-12."""
+    if not 0 < delta < 1:
+        raise DiffusionError(f"delta {delta} is no probability of failure: choose one above 0 and below 1")
+    if math.isinf(mu):
+        return math.inf
+    if mu == 0 or _delta(0.0, mu) <= delta:
+        return 0.0
+    low, high = 0.0, 1.0
+    while _delta(high, mu) > delta:
+        low, high = high, 2 * high
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _delta(middle, mu) > delta else (low, middle)
+    return high
+
+
+def _sigma(schedule: NoiseSchedule, t_cut: int) -> float:
+    alpha_bar = float(schedule.alpha_bar[t_cut])
+    return math.sqrt((1 - alpha_bar) / alpha_bar)
+
+
+def _delta(epsilon: float, mu: float) -> float:
+    """δ(ε) of a μ-GDP mechanism.
+
+    e^ε·Φ(b) is written as φ(a)·M(−b), with a = −ε/μ + μ/2, b = −ε/μ − μ/2 and Mills' ratio M(x) =
+    Φ(−x)/φ(x), since e^ε overflows for the large ε of a small cut.
+    """
+    a, b = -epsilon / mu + mu / 2, -epsilon / mu - mu / 2
+    density = math.exp(-a * a / 2) / math.sqrt(2 * math.pi)
+    return math.erfc(-a / math.sqrt(2)) / 2 - density * _mills_ratio(-b)
+
+
+def _mills_ratio(x: float) -> float:
+    """Φ(−x)/φ(x) for x ≥ 0: directly, and by Laplace's continued fraction where erfc would underflow."""
+    if x < 20:
+        return math.sqrt(math.pi / 2) * math.exp(x * x / 2) * math.erfc(x / math.sqrt(2))
+    fraction = x
+    for k in range(20, 0, -1):
+        fraction = x + k / fraction
+    return 1 / fraction
+
+
+def _checked(x0: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    images = np.asarray(x0)
+    if images.dtype.kind != "f":
+        raise ReleaseRefused(
+            f"an image of {images.dtype} was refused: scale its values to floats in [-1, 1] first"
+        )
+    if images.ndim not in {3, 4} or images.size == 0:
+        raise ReleaseRefused(
+            f"an image of shape {images.shape} was refused: expected (channels, height, width)"
+        )
+    if not np.isfinite(images).all():
+        raise ReleaseRefused("an image was refused: it holds values that are not numbers (NaN or infinite)")
+    return images

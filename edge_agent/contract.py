@@ -1,0 +1,32 @@
+"""What the server asks of the clients: the last round heard of."""
+
+import sqlite3
+import time
+
+from broker import codec
+from broker.errors import Refused
+from broker.messages import RoundV1
+from edge_agent.spool import Spool
+
+
+def latest(spool: Spool) -> RoundV1 | None:
+    """The newest round this device has heard of; None before the first, or when only a newer program wrote one."""
+    row = spool.row("SELECT body FROM contract")
+    if row is None:
+        return None
+    try:
+        message = codec.decode(RoundV1.type_name, row[0])
+    except Refused:
+        return None  # written under another version of the contract; the next round replaces it
+    return message if isinstance(message, RoundV1) else None
+
+
+def store(transaction: sqlite3.Connection, message: RoundV1) -> bool:
+    """Keep a round unless a newer one is known already; rounds may arrive late and out of order."""
+    changed = transaction.execute(
+        "INSERT INTO contract (only, number, body, received_at) VALUES (1, ?, ?, ?)"
+        " ON CONFLICT (only) DO UPDATE SET number = excluded.number, body = excluded.body,"
+        " received_at = excluded.received_at WHERE excluded.number >= contract.number",
+        (message.number, codec.encode(message), time.time()),
+    )
+    return changed.rowcount > 0

@@ -1,0 +1,79 @@
+"""What can go wrong on a device.
+
+EdgeError
+├── SpoolError            the database cannot be used: damaged, unreadable, newer than this program
+│   └── SpoolFull         the disk has no room: try again once there is some
+├── OutboxFull            the byte quota is reached: new work is refused, the oldest is kept
+├── StateError            the state directory cannot be used
+├── AgentRunning          another agent holds the state directory
+├── ImageError            an image cannot be read or is not what it should be
+├── ContributionError     a release is not allowed: schedule, cut or shape disagree with the contract
+├── JobRefused            a request for images makes no sense and was not accepted
+├── JobFailed             a job ended without pictures; `reason` says why
+├── HeadError             the head bundle cannot be used
+└── TrainingError         training a head failed
+"""
+
+from monitoring.errors import CollafuseError, Disposition
+
+
+class EdgeError(CollafuseError):
+    """The root of what the edge agent reports."""
+
+
+class SpoolError(EdgeError):
+    """The spool's database cannot be used."""
+
+
+class SpoolFull(SpoolError):
+    """The disk below the spool is full; what was accepted before stays intact."""
+
+    disposition = Disposition.RETRY
+
+
+class OutboxFull(EdgeError):
+    """The outbox has reached its byte quota; new work is refused and the oldest is kept."""
+
+    disposition = Disposition.RETRY
+
+
+class StateError(EdgeError):
+    """The state directory cannot be made, read or written."""
+
+
+class AgentRunning(EdgeError):
+    """Another agent works on this state directory."""
+
+
+class ImageError(EdgeError, ValueError):
+    """A file is no image, or an image is not what was expected."""
+
+
+class ContributionError(EdgeError):
+    """A release is not allowed as it was asked for."""
+
+
+class JobRefused(EdgeError, ValueError):
+    """A request for images was not accepted."""
+
+
+class JobFailed(EdgeError):
+    """A job ended without pictures.
+
+    `reason` is a short code in lower case with underscores, for programs; the message is for people.
+    """
+
+    disposition = Disposition.DEAD_LETTER
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class HeadError(EdgeError):
+    """The head bundle is missing, damaged, or cannot run here."""
+
+
+class TrainingError(EdgeError):
+    """Training a head failed."""

@@ -1,0 +1,38 @@
+"""From the spool to the metrics: the counters follow what is durable, so a crash cannot make them lie."""
+
+from edge_agent import jobs, outbox, status
+from edge_agent.spool import Spool
+from monitoring.metrics import EdgeMetrics
+
+
+class Observer:
+    """Keeps the metrics of one agent up to date; counts what has happened since it was made."""
+
+    def __init__(self, spool: Spool, metrics: EdgeMetrics) -> None:
+        self._metrics = metrics
+        self._last = _durable_counts(spool)
+
+    def look(self, spool: Spool) -> None:
+        """Read the spool and bring gauges and counters up to date."""
+        load = outbox.load(spool)
+        self._metrics.outbox_messages.set(load.messages)
+        self._metrics.outbox_bytes.set(load.size_bytes)
+        self._metrics.outbox_oldest_seconds.set(load.oldest_seconds)
+        now = _durable_counts(spool)
+        grown = {name: value - self._last.get(name, 0) for name, value in now.items()}
+        self._last = now
+        self._metrics.releases_total.inc(max(0, grown["releases"]))
+        self._metrics.receipts_total.inc(max(0, grown["receipts"]))
+        self._metrics.late_results_total.inc(max(0, grown["late"]))
+        for outcome in jobs.ENDED:
+            self._metrics.jobs_total.labels(outcome=outcome).inc(max(0, grown[outcome]))
+
+
+def _durable_counts(spool: Spool) -> dict[str, int]:
+    by_state = jobs.counts(spool)
+    return {
+        "releases": status.ledger(spool)["releases"],
+        "receipts": status.receipt_count(spool),
+        "late": status.counter(spool, "late"),
+        **{outcome: by_state.get(outcome, 0) for outcome in jobs.ENDED},
+    }

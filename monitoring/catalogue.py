@@ -1,0 +1,85 @@
+"""Every metric of the project, read from the classes that make them: the source of docs/metrics.md."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
+
+from monitoring.exporter import BrokerCollector
+from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics
+
+PROCESSES = {
+    "every process": BrokerMetrics,
+    "train worker": TrainMetrics,
+    "denoise worker": DenoiseMetrics,
+    "edge agent": EdgeMetrics,
+}
+"""Who serves which metrics; the exporter's come beside these."""
+
+_SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+
+
+_INTRODUCTION = (
+    "Every process serves these at `/metrics`. This page is made from the code with `collafuse monitor metrics`;",
+    "a test fails when the two differ. Times are in seconds, sizes in bytes. A histogram has the series",
+    "`_bucket`, `_sum` and `_count`. No metric has a client or a device as a label, so the number of series does",
+    "not grow with the fleet.",
+)
+
+
+@dataclass(frozen=True)
+class CataloguedMetric:
+    """One metric as an operator meets it."""
+
+    process: str
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The names under which Prometheus stores it."""
+        stem = self.name.removesuffix("_total")
+        return tuple(stem + suffix for suffix in _SUFFIXES[self.kind])
+
+
+def catalogue() -> tuple[CataloguedMetric, ...]:
+    """Every metric that some process of the project serves, by process, in the order of the code."""
+    found: list[CataloguedMetric] = []
+    for process, make in PROCESSES.items():
+        metrics = [m for m in vars(make(CollectorRegistry())).values() if isinstance(m, MetricWrapperBase)]
+        for metric in metrics:
+            family = next(iter(metric.describe()))
+            found.append(
+                _catalogued(process, family.name, family.type, metric._labelnames, family.documentation)
+            )
+    for family in BrokerCollector(list).describe():
+        labels = getattr(family, "_labelnames", ())
+        found.append(_catalogued("exporter", family.name, family.type, labels, family.documentation))
+    return tuple(found)
+
+
+def _catalogued(process: str, name: str, kind: str, labels: Iterable[str], meaning: str) -> CataloguedMetric:
+    full_name = f"{name}_total" if kind == "counter" else name
+    return CataloguedMetric(process, full_name, kind, tuple(labels), meaning)
+
+
+def as_markdown() -> str:
+    """The catalogue as a page: one table for each process."""
+    lines = ["# Metrics", "", *_INTRODUCTION]
+    metrics = catalogue()
+    for process in dict.fromkeys(metric.process for metric in metrics):
+        lines += [
+            "",
+            f"## {process[0].upper()}{process[1:]}",
+            "",
+            "| metric | kind | labels | meaning |",
+            "|---|---|---|---|",
+        ]
+        for metric in metrics:
+            if metric.process == process:
+                labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"
+                lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.meaning} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,237 @@
+"""What each process measures, and the small HTTP server that shows it to Prometheus.
+
+Every class takes the registry that its metrics are to live in, so that tests and several agents in one
+process do not share counters. Names are in base units (seconds, bytes); no metric has a client or device as
+a label.
+"""
+
+import threading
+from dataclasses import dataclass
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from monitoring.errors import MonitoringError
+
+STEP_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+CONFIRM_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+WAIT_BUCKETS_SECONDS = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+    1800.0,
+)
+LAG_BUCKETS_SECONDS = (*WAIT_BUCKETS_SECONDS, 7200.0, 86400.0)
+BATCH_BUCKETS_SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+NOISE_LEVELS = ("low", "middle", "high")
+
+
+class BrokerMetrics:
+    """A connection to the broker, seen from the process that holds it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.connected = Gauge(
+            "collafuse_connected", "1 while the connection to the broker stands.", registry=registry
+        )
+        self.reconnects_total = Counter(
+            "collafuse_reconnects_total", "Connections made again after a loss.", registry=registry
+        )
+        self.published_total = Counter(
+            "collafuse_published_total", "Messages confirmed by the broker.", ["type"], registry=registry
+        )
+        self.publish_failures_total = Counter(
+            "collafuse_publish_failures_total",
+            "Publishes that the broker did not confirm.",
+            ["reason"],
+            registry=registry,
+        )
+        self.publish_confirm_seconds = Histogram(
+            "collafuse_publish_confirm_seconds",
+            "From sending a message to the broker's confirm.",
+            buckets=CONFIRM_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self.confirms_outstanding = Gauge(
+            "collafuse_confirms_outstanding", "Messages sent and not yet confirmed.", registry=registry
+        )
+        self.consumed_total = Counter(
+            "collafuse_consumed_total", "Messages delivered to this process.", ["queue"], registry=registry
+        )
+        self.consume_lag_seconds = Histogram(
+            "collafuse_consume_lag_seconds",
+            "From publishing a message to its delivery here.",
+            ["queue"],
+            buckets=LAG_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self.refused_total = Counter(
+            "collafuse_refused_total",
+            "Messages set aside in the dead-letter queue by this process.",
+            ["queue", "reason"],
+            registry=registry,
+        )
+
+
+class TrainMetrics:
+    """The train worker: what it has stored and how the backbone learns."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.samples_stored_total = Counter(
+            "collafuse_samples_stored_total", "Released samples made durable.", registry=registry
+        )
+        self.samples_duplicate_total = Counter(
+            "collafuse_samples_duplicate_total", "Samples recognised as repeats.", registry=registry
+        )
+        self.store_samples = Gauge(
+            "collafuse_store_samples", "Samples in the store that training draws from.", registry=registry
+        )
+        self.store_bytes = Gauge("collafuse_store_bytes", "Bytes of the sample store.", registry=registry)
+        self.ingest_paused = Gauge(
+            "collafuse_ingest_paused", "1 while the store is full or read-only.", registry=registry
+        )
+        self.train_steps_total = Counter(
+            "collafuse_train_steps_total", "Optimiser steps of the backbone.", registry=registry
+        )
+        self.train_step_seconds = Histogram(
+            "collafuse_train_step_seconds",
+            "One optimiser step, data loading included.",
+            buckets=STEP_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self.train_loss = Gauge(
+            "collafuse_train_loss",
+            "Mean loss of recent steps by third of the noise range.",
+            ["noise_level"],
+            registry=registry,
+        )
+        self.backbone_version = Gauge(
+            "collafuse_backbone_version", "Number of the newest backbone version here.", registry=registry
+        )
+
+
+class DenoiseMetrics:
+    """A denoise worker: requests, batches and the time of a step."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.denoise_step_seconds = Histogram(
+            "collafuse_denoise_step_seconds",
+            "One network call with its sampler step, on the server.",
+            buckets=STEP_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self.denoise_batch_samples = Histogram(
+            "collafuse_denoise_batch_samples",
+            "Samples that shared one network call (occupancy).",
+            buckets=BATCH_BUCKETS_SAMPLES,
+            registry=registry,
+        )
+        self.network_calls_total = Counter(
+            "collafuse_network_calls_total", "Calls of the backbone network.", registry=registry
+        )
+        self.requests_total = Counter(
+            "collafuse_requests_total", "Denoise requests ended, by outcome.", ["outcome"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "collafuse_request_seconds",
+            "From taking a request to publishing its last part.",
+            buckets=WAIT_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self.samples_running = Gauge(
+            "collafuse_samples_running", "Samples in the denoising batch now.", registry=registry
+        )
+        self.requests_waiting = Gauge(
+            "collafuse_requests_waiting", "Requests taken and not yet in the batch.", registry=registry
+        )
+        self.backbone_version = Gauge(
+            "collafuse_backbone_version", "Number of the newest backbone version here.", registry=registry
+        )
+
+
+class EdgeMetrics:
+    """An edge agent: its outbox, its jobs and its head."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.head_step_seconds = Histogram(
+            "collafuse_head_step_seconds",
+            "One network call with its sampler step, on the device.",
+            ["provider"],
+            buckets=STEP_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self.outbox_messages = Gauge(
+            "collafuse_outbox_messages", "Messages waiting for the broker's confirm.", registry=registry
+        )
+        self.outbox_bytes = Gauge("collafuse_outbox_bytes", "Bytes of those messages.", registry=registry)
+        self.outbox_oldest_seconds = Gauge(
+            "collafuse_outbox_oldest_seconds", "Age of the oldest of them.", registry=registry
+        )
+        self.releases_total = Counter(
+            "collafuse_releases_total", "Images released to the outbox.", registry=registry
+        )
+        self.receipts_total = Counter(
+            "collafuse_receipts_total", "Batches that the server says it stored.", registry=registry
+        )
+        self.jobs_total = Counter(
+            "collafuse_jobs_total", "Generation jobs ended, by outcome.", ["outcome"], registry=registry
+        )
+        self.job_seconds = Histogram(
+            "collafuse_job_seconds",
+            "From an app's request to its finished images.",
+            buckets=WAIT_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self.late_results_total = Counter(
+            "collafuse_late_results_total", "Results for jobs already ended, dropped.", registry=registry
+        )
+        self.head_info = Gauge(
+            "collafuse_head_info", "1 for the provider that runs the head.", ["provider"], registry=registry
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class MetricsServer:
+    """A running /metrics endpoint; `port` is the real one when 0 was asked for."""
+
+    port: int
+    address: str
+    _server: WSGIServer
+    _thread: threading.Thread
+
+    def close(self) -> None:
+        """Stop answering and free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def serve(registry: CollectorRegistry, port: int, address: str = "127.0.0.1") -> MetricsServer:
+    """Answer GET /metrics with the registry's state, in a daemon thread.
+
+    Args:
+        registry: what to show.
+        port: 0 for any free one, else 1..65535.
+        address: the interface; keep the loopback default unless Prometheus runs elsewhere.
+
+    Raises:
+        MonitoringError: the port is held by another process, or the address is not of this machine.
+    """
+    try:
+        server, thread = start_http_server(port, addr=address, registry=registry)
+    except (OSError, OverflowError) as error:
+        raise MonitoringError(
+            f"cannot serve metrics on {address}:{port} ({error}): choose another port, or 0 for any free one"
+        ) from error
+    return MetricsServer(int(server.server_port), address, server, thread)

@@ -1,0 +1,57 @@
+"""What can go wrong on a server worker.
+
+WorkerError
+├── StorageUnusable       the storage cannot be read or written at all: nothing to start with
+├── StorageFull           no room, or read-only for the moment: the work goes back and is tried again
+├── ContractMismatch      configuration and stored data disagree on the schedule, the shape or the classes
+├── Damaged               a stored file is truncated or its digest is wrong
+├── VersionMissing        a backbone version that does not exist
+├── DeviceUnavailable     the wished-for GPU is not there
+└── CannotServe           a denoise request that this backbone cannot serve; `reason` says why
+"""
+
+from monitoring.errors import CollafuseError, Disposition
+
+
+class WorkerError(CollafuseError):
+    """The root of what server workers report."""
+
+
+class StorageUnusable(WorkerError):
+    """The storage does not exist, is no directory, or may not be read or written."""
+
+
+class StorageFull(WorkerError):
+    """A write found no room: the disk is full, over quota, or read-only."""
+
+    disposition = Disposition.RETRY
+
+
+class ContractMismatch(WorkerError):
+    """What is stored was made for another schedule, shape or number of classes."""
+
+
+class Damaged(WorkerError):
+    """A stored file is not what was written."""
+
+
+class VersionMissing(WorkerError):
+    """The backbone version asked for is not in the storage."""
+
+
+class DeviceUnavailable(WorkerError):
+    """The compute device asked for is not on this machine."""
+
+
+class CannotServe(WorkerError):
+    """A request that no retry can make servable.
+
+    `reason` is a stable code of lowercase words and underscores, for programs; the message is for people.
+    """
+
+    disposition = Disposition.DEAD_LETTER
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail

@@ -1,0 +1,128 @@
+"""What a server worker can be told: flags before environment (`COLLAFUSE_TRAIN_…`, `COLLAFUSE_DENOISE_…`) before a TOML file."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from broker.settings import ProcessSettings
+
+
+def _listed(value: Any) -> Any:
+    """`1,2,2`, as a flag gives it, is a list of numbers."""
+    return value.split(",") if isinstance(value, str) else value
+
+
+class WorkerSettings(ProcessSettings):
+    """What both kinds of worker have in common."""
+
+    broker_url: SecretStr | None = Field(default=None, description="amqp[s]://user:password@host:port/vhost")
+    storage: str = Field(
+        default=".collafuse/server", description="a directory, or any URL that fsspec understands"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where the network runs; auto prefers a GPU"
+    )
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU threads of the network; torch's default if not given"
+    )
+    connect_timeout_seconds: float = Field(
+        default=30.0, gt=0, le=3600, description="how long to wait for the broker at start"
+    )
+    metrics_port: int = Field(default=0, ge=0, le=65_535, description="port of /metrics; 0 for any free one")
+    metrics_address: str = Field(default="127.0.0.1", description="interface of /metrics")
+    metrics_port_file: Path | None = Field(
+        default=None, description="write the real metrics port to this file"
+    )
+
+
+class TrainSettings(WorkerSettings):
+    """The settings of a train worker, frozen; unknown keys are refused."""
+
+    model_config = SettingsConfigDict(env_prefix="COLLAFUSE_TRAIN_")
+
+    schedule: Literal["cosine", "linear"] = Field(
+        default="cosine", description="noise schedule of the federation"
+    )
+    schedule_steps: int = Field(default=1000, ge=2, le=100_000, description="T of that schedule")
+    channels: int = Field(default=3, ge=1, le=64, description="channels of an image")
+    image_size: int = Field(default=32, ge=4, le=1024, description="height and width of an image, in pixels")
+    num_classes: int | None = Field(
+        default=None, ge=1, le=100_000, description="labels are 0 to this, less one; none: no labels"
+    )
+    cut_min: float = Field(default=0.0, ge=0, le=1, description="smallest cut ratio that is taken")
+    cut_max: float = Field(default=1.0, ge=0, le=1, description="largest cut ratio that is taken")
+    releases_wanted: int = Field(default=1, ge=0, description="releases per image that clients are asked for")
+
+    base_channels: int = Field(
+        default=64, ge=8, le=1024, multiple_of=8, description="width of the network's first level"
+    )
+    channel_multipliers: Annotated[tuple[int, ...], BeforeValidator(_listed)] = Field(
+        default=(1, 2, 2),
+        min_length=1,
+        description="width of each level as a multiple of the first, with commas",
+    )
+    blocks_per_level: int = Field(default=2, ge=1, le=8, description="residual blocks of each level")
+    attention: bool = Field(default=True, description="self-attention at the lowest level")
+
+    steps: int | None = Field(default=None, ge=0, description="optimiser steps in all; none: for ever")
+    exit_when_done: bool = Field(
+        default=False, description="exit after the last step instead of going on ingesting"
+    )
+    min_samples: int = Field(default=256, ge=1, description="training starts once so many samples are stored")
+    batch_size: int = Field(default=64, ge=1, le=65_536, description="samples of one optimiser step")
+    lr: float = Field(default=2e-4, gt=0, le=1, description="AdamW's learning rate after the warm-up")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="AdamW's weight decay")
+    warmup_steps: int = Field(
+        default=100, ge=0, description="steps over which the learning rate rises from 0"
+    )
+    gradient_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this L2 norm")
+    ema_decay: float = Field(default=0.999, ge=0, lt=1, description="decay of the weights' moving average")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of initial weights, draws and noise")
+
+    checkpoint_steps: int = Field(default=500, ge=1, description="steps between checkpoints")
+    publish_steps: int = Field(default=1000, ge=1, description="steps between published versions")
+    versions_kept: int = Field(
+        default=20, ge=1, description="so many of the newest versions stay in the storage"
+    )
+    round_seconds: float = Field(default=60.0, gt=0, description="seconds between round announcements")
+    ingest_prefetch: int = Field(default=16, ge=1, le=1024, description="sample messages in hand at a time")
+    cache_bytes: int = Field(default=2**30, ge=0, description="memory for stored tensors")
+
+    @model_validator(mode="after")
+    def _cuts(self) -> Self:
+        if self.cut_min > self.cut_max:
+            raise ValueError(
+                f"cut_min {self.cut_min} is above cut_max {self.cut_max}: no release could be taken"
+            )
+        if round(self.cut_min * self.schedule_steps) >= self.schedule_steps:
+            raise ValueError(f"cut_min {self.cut_min} leaves the server no step to train: lower it")
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        return (self.channels, self.image_size, self.image_size)
+
+
+class DenoiseSettings(WorkerSettings):
+    """The settings of a denoise worker, frozen; unknown keys are refused."""
+
+    model_config = SettingsConfigDict(env_prefix="COLLAFUSE_DENOISE_")
+
+    max_batch: int = Field(default=64, ge=1, le=65_536, description="samples in one network call, at most")
+    prefetch_share: float = Field(
+        default=0.125, ge=0, le=1, description="part of the batch kept for prefetch while it waits"
+    )
+    requests_in_hand: int = Field(
+        default=32, ge=1, le=4096, description="requests taken from each queue at a time"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="of the network's arithmetic"
+    )
+    part_bytes: int = Field(default=2**20, ge=1024, le=4 * 2**20, description="largest part of an answer")
+    poll_seconds: float = Field(default=1.0, gt=0, description="seconds between looks for a new version")
+    drain_seconds: float = Field(
+        default=30.0, ge=0, description="after SIGTERM, so long may running requests take to finish"
+    )

@@ -1,0 +1,269 @@
+"""Durable files: a directory here is a bucket there.
+
+Everything that a worker keeps goes through here. On the local file system a file appears whole or not at all, and survives
+a power cut once the call returns: temporary file, fsync, rename, fsync of the directory. An object store already gives whole
+objects, so there a write is one put.
+"""
+
+import errno
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+
+from server_worker.errors import Damaged, StorageFull, StorageUnusable
+
+TEMPORARY_PREFIX = ".tmp-"
+STALE_TEMPORARY_SECONDS = 3600.0
+
+# What passes by itself when somebody makes room or mounts the disk again. EFBIG is a limit on file sizes.
+_FULL = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM})
+
+
+class Stored(NamedTuple):
+    """One file of a listing: its path below the storage's root and its size."""
+
+    path: str
+    size_bytes: int
+
+
+class Storage:
+    """A tree of durable files under one URL.
+
+    url: a directory, or any URL that fsspec understands (`s3://bucket/federation`).
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url)
+        try:
+            filesystem, root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError, OSError) as error:
+            raise StorageUnusable(f"the storage {self.url!r} cannot be opened: {error}") from error
+        self._fs: Any = filesystem
+        self._root = str(root).rstrip("/")
+        protocols = (filesystem.protocol,) if isinstance(filesystem.protocol, str) else filesystem.protocol
+        self.local = "file" in protocols
+
+    def check_writable(self) -> None:
+        """Raises StorageUnusable when not even an empty file can be written here."""
+        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        try:
+            self.write(name, b"")
+            self.delete(name)
+        except StorageFull as error:
+            raise StorageUnusable(
+                f"the storage {self.url} cannot be written: {error}. Make room, or choose another directory"
+            ) from error
+
+    def check_room(self, size_bytes: int) -> None:
+        """Raises StorageFull unless a file of this size can be written at the moment."""
+        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        self.write(name, bytes(size_bytes))
+        self.delete(name)
+
+    def read(self, path: str) -> bytes:
+        """All bytes of one file. Raises FileNotFoundError when it is not there."""
+        data: bytes = self._fs.cat_file(self._at(path))
+        return data
+
+    def read_start(self, path: str, size_bytes: int) -> bytes:
+        """The first bytes of one file, fewer when it is shorter."""
+        if self.local:
+            with Path(self._at(path)).open("rb") as file:
+                return file.read(size_bytes)
+        data: bytes = self._fs.cat_file(self._at(path), start=0, end=size_bytes)
+        return data
+
+    def exists(self, path: str) -> bool:
+        """Whether a file stands at this path."""
+        return bool(self._fs.exists(self._at(path)))
+
+    def files(self, folder: str) -> Iterator[Stored]:
+        """Every finished file at any depth below `folder`, in no particular order."""
+        if self.local:
+            yield from _local_files(self._at(folder), self._root)
+            return
+        found: dict[str, dict[str, Any]] = self._fs.find(self._at(folder), detail=True, refresh=True)
+        for path, info in found.items():
+            if not path.rsplit("/", 1)[-1].startswith(TEMPORARY_PREFIX):
+                yield Stored(path[len(self._root) + 1 :], int(info["size"]))
+
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders right below `folder`, sorted."""
+        try:
+            entries = self._fs.ls(self._at(folder), detail=True, refresh=True)
+        except FileNotFoundError:
+            return []
+        names = (
+            str(entry["name"]).rstrip("/").rsplit("/", 1)[-1]
+            for entry in entries
+            if entry["type"] == "directory"
+        )
+        return sorted(name for name in names if not name.startswith(TEMPORARY_PREFIX))
+
+    def write(self, path: str, data: bytes) -> None:
+        """Put one file in place, whole and durable, over whatever stood there. Raises StorageFull."""
+        with _full_as_error(self.url):
+            if not self.local:
+                self._fs.pipe_file(self._at(path), data)
+                return
+            target = Path(self._at(path))
+            _make_durable_directory(target.parent)
+            temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+            try:
+                _write_synced(temporary, data)
+                temporary.replace(target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            _sync_directory(target.parent)
+
+    def write_folder(self, folder: str, files: Mapping[str, bytes]) -> None:
+        """Put a folder of several files in place. Raises StorageFull.
+
+        Locally the folder appears with all its files at once; an older folder of that name is replaced. In a bucket the
+        files appear in the order of the mapping, so the last one is the sign that the folder is complete.
+        """
+        with _full_as_error(self.url):
+            if not self.local:
+                for name, data in files.items():
+                    self._fs.pipe_file(self._at(f"{folder}/{name}"), data)
+                return
+            target = Path(self._at(folder))
+            _make_durable_directory(target.parent)
+            temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+            try:
+                temporary.mkdir()
+                for name, data in files.items():
+                    _write_synced(temporary / name, data)
+                _sync_directory(temporary)
+                if target.exists():
+                    shutil.rmtree(target)
+                temporary.rename(target)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+            _sync_directory(target.parent)
+
+    def move(self, path: str, target: str) -> None:
+        """Rename one file. Raises StorageFull."""
+        with _full_as_error(self.url):
+            if self.local:
+                _make_durable_directory(Path(self._at(target)).parent)
+            self._fs.mv(self._at(path), self._at(target))
+
+    def delete(self, path: str) -> None:
+        """Remove one file, or a folder with all it holds; nothing there is no error."""
+        with _full_as_error(self.url):
+            try:
+                self._fs.rm(self._at(path), recursive=True)
+            except FileNotFoundError:
+                return
+
+    def sweep(self) -> int:
+        """Remove the temporary files that killed processes left behind an hour ago or longer; returns how many."""
+        if not self.local:
+            return 0
+        swept = 0
+        before = time.time() - STALE_TEMPORARY_SECONDS
+        for directory, folders, names in os.walk(self._root):
+            for name in [name for name in (*folders, *names) if name.startswith(TEMPORARY_PREFIX)]:
+                swept += _sweep_one(Path(directory, name), before)
+        return swept
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+
+def read_json(storage: Storage, path: str) -> dict[str, Any]:
+    """One JSON object. Raises FileNotFoundError when it is not there, Damaged when it is no JSON object."""
+    data = storage.read(path)
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise Damaged(
+            f"{storage.url}/{path} is not valid JSON ({error}): remove it, or restore it from a copy"
+        ) from error
+    if not isinstance(value, dict):
+        raise Damaged(f"{storage.url}/{path} should hold a JSON object: remove it, or restore it from a copy")
+    return value
+
+
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """A JSON object as bytes, keys sorted, for people to read."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _sweep_one(path: Path, before_unix: float) -> int:
+    try:
+        if path.stat().st_mtime > before_unix:
+            return 0
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError:
+        return 0  # another process was faster, or may write here and we may not: harmless
+    return 1
+
+
+@contextmanager
+def _full_as_error(url: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull(
+                f"{url} takes no more data: {error.strerror} ({error.filename or url})"
+            ) from error
+        raise StorageUnusable(f"writing to {url} failed: {error}") from error
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_durable_directory(path: Path) -> None:
+    """A directory whose own entry survives a power cut, and those of the parents made on the way."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        directory.mkdir(exist_ok=True)
+        _sync_directory(directory.parent)
+
+
+def _local_files(folder: str, root: str) -> Iterator[Stored]:
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.name.startswith(TEMPORARY_PREFIX):
+            continue
+        if entry.is_dir():
+            yield from _local_files(entry.path, root)
+        else:
+            try:
+                yield Stored(entry.path[len(root) + 1 :], entry.stat().st_size)
+            except FileNotFoundError:
+                continue  # moved away by another process since the listing

@@ -1,0 +1,182 @@
+"""Published backbone versions: numbered, complete, and never changed afterwards.
+
+    versions/000001/weights.safetensors, manifest.json        versions/LATEST
+
+A version's folder appears whole, then LATEST names it. Readers follow LATEST, so they never see half a version.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import structlog
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from diffusion.errors import DiffusionError
+from diffusion.network import UNet, UNetConfig
+from diffusion.schedule import NoiseSchedule
+from server_worker.errors import ContractMismatch, Damaged, StorageFull, VersionMissing
+from server_worker.storage import Storage, json_bytes, read_json
+
+log = structlog.get_logger(__name__)
+
+FORMAT = "collafuse-backbone-v1"
+VERSIONS_FOLDER = "versions"
+LATEST_PATH = f"{VERSIONS_FOLDER}/LATEST"
+WEIGHTS_NAME = "weights.safetensors"
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a backbone version is.
+
+    number: 1, 2, 3 …
+    schedule_name, schedule_T, schedule_id: the chain it denoises.
+    shape: (C, H, W); num_classes: labels are 0..num_classes-1, None: none.
+    t_cut_min: the smallest cut it was trained for; below it, it knows nothing.
+    steps, samples_seen: optimiser steps, and samples drawn for them.
+    weights_digest: sha256 of the weights file.
+    unet: the network's configuration.
+    """
+
+    number: int
+    schedule_name: str
+    schedule_T: int  # noqa: N815 the papers' symbol
+    schedule_id: str
+    shape: tuple[int, int, int]
+    num_classes: int | None
+    t_cut_min: int
+    steps: int
+    samples_seen: int
+    weights_digest: str
+    unet: dict[str, Any]
+    format: str = FORMAT
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A loaded version, ready to predict: the network is in eval mode and takes no gradients."""
+
+    manifest: Manifest
+    schedule: NoiseSchedule
+    network: UNet
+
+    @property
+    def number(self) -> int:
+        """The version's number."""
+        return self.manifest.number
+
+
+def latest(storage: Storage) -> int | None:
+    """The number of the newest version, None before the first. Raises Damaged when LATEST holds no number."""
+    try:
+        text = storage.read(LATEST_PATH).decode("ascii", "replace").strip()
+    except FileNotFoundError:
+        return None
+    if not text.isdigit():
+        raise Damaged(
+            f"{storage.url}/{LATEST_PATH} holds {text[:40]!r}, no version number: write the number of a good version"
+        )
+    return int(text)
+
+
+def publish(
+    storage: Storage, weights: Mapping[str, torch.Tensor], manifest: Manifest, *, keep: int = 20
+) -> Manifest:
+    """Publish the next version and make it the latest.
+
+    Args:
+        storage: where.
+        weights: the network's state, any device.
+        manifest: its number and digest are filled in here.
+        keep: so many of the newest versions stay in the storage.
+
+    Returns the manifest as published. Raises StorageFull.
+    """
+    numbers = _numbers(storage)
+    number = max([latest(storage) or 0, *numbers]) + 1
+    data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+    fields = {**asdict(manifest), "number": number, "weights_digest": hashlib.sha256(data).hexdigest()}
+    published = Manifest(**fields)
+    files = {WEIGHTS_NAME: data, MANIFEST_NAME: json_bytes(asdict(published))}
+    storage.write_folder(_folder(number), files)
+    storage.write(LATEST_PATH, f"{number}\n".encode())
+    for old in numbers[: max(0, len(numbers) + 1 - keep)]:
+        _forget(storage, old)
+    log.info("backbone_version_published", version=number, steps=manifest.steps, t_cut_min=manifest.t_cut_min)
+    return published
+
+
+def read_manifest(storage: Storage, number: int) -> Manifest:
+    """What version `number` is, without its weights. Raises VersionMissing or Damaged."""
+    path = f"{_folder(number)}/{MANIFEST_NAME}"
+    try:
+        fields = read_json(storage, path)
+    except FileNotFoundError as error:
+        raise VersionMissing(f"the storage {storage.url} has no backbone version {number}") from error
+    try:
+        manifest = Manifest(**{**fields, "shape": tuple(fields["shape"])})
+    except (TypeError, KeyError) as error:
+        raise Damaged(f"{storage.url}/{path} is not a manifest of {FORMAT} ({error})") from error
+    if manifest.format != FORMAT or manifest.number != number:
+        raise Damaged(
+            f"{storage.url}/{path} describes {manifest.format} version {manifest.number}, not {FORMAT} {number}"
+        )
+    return manifest
+
+
+def load(storage: Storage, number: int, device: torch.device) -> Backbone:
+    """A version's network on `device`.
+
+    Raises:
+        VersionMissing: it was never published, or was removed since.
+        Damaged: a file of it is not what was written.
+        ContractMismatch: its schedule id is not that of the schedule it names.
+    """
+    manifest = read_manifest(storage, number)
+    path = f"{_folder(number)}/{WEIGHTS_NAME}"
+    try:
+        data = storage.read(path)
+    except FileNotFoundError as error:
+        raise VersionMissing(
+            f"the storage {storage.url} has no weights of backbone version {number}"
+        ) from error
+    if hashlib.sha256(data).hexdigest() != manifest.weights_digest:
+        raise Damaged(
+            f"{storage.url}/{path} has a wrong digest: publish again, or point LATEST to another version"
+        )
+    schedule = NoiseSchedule.named(manifest.schedule_name, manifest.schedule_T)
+    if schedule.schedule_id != manifest.schedule_id:
+        raise ContractMismatch(
+            f"backbone version {number} was trained on schedule {manifest.schedule_id}, "
+            f"{manifest.schedule_name} with T={manifest.schedule_T} is {schedule.schedule_id} here"
+        )
+    try:
+        network = UNet(UNetConfig.from_dict(manifest.unet))
+        network.load_state_dict(load_tensors(data))
+    except (SafetensorError, RuntimeError, DiffusionError) as error:
+        raise Damaged(
+            f"{storage.url}/{path} does not fit its manifest: {str(error).splitlines()[0]}"
+        ) from error
+    network.to(device).eval().requires_grad_(False)
+    return Backbone(manifest, schedule, network)
+
+
+def _folder(number: int) -> str:
+    return f"{VERSIONS_FOLDER}/{number:06d}"
+
+
+def _numbers(storage: Storage) -> list[int]:
+    return sorted(int(name) for name in storage.folders(VERSIONS_FOLDER) if name.isdigit())
+
+
+def _forget(storage: Storage, number: int) -> None:
+    try:
+        storage.delete(_folder(number))
+    except StorageFull as error:
+        log.warning("old_version_kept", version=number, error=str(error))

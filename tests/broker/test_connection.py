@@ -1,0 +1,342 @@
+"""The connection, its publishers and its consumers, against a real node and real faults."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from pathlib import Path
+
+import pika
+import pytest
+from prometheus_client import CollectorRegistry
+
+from broker.connection import Connection
+from broker.consumer import DETAIL_HEADER, ORIGIN_HEADER, REASON_HEADER, SENDER_HEADER, expect_user
+from broker.errors import BrokerUnreachable, ConfirmTimeout, ConnectionLost, Nacked, Refused, Unroutable
+from broker.local_node import LocalNode, NodeInfo
+from broker.messages import ReceiptV1
+from broker.publisher import Outgoing, outgoing
+from broker.settings import BrokerSettings
+from broker.topology import FEDERATION, QUEUE_DEAD, QUEUE_DENOISE, declare
+from monitoring.metrics import BrokerMetrics
+from tests.conftest import wait_until
+from tests.link import Link
+
+Connect = Callable[[BrokerSettings], Connection]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Connections that are closed at the end."""
+    opened: list[Connection] = []
+
+    def make(settings: BrokerSettings) -> Connection:
+        connection = Connection(settings, name="test", metrics=BrokerMetrics(CollectorRegistry()))
+        opened.append(connection)
+        connection.start()
+        return connection
+
+    yield make
+    for connection in opened:
+        connection.stop()
+
+
+@pytest.fixture
+def queue(node: NodeInfo) -> Iterator[str]:
+    """A durable queue of this test's own."""
+    name = f"test-{uuid.uuid4().hex}"
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+        channel = amqp.channel()
+        channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 3})
+        yield name
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+        amqp.channel().queue_delete(name)
+
+
+@pytest.fixture
+def link(node: NodeInfo) -> Iterator[Link]:
+    """A way to the broker that the test can cut."""
+    with Link(node.ports.amqp) as link:
+        yield link
+
+
+def to(queue: str, body: bytes = b"body", message_id: str | None = None) -> Outgoing:
+    return Outgoing(
+        exchange="", routing_key=queue, message_id=message_id or uuid.uuid4().hex, type="receipt.v1", body=body
+    )
+
+
+def depth(node: NodeInfo, queue: str) -> int:
+    """Messages in a queue that nobody holds."""
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+        return int(amqp.channel().queue_declare(queue, passive=True).method.message_count)
+
+
+def test_what_is_confirmed_stands_in_the_queue(
+    node: NodeInfo, server_settings: BrokerSettings, connect: Connect, queue: str
+) -> None:
+    connection = connect(server_settings)
+    publisher = connection.publisher(window=16)
+    connection.wait_connected(10)
+
+    futures = [publisher.send(to(queue, str(number).encode())) for number in range(200)]
+
+    done, waiting = wait(futures, timeout=20)
+    assert not waiting
+    assert [future.exception() for future in done] == [None] * 200
+    wait_until(lambda: depth(node, queue) == 200, "all confirmed messages stand in the queue")
+
+
+def test_a_message_for_no_queue_is_an_error_and_the_next_one_is_not(
+    server_settings: BrokerSettings, connect: Connect, queue: str
+) -> None:
+    connection = connect(server_settings)
+    publisher = connection.publisher()
+    connection.wait_connected(10)
+
+    lost, kept = publisher.send(to("no-such-queue")), publisher.send(to(queue))
+
+    with pytest.raises(Unroutable, match="no-such-queue"):
+        lost.result(10)
+    assert kept.result(10) is None
+
+
+def test_a_full_queue_is_an_error(node: NodeInfo, server_settings: BrokerSettings, connect: Connect) -> None:
+    name = f"full-{uuid.uuid4().hex}"
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+        limits = {"x-queue-type": "classic", "x-max-length": 1, "x-overflow": "reject-publish"}
+        amqp.channel().queue_declare(name, durable=True, arguments=limits)
+    connection = connect(server_settings)
+    publisher = connection.publisher()
+    connection.wait_connected(10)
+    publisher.publish(to(name))
+
+    with pytest.raises(Nacked, match=name):
+        publisher.publish(to(name))
+
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+        amqp.channel().queue_delete(name)
+
+
+def test_a_dead_broker_is_named_and_the_attempts_go_on(node: NodeInfo, connect: Connect) -> None:
+    settings = BrokerSettings.from_url("amqp://somebody:secret@127.0.0.1:1/nowhere")
+    connection = connect(settings)
+    publisher = connection.publisher()
+
+    with pytest.raises(BrokerUnreachable, match=r"127\.0\.0\.1:1.*somebody") as refusal:
+        connection.wait_connected(0.5)
+    assert "secret" not in str(refusal.value)
+    with pytest.raises(ConnectionLost):
+        publisher.publish(to("anywhere"))
+    wait_until(lambda: _value(connection.metrics.reconnects_total) >= 2, "it tries again")
+
+
+def test_wrong_credentials_are_named(node: NodeInfo, connect: Connect) -> None:
+    url = node.amqp_url.replace(node.user, "nobody")
+    with pytest.raises(BrokerUnreachable, match=r"(?i)authentication|access"):
+        connect(BrokerSettings.from_url(url)).wait_connected(2)
+
+
+def test_a_delivery_carries_its_envelope_and_goes_when_acked(
+    node: NodeInfo, server_settings: BrokerSettings, connect: Connect, queue: str
+) -> None:
+    connection = connect(server_settings)
+    publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=4)
+    connection.wait_connected(10)
+    receipt = ReceiptV1(batch_id="ab" * 32, samples=3, duplicate=False)
+    publisher.publish(outgoing(receipt, exchange="", routing_key=queue, message_id="one", correlation_id="other"))
+
+    delivery = consumer.get(10)
+
+    assert delivery is not None
+    assert delivery.message() == receipt
+    assert (delivery.message_id, delivery.type, delivery.correlation_id) == ("one", "receipt.v1", "other")
+    assert delivery.user_id == server_settings.user
+    assert delivery.lag_seconds is not None
+    assert 0 <= delivery.lag_seconds < 10
+    assert not delivery.redelivered
+    delivery.ack()
+    connection.stop()
+    wait_until(lambda: depth(node, queue) == 0, "an acked message is gone")
+
+
+def test_what_is_not_acked_comes_again_counted(
+    server_settings: BrokerSettings, connect: Connect, queue: str
+) -> None:
+    first = connect(server_settings)
+    held = first.consumer(queue, prefetch=1)
+    first.wait_connected(10)
+    first_publisher = first.publisher()
+    first.wait_connected(10)
+    first_publisher.publish(to(queue, message_id="mine"))
+    assert held.get(10) is not None
+    first.stop()
+
+    second = connect(server_settings).consumer(queue, prefetch=1)
+    again = second.get(10)
+
+    assert again is not None
+    assert again.message_id == "mine"
+    assert again.redelivered
+    assert again.delivery_count == 1
+    again.ack()
+
+
+def test_what_is_refused_stands_among_the_dead_with_its_reason(
+    node: NodeInfo, server_settings: BrokerSettings, connect: Connect, queue: str
+) -> None:
+    connection = connect(server_settings)
+    publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=1)
+    dead = connection.consumer(QUEUE_DEAD, prefetch=1)
+    connection.wait_connected(10)
+    publisher.publish(to(queue, b"poison", message_id="bad"))
+    publisher.publish(to(queue, b"wholesome", message_id="good"))
+    poison = consumer.get(10)
+    assert poison is not None
+
+    with pytest.raises(Refused) as refusal:
+        poison.message()
+    poison.refuse(refusal.value.reason, refusal.value.detail)
+
+    after = consumer.get(10)
+    assert after is not None
+    assert after.message_id == "good", "the queue moves on"
+    after.ack()
+    buried = dead.get(10)
+    assert buried is not None
+    assert buried.body == b"poison"
+    assert buried.headers[REASON_HEADER] == refusal.value.reason
+    assert buried.headers[DETAIL_HEADER] == refusal.value.detail
+    assert buried.headers[ORIGIN_HEADER] == queue
+    assert buried.headers[SENDER_HEADER] == server_settings.user
+    buried.ack()
+
+
+def test_a_sender_that_the_broker_did_not_validate_is_refused(
+    node: NodeInfo, server_settings: BrokerSettings, connect: Connect, queue: str
+) -> None:
+    connection = connect(server_settings)
+    consumer = connection.consumer(queue, prefetch=1)
+    connection.wait_connected(10)
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+        amqp.channel().basic_publish("", queue, b"who am I")
+    delivery = consumer.get(10)
+    assert delivery is not None
+
+    with pytest.raises(Refused) as refusal:
+        expect_user(delivery)
+
+    assert refusal.value.reason == "no_user_id"
+    delivery.ack()
+
+
+def test_a_cancelled_consumer_consumes_again(
+    node: NodeInfo, server_settings: BrokerSettings, connect: Connect, queue: str
+) -> None:
+    connection = connect(server_settings)
+    publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=1)
+    connection.wait_connected(10)
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+        amqp.channel().queue_delete(queue)
+    # RabbitMQ 3.10 forgets to cancel when a quorum queue comes back under its name within milliseconds: see the cancel first.
+    wait_until(lambda: not connection.connected, "the consumer notices that its queue is gone")
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+        amqp.channel().queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+
+    publisher.publish(to(queue, message_id="after the deletion"))
+
+    delivery = consumer.get(30)
+    assert delivery is not None
+    assert delivery.message_id == "after the deletion"
+    delivery.ack()
+
+
+def test_a_paused_consumer_leaves_the_messages_in_the_queue(
+    node: NodeInfo, server_settings: BrokerSettings, connect: Connect, queue: str
+) -> None:
+    connection = connect(server_settings)
+    publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=8)
+    connection.wait_connected(10)
+
+    consumer.pause()
+    for _ in range(5):
+        publisher.publish(to(queue))
+    wait_until(lambda: depth(node, queue) == 5, "nothing is taken while paused")
+    assert consumer.get(0) is None
+
+    consumer.resume()
+    taken = [consumer.get(10) for _ in range(5)]
+    assert all(delivery is not None for delivery in taken)
+    for delivery in taken:
+        assert delivery is not None
+        delivery.ack()
+
+
+def test_a_lost_link_fails_what_is_in_flight_and_heals(
+    node: NodeInfo, link: Link, connect: Connect, queue: str
+) -> None:
+    connection = connect(BrokerSettings.from_url(node.amqp_url.replace(str(node.ports.amqp), str(link.port))))
+    publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=1)
+    connection.wait_connected(10)
+    ended = threading.Event()
+    outcomes: list[BaseException | None] = []
+
+    def keep_publishing() -> None:
+        while not ended.is_set():
+            future = publisher.send(to(queue, message_id=f"{len(outcomes)}"))
+            outcomes.append(future.exception(30))
+
+    thread = threading.Thread(target=keep_publishing)
+    thread.start()
+    wait_until(lambda: len(outcomes) > 20, "messages flow")
+    assert link.cut() == 1
+    wait_until(lambda: any(isinstance(outcome, ConnectionLost) for outcome in outcomes), "a publish fails")
+    failed = len(outcomes)
+    wait_until(lambda: None in outcomes[failed:], "publishing goes on after the reconnection")
+    ended.set()
+    thread.join(30)
+
+    confirmed = {f"{number}" for number, outcome in enumerate(outcomes) if outcome is None}
+    received: set[str] = set()
+    while not confirmed <= received:
+        delivery = consumer.get(10)
+        assert delivery is not None, f"{len(confirmed - received)} confirmed messages did not come"
+        received.add(delivery.message_id)
+        delivery.ack()
+
+
+def test_a_killed_broker_comes_back_with_every_confirmed_message(tmp_path: Path, connect: Connect) -> None:
+    local = LocalNode(tmp_path / "node")
+    info = local.start()
+    try:
+        with pika.BlockingConnection(pika.URLParameters(info.amqp_url)) as amqp:
+            declare(amqp.channel(), FEDERATION)
+        connection = connect(BrokerSettings.from_url(info.amqp_url))
+        publisher = connection.publisher()
+        connection.wait_connected(10)
+        for number in range(50):
+            publisher.publish(to(QUEUE_DENOISE, message_id=f"{number}"))
+
+        local.kill()
+        with pytest.raises((ConnectionLost, ConfirmTimeout)):
+            publisher.publish(to(QUEUE_DENOISE, message_id="meanwhile"), timeout_seconds=5)
+        local.start()
+
+        consumer = connection.consumer(QUEUE_DENOISE, prefetch=50)
+        connection.wait_connected(60)
+        received = [consumer.get(20) for _ in range(50)]
+        assert [delivery and delivery.message_id for delivery in received] == [f"{n}" for n in range(50)]
+    finally:
+        local.stop()
+
+
+def _value(counter: object) -> float:
+    return float(counter._value.get())  # type: ignore[attr-defined]  # prometheus_client has no public reader
+
+
+def test_a_queue_that_is_not_there_is_named(server_settings: BrokerSettings, connect: Connect) -> None:
+    connection = connect(server_settings)
+    connection.consumer("never-declared", prefetch=1)
+
+    with pytest.raises(BrokerUnreachable, match="no queue 'never-declared'"):
+        connection.wait_connected(2)

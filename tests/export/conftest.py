@@ -1,0 +1,20 @@
+"""One exported head for all tests of this room that only read it."""
+
+from pathlib import Path
+
+import pytest
+
+from export.head_export import export_head
+from tests.export.heads import random_network, write_checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("head") / "head.safetensors", random_network())
+
+
+@pytest.fixture(scope="session")
+def bundle_path(checkpoint_path: Path) -> Path:
+    out = checkpoint_path.with_name("head.bundle")
+    export_head(checkpoint_path, out)
+    return out

@@ -1,0 +1,174 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from export.bundle import read_bundle
+from export.checkpoint import load_checkpoint
+from export.cli import app
+from export.errors import BundleError, ExportError, ParityFailed
+from export.head_export import export_head
+from export.onnx_export import export_onnx
+from export.parity import BATCH_SIZES, check_parity
+from tests.export.heads import SCHEDULE, T_CUT, random_network, write_checkpoint
+
+runner = CliRunner()
+
+
+def eps_of(model: bytes, **feeds: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    eps: np.ndarray = session.run(["eps"], feeds)[0]
+    return eps
+
+
+def test_the_bundle_says_what_the_head_is_and_how_it_was_checked(bundle_path: Path) -> None:
+    bundle = read_bundle(bundle_path)
+    manifest = bundle.manifest
+
+    assert (manifest.name, manifest.client, manifest.version) == ("ward", "ward", 1)
+    assert (manifest.t_first, manifest.t_cut, manifest.schedule_T) == (1, T_CUT, SCHEDULE.T)
+    assert manifest.image_shape == (1, 8, 8)
+    assert manifest.labels == ("class 0", "class 1", "class 2")
+    assert manifest.parity.batch_sizes == BATCH_SIZES
+    assert manifest.parity.evaluations >= T_CUT
+    assert 0 < manifest.parity.max_abs_error <= 1e-4
+    assert manifest.parity.noise_levels[0].t_first == 1
+    assert manifest.parity.noise_levels[-1].t_last == T_CUT
+    assert manifest.network.parameters == sum(p.numel() for p in random_network().parameters())
+
+
+def test_exporting_twice_gives_the_same_bytes(
+    checkpoint_path: Path, bundle_path: Path, tmp_path: Path
+) -> None:
+    export_head(checkpoint_path, tmp_path / "again.bundle")
+
+    assert (tmp_path / "again.bundle").read_bytes() == bundle_path.read_bytes()
+
+
+def test_the_model_is_one_file_with_whole_group_norms_and_nothing_of_this_machine(bundle_path: Path) -> None:
+    content = read_bundle(bundle_path).onnx
+    model = onnx.load_from_string(content)
+
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [21]
+    assert "GroupNormalization" in {node.op_type for node in model.graph.node}
+    assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
+    assert str(Path(__file__).parents[2]).encode() not in content
+    assert b"site-packages" not in content
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_the_batch_size_is_free(bundle_path: Path, batch_size: int) -> None:
+    x = np.random.default_rng(0).standard_normal((batch_size, 1, 8, 8)).astype(np.float32)
+    t = np.arange(1, batch_size + 1, dtype=np.int64)
+    label = np.zeros(batch_size, np.int64)
+
+    eps = eps_of(read_bundle(bundle_path).onnx, x=x, t=t, label=label)
+
+    expected = random_network()(torch.from_numpy(x), torch.from_numpy(t), torch.from_numpy(label)).numpy()
+    np.testing.assert_allclose(eps, expected, atol=1e-5)
+
+
+def test_an_unconditional_head_of_coloured_images_is_exported_without_a_label() -> None:
+    network = random_network(num_classes=None, image_size=16, in_channels=3)
+
+    model = export_onnx(network)
+    figures = check_parity(network, model, SCHEDULE, 5)
+
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_inputs()] == ["x", "t"]
+    assert figures.max_abs_error <= 1e-4
+
+
+def test_a_single_changed_weight_fails_the_gate() -> None:
+    network = random_network()
+    model = export_onnx(network)
+    network.last.weight[0, 0, 1, 1] += 0.01
+
+    with pytest.raises(ParityFailed, match="no bundle was written"):
+        check_parity(network, model, SCHEDULE, T_CUT)
+
+
+def test_a_head_that_is_wrong_for_one_label_only_fails_the_gate() -> None:
+    network = random_network()
+    model = export_onnx(network)
+    assert network.embed_label is not None
+    network.embed_label.weight[3] += 0.5  # "no label"
+
+    with pytest.raises(ParityFailed):
+        check_parity(network, model, SCHEDULE, T_CUT)
+
+
+def test_a_head_that_gives_nan_fails_the_gate() -> None:
+    network = random_network()
+    network.last.bias[0] = float("nan")
+
+    with pytest.raises(ParityFailed, match="nan"):
+        check_parity(network, export_onnx(network), SCHEDULE, T_CUT)
+
+
+def test_a_model_that_onnxruntime_cannot_load_fails_the_gate() -> None:
+    with pytest.raises(ParityFailed, match="cannot load"):
+        check_parity(random_network(), b"no model", SCHEDULE, T_CUT)
+
+
+def test_a_head_that_fails_the_gate_leaves_the_old_bundle_in_place(
+    checkpoint_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "head.bundle"
+    out.write_bytes(b"the old bundle")
+    tampered = export_onnx(random_network(seed=1))
+    monkeypatch.setattr("export.head_export.export_onnx", lambda _network: tampered)
+
+    with pytest.raises(ParityFailed):
+        export_head(checkpoint_path, out)
+
+    assert out.read_bytes() == b"the old bundle"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_client_name_that_no_device_could_have_is_refused(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "head.safetensors", random_network(), client="Ward 7")
+
+    with pytest.raises(ExportError, match="name"):
+        export_head(path, tmp_path / "head.bundle")
+    with pytest.raises(ExportError, match="not a head's name"):
+        export_head(path, tmp_path / "head.bundle", name="../ward")
+    assert not (tmp_path / "head.bundle").exists()
+
+
+def test_the_command_exports_and_inspects(checkpoint_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ward-7.bundle"
+
+    made = runner.invoke(app, ["head", str(checkpoint_path), "--out", str(out), "--name", "ward-7"])
+    shown = runner.invoke(app, ["inspect", str(out)])
+    as_json = runner.invoke(app, ["inspect", str(out), "--json"])
+
+    assert made.exit_code == 0, made.output
+    assert f"head ward-7 version 1, t=1..{T_CUT}" in made.output
+    assert SCHEDULE.schedule_id in shown.output
+    assert json.loads(as_json.stdout) == json.loads(read_bundle(out).manifest.to_bytes())
+
+
+def test_the_command_refuses_a_damaged_bundle(bundle_path: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.bundle"
+    damaged.write_bytes(bundle_path.read_bytes()[:-30])
+
+    result = runner.invoke(app, ["inspect", str(damaged)])
+
+    assert isinstance(result.exception, BundleError)
+    assert result.exit_code != 0
+
+
+def test_the_exported_head_of_a_loaded_checkpoint_is_the_trained_one(
+    checkpoint_path: Path, bundle_path: Path
+) -> None:
+    head = load_checkpoint(checkpoint_path)
+
+    figures = check_parity(head.network, read_bundle(bundle_path).onnx, head.schedule, T_CUT)
+
+    assert figures == read_bundle(bundle_path).manifest.parity

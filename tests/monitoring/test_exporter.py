@@ -1,0 +1,200 @@
+"""The exporter against a real broker, and against none."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pika
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from broker import topology
+from broker.local_node import NodeInfo
+from broker.management import Management
+from broker.settings import BrokerSettings
+from monitoring.exporter import BrokerCollector
+from tests.conftest import wait_until
+
+COMMAND = [sys.executable, "-m", "collafuse", "monitor", "exporter"]
+
+
+@pytest.fixture
+def management(node: NodeInfo) -> Iterator[Management]:
+    with Management(node.management_url, node.user, node.password) as opened:
+        yield opened
+
+
+class Clock:
+    """A monotonic clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(name, labels)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_depth_age_and_counts_follow_a_real_queue(
+    node: NodeInfo, server_settings: BrokerSettings, management: Management
+) -> None:
+    clock, registry = Clock(), CollectorRegistry()
+    registry.register(BrokerCollector(partial(management.queues, node.vhost), clock))
+
+    def depth(state: str) -> float | None:
+        return value(registry, "collafuse_queue_messages", queue="denoise", state=state)
+
+    def age() -> float | None:
+        return value(registry, "collafuse_queue_oldest_message_age_seconds", queue="denoise")
+
+    wait_until(lambda: depth("ready") == 0 and depth("unacked") == 0, "the exporter sees the queue empty")
+    assert age() == 0
+    with pika.BlockingConnection(pika.URLParameters(server_settings.url.get_secret_value())) as amqp:
+        channel = amqp.channel()
+        channel.confirm_delivery()
+        for _ in range(3):
+            channel.basic_publish("", "denoise", b"\x80")
+        wait_until(lambda: depth("ready") == 3, "the exporter sees three messages")
+        clock.seconds += 50
+        assert age() == 50
+        method, _, _ = channel.basic_get("denoise")
+        wait_until(lambda: (depth("ready"), depth("unacked")) == (2, 1), "the exporter sees one unacked")
+        assert method is not None
+        channel.basic_ack(method.delivery_tag)
+        channel.queue_purge("denoise")
+        wait_until(lambda: depth("ready") == 0 and depth("unacked") == 0, "the exporter sees the queue empty")
+    assert age() == 0
+    assert value(registry, "collafuse_queue_consumers", queue="denoise") == 0
+    assert value(registry, "collafuse_broker_up") == 1
+    assert {queue.name for queue in topology.FEDERATION.queues} == {
+        sample.labels["queue"]
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "collafuse_queue_consumers"
+    }
+
+
+def test_inboxes_are_counted_together_and_not_named(node: NodeInfo, management: Management) -> None:
+    for device in ("exporter-one", "exporter-two"):
+        management.declare(node.vhost, topology.inbox("clinic", device))
+    registry = CollectorRegistry()
+    registry.register(BrokerCollector(partial(management.queues, node.vhost)))
+    try:
+        with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+            channel = amqp.channel()
+            channel.confirm_delivery()
+            for key in ("device.clinic_exporter-one", "client.clinic"):
+                channel.basic_publish(topology.EXCHANGE_DOWN, key, b"\x80", mandatory=True)
+            channel.basic_consume("inbox.clinic_exporter-two", lambda *_: None)
+            wait_until(
+                lambda: (
+                    value(registry, "collafuse_inbox_messages_max") == 2
+                    and (value(registry, "collafuse_inboxes_read") or 0) >= 1
+                ),
+                "the exporter sees two messages in one inbox and a reader of the other",
+            )
+        assert (value(registry, "collafuse_inboxes") or 0) >= 2
+        assert (value(registry, "collafuse_inbox_messages") or 0) >= 3
+        assert b"clinic" not in generate_latest(registry)
+    finally:
+        for device in ("exporter-one", "exporter-two"):
+            management.delete_queue(node.vhost, f"inbox.clinic_{device}")
+
+
+def test_without_a_broker_the_scrape_still_answers() -> None:
+    registry = CollectorRegistry()
+    with Management(f"http://127.0.0.1:{free_port()}", "monitor", "wrong") as nowhere:
+        registry.register(BrokerCollector(partial(nowhere.queues, "collafuse")))
+        assert value(registry, "collafuse_broker_up") == 0
+        assert value(registry, "collafuse_inboxes") is None
+        assert value(registry, "collafuse_queue_messages", queue="samples", state="ready") is None
+
+
+def test_a_broker_that_answers_nonsense_counts_as_down() -> None:
+    def nonsense() -> list[dict[str, object]]:
+        parsed: list[dict[str, object]] = json.loads("<html>")
+        return parsed
+
+    registry = CollectorRegistry()
+    registry.register(BrokerCollector(nonsense))
+    assert value(registry, "collafuse_broker_up") == 0
+
+
+def test_a_wrong_password_counts_as_down(node: NodeInfo) -> None:
+    registry = CollectorRegistry()
+    with Management(node.management_url, node.user, "wrong") as refused:
+        registry.register(BrokerCollector(partial(refused.queues, node.vhost)))
+        assert value(registry, "collafuse_broker_up") == 0
+
+
+def run_refused(tmp_path: Path, *options: str, **environment: str) -> str:
+    ended = subprocess.run(
+        [*COMMAND, *options],
+        env=os.environ | environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    error = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1, ended.stderr
+    assert "Traceback" not in ended.stderr
+    return error[0]
+
+
+def test_the_command_serves_until_it_is_told_to_stop(node: NodeInfo, tmp_path: Path) -> None:
+    url = node.management_url.replace("://", f"://{node.user}:{node.password}@")
+    process = subprocess.Popen(
+        [*COMMAND, "--vhost", node.vhost, "--port", "0"],
+        env=os.environ | {"COLLAFUSE_MONITOR_MANAGEMENT_URL": url},
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # A process that hangs is ended, and then the reads below see the end of its output and the test fails.
+    deadline = threading.Timer(60, process.kill)
+    deadline.start()
+    try:
+        assert process.stderr is not None
+        started = json.loads(process.stderr.readline())
+        assert started["event"] == "exporter_started"
+        assert node.password not in json.dumps(started)
+        with urllib.request.urlopen(f"http://127.0.0.1:{started['port']}/metrics", timeout=20) as answer:
+            assert "collafuse_broker_up 1.0" in answer.read().decode()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    finally:
+        deadline.cancel()
+        process.kill()
+        process.wait()
+
+
+def test_bad_settings_of_the_command_are_one_line_each(tmp_path: Path) -> None:
+    url = "http://monitor:secret@127.0.0.1:1"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"127.0.0.1:{port}" in run_refused(tmp_path, "--management-url", url, "--port", port)
+    assert "COLLAFUSE_MONITOR_PROT" in run_refused(tmp_path, COLLAFUSE_MONITOR_PROT="9419")
+    assert "http[s]://user:password@host" in run_refused(tmp_path, "--management-url", "http://127.0.0.1:1")
+    assert "no broker to watch" in run_refused(tmp_path)
