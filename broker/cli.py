@@ -75,7 +75,7 @@ def enroll(
     renew: Annotated[bool, typer.Option("--renew", help="Give an enrolled device a new password.")] = False,
 ) -> None:
     """Make a device's user, rights and inbox, and write the credentials it starts with."""
-    from broker import identities  # noqa: PLC0415  # brings httpx, which the other commands do without
+    from broker import identities  # brings httpx, which the other commands do without
 
     names.user_name(client, device)
     _check_out(out, renew)
@@ -102,7 +102,7 @@ def server_user(
     directory: Directory = NODE_DIRECTORY,
 ) -> None:
     """Make a worker's user, or give it a new password, and write its broker_url."""
-    from broker import identities  # noqa: PLC0415  # brings httpx, which the other commands do without
+    from broker import identities  # brings httpx, which the other commands do without
 
     settings = broker_settings(url, directory)
     with _Status(f"making the user {name}"), _management(settings, management_url, directory) as management:
@@ -198,7 +198,7 @@ class _Status:
 
 def _management(settings: BrokerSettings, url: str | None, directory: Path) -> "Management":
     """Returns the API of the broker: the one that was named, the private node's, or where RabbitMQ has it by default."""
-    from broker.management import Management  # noqa: PLC0415  # brings httpx
+    from broker.management import Management  # brings httpx
 
     node = find(directory)
     if url is None and node is not None and node.ports.amqp == settings.port:

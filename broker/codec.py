@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pydantic
 
 from broker.errors import MessageTooLarge, Refused
-from broker.messages import ENVELOPE_BYTES, MAX_BODY_BYTES, MAX_PLAN_STEPS, MESSAGE_TYPES, Message
+from broker.fields import ENVELOPE_BYTES, MAX_BODY_BYTES, MAX_PLAN_STEPS
+from broker.messages import MESSAGE_TYPES, Message
 
 MAX_NDIM = 4
 MAX_TEXT_BYTES = 2048

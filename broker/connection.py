@@ -4,7 +4,6 @@ The thread does nothing but move bytes. Everything else calls in through `Connec
 queues and futures of consumers and publishers, so a computation of any length never delays a heartbeat.
 """
 
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from broker.backoff import Backoff
 from broker.consumer import Consumer
 from broker.errors import BrokerUnreachable, ConnectionLost
 from broker.names import is_inbox
+from broker.parameters import connection_parameters
 from broker.publisher import Publisher
 from broker.settings import BrokerSettings
 from monitoring.metrics import BrokerMetrics
@@ -173,29 +173,11 @@ class Connection:
         if self._stopping:
             return
         pika.SelectConnection(
-            self._parameters(),
+            connection_parameters(self._settings, name=self.name),
             on_open_callback=self._opened,
             on_open_error_callback=self._closed,
             on_close_callback=self._closed,
             custom_ioloop=self._ioloop,
-        )
-
-    def _parameters(self) -> pika.ConnectionParameters:
-        settings = self._settings
-        tls = None
-        if settings.tls:
-            context = ssl.create_default_context(cafile=settings.ca_file and str(settings.ca_file))
-            tls = pika.SSLOptions(context, settings.host)
-        return pika.ConnectionParameters(
-            host=settings.host,
-            port=settings.port,
-            virtual_host=settings.vhost,
-            credentials=pika.PlainCredentials(settings.user, settings.password.get_secret_value()),
-            heartbeat=settings.heartbeat_seconds,
-            socket_timeout=settings.connect_timeout_seconds,
-            stack_timeout=settings.connect_timeout_seconds,
-            ssl_options=tls,
-            client_properties={"connection_name": self.name},
         )
 
     def _opened(self, amqp: pika.SelectConnection) -> None:

@@ -4,14 +4,11 @@ Everything it has is below one directory (data, logs, cookie, passwords), it lis
 and it registers with an epmd of its own. It outlives the command that started it; `stop` ends exactly what `start` began.
 """
 
-import base64
 import contextlib
 import fcntl
-import http.client
 import secrets
 import shutil
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from broker import node_files
 from broker.errors import NodeError
 from broker.node_files import NodePorts
+from broker.node_probe import is_ready, listens
 from broker.node_processes import ProcessId, alive, descendants, end, spawn, wait_until
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -32,7 +30,6 @@ START_TIMEOUT_SECONDS = 120.0
 STOP_TIMEOUT_SECONDS = 60.0
 
 _LOOPBACK = "127.0.0.1"
-_PROBE_SECONDS = 2.0
 
 Progress = Callable[[str], None]
 
@@ -246,13 +243,16 @@ class LocalNode:
         epmd_process = spawn(epmd_command, environment, self.directory / "epmd.log")
         record = record.model_copy(update={"epmd": epmd_process})
         self._write(record)
-        if not wait_until(lambda: _listens(record.ports.epmd) or not alive(epmd_process), timeout_seconds):
+        if not wait_until(lambda: listens(record.ports.epmd) or not alive(epmd_process), timeout_seconds):
             raise NodeError(f"epmd did not come up; its output is in {self.directory / 'epmd.log'}")
         progress("booting RabbitMQ")
         node_process = spawn((str(self._server),), environment, log)
         record = record.model_copy(update={"node": node_process})
         self._write(record)
-        ready = wait_until(lambda: _ready(record) or not alive(node_process), timeout_seconds)
+        ready = wait_until(
+            lambda: is_ready(record.ports, VHOST, record.user, record.password) or not alive(node_process),
+            timeout_seconds,
+        )
         if not ready or not alive(node_process):
             what = "ended while starting" if ready else f"was not ready after {timeout_seconds:g} s"
             raise NodeError(f"RabbitMQ {what}: {node_files.last_line(log)!r}; the whole log is {log}")
@@ -307,39 +307,3 @@ def _end(process: ProcessId, signal_number: signal.Signals, timeout_seconds: flo
             raise NodeError(
                 f"process {helper.pid} of the node did not end within {timeout_seconds:g} s: kill it"
             )
-
-
-def _ready(record: _Record) -> bool:
-    """Says whether the node takes AMQP connections, answers its API for our vhost, and shows its metrics."""
-    return _speaks_amqp(record.ports.amqp) and _listens(record.ports.prometheus) and _has_vhost(record)
-
-
-def _listens(port: int) -> bool:
-    try:
-        with socket.create_connection((_LOOPBACK, port), timeout=_PROBE_SECONDS):
-            return True
-    except OSError:
-        return False
-
-
-def _speaks_amqp(port: int) -> bool:
-    """Offers AMQP 0-9-1 and expects the method frame, on channel 0, with which a broker begins."""
-    try:
-        with socket.create_connection((_LOOPBACK, port), timeout=_PROBE_SECONDS) as link:
-            link.settimeout(_PROBE_SECONDS)
-            link.sendall(b"AMQP\x00\x00\x09\x01")
-            return link.recv(3) == b"\x01\x00\x00"
-    except OSError:
-        return False
-
-
-def _has_vhost(record: _Record) -> bool:
-    token = base64.b64encode(f"{record.user}:{record.password}".encode()).decode()
-    link = http.client.HTTPConnection(_LOOPBACK, record.ports.management, timeout=_PROBE_SECONDS)
-    try:
-        link.request("GET", f"/api/vhosts/{VHOST}", headers={"Authorization": f"Basic {token}"})
-        return link.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        link.close()

@@ -7,76 +7,49 @@ Invalid arguments raise `pydantic.ValidationError` (a `ValueError`) whose text n
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
-MAX_BODY_BYTES = 4 * 1024 * 1024
-"""The largest body, in bytes; RabbitMQ 4 itself refuses messages above 16 MiB."""
-ENVELOPE_BYTES = 64 * 1024
-"""Room kept in a body for everything but the samples: labels, timesteps, the plan, field names."""
-MAX_T = 100_000
-"""The longest chain a message may speak of."""
-MAX_PLAN_STEPS = 4096
-MAX_REQUEST_SAMPLES = 1024
-MAX_SECONDS = 30 * 24 * 3600.0
+from broker.fields import (
+    ENVELOPE_BYTES,
+    MAX_BODY_BYTES,
+    MAX_PLAN_STEPS,
+    MAX_REQUEST_SAMPLES,
+    MAX_SECONDS,
+    MAX_T,
+    Array,
+    Count,
+    Dtype,
+    Labels,
+    MessageId,
+    RequestId,
+    Sampler,
+    ScheduleId,
+    Seconds,
+    Shape,
+    Timestep,
+    array_of,
+    as_tuple,
+    check_labels,
+    optional,
+)
 
-Array = npt.NDArray[Any]
-Dtype = Literal["float16", "float32"]
-Sampler = Literal["ddim", "ddpm", "dpmpp2m"]
-
-
-def _array(dtypes: tuple[str, ...], ndim: int) -> PlainValidator:
-    return PlainValidator(_array_check(dtypes, ndim))
-
-
-def _array_check(dtypes: tuple[str, ...], ndim: int) -> Callable[[object], Array]:
-    """Returns a validator for arrays of one rank and a few dtypes: finite, not empty, made contiguous and read-only."""
-    allowed = tuple(np.dtype(name).newbyteorder("<") for name in dtypes)
-
-    def check(value: object) -> Array:
-        if type(value) is not np.ndarray:
-            raise ValueError("must be an array")
-        if value.dtype not in allowed:
-            raise ValueError(f"must hold {' or '.join(dtypes)}")
-        if value.ndim != ndim:
-            raise ValueError(f"must have {ndim} dimensions, has {value.ndim}")
-        if value.size == 0:
-            raise ValueError("must not be empty")
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise ValueError("must be finite")
-        view = np.ascontiguousarray(value).view()
-        view.flags.writeable = False
-        return view
-
-    return check
-
-
-def _tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _optional(check: PlainValidator) -> PlainValidator:
-    inner = check.func
-
-    def validate(value: object) -> object:
-        return None if value is None else inner(value)  # type: ignore[call-arg]  # ours takes the value alone
-
-    return PlainValidator(validate)
-
-
-_Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-_Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-_MessageId = Annotated[str, Field(pattern=r"^[0-9a-f]{32,64}$")]
-_Count = Annotated[int, Field(ge=0, le=2**53)]
-_Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
-_Timestep = Annotated[int, Field(ge=0, le=MAX_T)]
-_Side = Annotated[int, Field(ge=1, le=65_536)]
-_Shape = Annotated[tuple[_Side, _Side, _Side], BeforeValidator(_tuple)]
-_Labels = Annotated[npt.NDArray[np.int32] | None, _optional(_array(("int32",), 1))]
+__all__ = [
+    "MAX_BODY_BYTES",
+    "MAX_REQUEST_SAMPLES",
+    "MESSAGE_TYPES",
+    "DenoiseV1",
+    "FailedV1",
+    "LatentsV1",
+    "Message",
+    "ReceiptV1",
+    "RoundV1",
+    "SamplesV1",
+]
 
 
 class Message(BaseModel):
@@ -112,15 +85,6 @@ def _same(left: object, right: object) -> bool:
     return type(left) is type(right) and left == right
 
 
-def _check_labels(labels: Array | None, n: int) -> None:
-    if labels is None:
-        return
-    if labels.shape[0] != n:
-        raise ValueError(f"labels must have one entry per sample: {n}, not {labels.shape[0]}")
-    if labels.min() < 0:
-        raise ValueError("labels must not be negative")
-
-
 class SamplesV1(Message):
     """Released samples on their way to the trainer.
 
@@ -137,20 +101,20 @@ class SamplesV1(Message):
 
     type_name: ClassVar[str] = "samples.v1"
 
-    schedule_id: _Hex16
+    schedule_id: ScheduleId
     t_cut: Annotated[int, Field(ge=1, le=MAX_T)]
-    release: _Count
-    x: Annotated[Array, _array(("float16", "float32", "int8"), 4)]
-    scale: Annotated[npt.NDArray[np.float32] | None, _optional(_array(("float32",), 1))] = None
-    labels: _Labels = None
-    t: Annotated[npt.NDArray[np.int32] | None, _optional(_array(("int32",), 1))] = None
-    noise: Annotated[npt.NDArray[np.float16] | None, _optional(_array(("float16",), 4))] = None
+    release: Count
+    x: Annotated[Array, PlainValidator(array_of(("float16", "float32", "int8"), 4))]
+    scale: Annotated[npt.NDArray[np.float32] | None, optional(array_of(("float32",), 1))] = None
+    labels: Labels = None
+    t: Annotated[npt.NDArray[np.int32] | None, optional(array_of(("int32",), 1))] = None
+    noise: Annotated[npt.NDArray[np.float16] | None, optional(array_of(("float16",), 4))] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         n = self.x.shape[0]
         self._check_scale(n)
-        _check_labels(self.labels, n)
+        check_labels(self.labels, n)
         self._check_pairs(n)
         return self
 
@@ -260,18 +224,18 @@ class DenoiseV1(Message):
 
     type_name: ClassVar[str] = "denoise.v1"
 
-    request_id: _Hex32
-    shape: _Shape
+    request_id: RequestId
+    shape: Shape
     n: Annotated[int, Field(ge=1, le=MAX_REQUEST_SAMPLES)]
-    schedule_id: _Hex16
+    schedule_id: ScheduleId
     plan: Annotated[
-        tuple[_Timestep, ...], BeforeValidator(_tuple), Field(min_length=2, max_length=MAX_PLAN_STEPS + 1)
+        tuple[Timestep, ...], BeforeValidator(as_tuple), Field(min_length=2, max_length=MAX_PLAN_STEPS + 1)
     ]
     sampler: Sampler = "ddim"
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     clip: Annotated[float, Field(gt=0, le=1e6)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    labels: _Labels = None
+    labels: Labels = None
     dtype: Dtype = "float16"
     ttl_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
     priority: Literal["interactive", "prefetch"] = "interactive"
@@ -282,7 +246,7 @@ class DenoiseV1(Message):
             raise ValueError("plan must be strictly decreasing")
         if math.prod(self.shape) * np.dtype(self.dtype).itemsize > MAX_BODY_BYTES - ENVELOPE_BYTES:
             raise ValueError("one sample must fit in one message")
-        _check_labels(self.labels, self.n)
+        check_labels(self.labels, self.n)
         return self
 
     @property
@@ -310,17 +274,17 @@ class LatentsV1(Message):
 
     type_name: ClassVar[str] = "latents.v1"
 
-    request_id: _Hex32
-    part: _Count
+    request_id: RequestId
+    part: Count
     parts: Annotated[int, Field(ge=1, le=MAX_REQUEST_SAMPLES)]
     first: Annotated[int, Field(ge=0, lt=MAX_REQUEST_SAMPLES)]
-    x: Annotated[Array, _array(("float16", "float32"), 4)]
-    t_stop: _Timestep
-    schedule_id: _Hex16
-    backbone_version: _Count
+    x: Annotated[Array, PlainValidator(array_of(("float16", "float32"), 4))]
+    t_stop: Timestep
+    schedule_id: ScheduleId
+    backbone_version: Count
     evaluations: Annotated[int, Field(ge=0, le=MAX_T)]
-    step_seconds: _Seconds
-    queued_seconds: _Seconds
+    step_seconds: Seconds
+    queued_seconds: Seconds
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -342,7 +306,7 @@ class FailedV1(Message):
 
     type_name: ClassVar[str] = "failed.v1"
 
-    request_id: _Hex32
+    request_id: RequestId
     reason: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
     detail: Annotated[str, Field(max_length=500)]
 
@@ -365,16 +329,16 @@ class RoundV1(Message):
 
     type_name: ClassVar[str] = "round.v1"
 
-    number: _Count
+    number: Count
     schedule_name: Literal["cosine", "linear"]
     schedule_T: Annotated[int, Field(ge=1, le=MAX_T)]  # noqa: N815  # the papers' T
-    schedule_id: _Hex16
-    shape: _Shape
+    schedule_id: ScheduleId
+    shape: Shape
     num_classes: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     cut_min: Annotated[float, Field(ge=0, le=1)]
     cut_max: Annotated[float, Field(ge=0, le=1)]
-    releases_wanted: _Count
-    backbone_version: _Count
+    releases_wanted: Count
+    backbone_version: Count
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -394,8 +358,8 @@ class ReceiptV1(Message):
 
     type_name: ClassVar[str] = "receipt.v1"
 
-    batch_id: _MessageId
-    samples: _Count
+    batch_id: MessageId
+    samples: Count
     duplicate: bool
 
 

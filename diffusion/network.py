@@ -82,36 +82,11 @@ class UNet(nn.Module):
         self.embed_label = nn.Embedding(config.num_classes + 1, embedding) if config.num_classes else None
         self.first = nn.Conv2d(config.in_channels, width, 3, padding=1)
 
-        self.down = nn.ModuleList()
-        skips, channels = [width], width
-        for level, out in enumerate(levels):
-            if level:
-                self.down.append(Downsample(channels))
-                skips.append(channels)
-            attends = config.attention and level == len(levels) - 1
-            for _ in range(config.blocks_per_level):
-                self.down.append(Block(channels, out, embedding, attends))
-                channels = out
-                skips.append(channels)
-
-        self.middle = nn.ModuleList(
-            [
-                Block(channels, channels, embedding, config.attention),
-                Block(channels, channels, embedding, False),
-            ]
-        )
-
-        self.up = nn.ModuleList()
-        for level, out in reversed(list(enumerate(levels))):
-            attends = config.attention and level == len(levels) - 1
-            for _ in range(config.blocks_per_level + 1):
-                self.up.append(Block(channels + skips.pop(), out, embedding, attends))
-                channels = out
-            if level:
-                self.up.append(Upsample(channels))
-
-        self.last_norm = _group_norm(channels)
-        self.last = _zeroed(nn.Conv2d(channels, config.in_channels, 3, padding=1))
+        self.down, skips = _way_down(config, levels, embedding)
+        self.middle = Block(levels[-1], levels[-1], embedding, config.attention)
+        self.up = _way_up(config, levels, skips, embedding)
+        self.last_norm = _group_norm(levels[0])
+        self.last = _zeroed(nn.Conv2d(levels[0], config.in_channels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Predict the noise in x_t.
@@ -128,8 +103,7 @@ class UNet(nn.Module):
         for layer in self.down:
             x = layer(x, embedding)
             skips.append(x)
-        for layer in self.middle:
-            x = layer(x, embedding)
+        x = self.middle(x, embedding)
         for layer in self.up:
             if isinstance(layer, Block):
                 x = torch.cat((x, skips.pop()), dim=1)
@@ -206,14 +180,14 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the resolution."""
+    """Double the resolution, at the width of the level it leads to: at 8×8 this convolution is the dearest."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C, 2H, 2W); the embedding is not used."""
+        """(B, in, H, W) → (B, out, 2H, 2W); the embedding is not used."""
         del embedding
         result: Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
         return result
@@ -276,6 +250,38 @@ def sinusoids(t: Tensor, dimensions: int) -> Tensor:
 def parameter_count(module: nn.Module) -> int:
     """How many numbers a module learns."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _way_down(config: UNetConfig, levels: list[int], embedding: int) -> tuple[nn.ModuleList, list[int]]:
+    """The layers to the lowest level, and the widths they leave for the way up."""
+    layers = nn.ModuleList()
+    channels = config.base_channels
+    widths = [channels]
+    for level, out in enumerate(levels):
+        if level:
+            layers.append(Downsample(channels))
+            widths.append(channels)
+        attends = config.attention and level == len(levels) - 1
+        for _ in range(config.blocks_per_level):
+            layers.append(Block(channels, out, embedding, attends))
+            channels = out
+            widths.append(channels)
+    return layers, widths
+
+
+def _way_up(config: UNetConfig, levels: list[int], skips: list[int], embedding: int) -> nn.ModuleList:
+    """The layers back from the lowest level; every block takes one of the widths left on the way down."""
+    layers = nn.ModuleList()
+    channels = levels[-1]
+    for level, out in reversed(list(enumerate(levels))):
+        attends = config.attention and level == len(levels) - 1
+        for _ in range(config.blocks_per_level + 1):
+            layers.append(Block(channels + skips.pop(), out, embedding, attends))
+            channels = out
+        if level:
+            channels = levels[level - 1]
+            layers.append(Upsample(out, channels))
+    return layers
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

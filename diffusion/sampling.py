@@ -39,7 +39,7 @@ def run(
     that cannot be run.
     """
     check_plan(plan, schedule.T)
-    batch: int = len(x)  # type: ignore[arg-type]  # arrays and tensors both have a length
+    batch = _batch_size(x)
     indices = np.arange(batch) if samples is None else on_host(samples)
     x0_prev: ArrayT | None = None
     t_prev = -1
@@ -60,5 +60,9 @@ def _noise(factors: StepCoefficients, seeds: Any, samples: Any, t: int, x: Array
     """The step's noise in the kind of `x`, or None when the step is deterministic."""
     if not factors.noise.any():
         return None
-    shape = tuple(getattr(x, "shape", ())[1:])
-    return like(sampling_noise(seeds, samples, t, shape), x)
+    batch: Any = x
+    return like(sampling_noise(seeds, samples, t, tuple(batch.shape[1:])), x)
+
+
+def _batch_size(x: Any) -> int:
+    return int(x.shape[0])

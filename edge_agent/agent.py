@@ -95,6 +95,7 @@ class Agent:
         self._look_at = 0.0
         self._carry_at = 0.0
         self._jobs_may_have_changed = True
+        self._unobserved = True
         self._told: dict[str, Any] = {}
         self._waiting_for_room = False
 
@@ -107,7 +108,7 @@ class Agent:
             except SpoolError as error:
                 if error.disposition is not Disposition.RETRY:
                     raise
-                log.error("spool_full", error=str(error))
+                log.warning("spool_full", error=str(error))
                 self._stopping.wait(_FULL_DISK_SECONDS)
         log.info("agent_stopped")
 
@@ -117,14 +118,14 @@ class Agent:
         self._take_letters()
         self._look_around()
         if self._spool.changed_elsewhere() or self._jobs_may_have_changed:
-            self._jobs_may_have_changed = False
-            generation.expire(self._spool)
+            self._jobs_may_have_changed, self._unobserved = False, True
+            jobs.expire(self._spool, clock.now())
             self._start_jobs()
             self._finish_jobs()
 
     def _take_letters(self) -> None:
         """Wait a moment for a letter, then take all that have come."""
-        letter = self._parts.consumer.get(_TURN_SECONDS)
+        letter = self._parts.consumer.get(0 if self._jobs_may_have_changed else _TURN_SECONDS)
         while letter is not None and not self._stopping.is_set():
             inbox.take(self._spool, letter)
             self._jobs_may_have_changed = True
@@ -139,8 +140,12 @@ class Agent:
         if moment >= self._look_at:
             self._look_at = moment + _LOOK_SECONDS
             self._parts.slot.refresh()
-            self._jobs_may_have_changed = True  # time alone can expire one, and a new head can make one possible
-            self._observer.look(self._spool)
+            if self._unobserved:
+                self._unobserved = False
+                self._observer.look(self._spool)
+            self._observer.look_at_outbox(self._spool)
+            # Time alone can expire a job, and a new head can make one possible.
+            self._jobs_may_have_changed = bool(jobs.unfinished(self._spool))
         self._tell()
 
     def _tell(self) -> None:

@@ -21,7 +21,7 @@ class Moment:
 
 
 def now() -> Moment:
-    """This moment, from the kernel's boot clock."""
+    """The present, from the kernel's boot clock."""
     return Moment(_BOOT_ID.read_text().strip(), time.clock_gettime(time.CLOCK_BOOTTIME))
 
 

@@ -1,7 +1,8 @@
 """Releasing the device's images: each at most K times in its life, clipped and noised before anything is stored.
 
-Only a `diffusion.privacy.Release` can become part of a message, and the ledger row that counts it is written in the transaction
-that accepts the message. So whatever happens in between, an image that is in the outbox is in the ledger, and the other way round.
+Only a `diffusion.privacy.Release` can become part of a message, and the ledger row that counts it is written in the
+transaction that accepts the message. So whatever happens in between, an image that is in the outbox is in the ledger, and the
+other way round.
 """
 
 import math
@@ -79,7 +80,9 @@ def contribute(
         before += not missing
         for index in sorted(missing):
             label = None if withhold else image.label
-            batches.add(privacy.release(cut, image.x0, secret, index, settings.clip_norm, label))
+            batches.add(
+                privacy.release(cut, image.x0, secret, index, clip_norm=settings.clip_norm, label=label)
+            )
         read += 1
         if on_image is not None:
             on_image(read)
@@ -90,12 +93,16 @@ def contribute(
 def check_cut(cut: Cut, contract: RoundV1 | None, noise_floor: float) -> None:
     """Raise ContributionError unless a release at this cut is private enough, useful, and what the server asked for."""
     if not 0 < cut.t_cut < cut.schedule.T:
-        what = "would send the images as they are" if cut.t_cut == 0 else "leaves the server nothing to learn from"
+        what = (
+            "would send the images as they are"
+            if cut.t_cut == 0
+            else "leaves the server nothing to learn from"
+        )
         raise ContributionError(f"a cut ratio of {cut.cut_ratio} {what}: choose one between 0 and 1")
     if privacy.sigma(cut) < noise_floor:
         raise ContributionError(
-            f"a release at cut ratio {cut.cut_ratio} has noise σ = {privacy.sigma(cut):.3g}, below this device's floor of"
-            f" {noise_floor:g}: choose a larger cut ratio"
+            f"a release at cut ratio {cut.cut_ratio} has noise of standard deviation {privacy.sigma(cut):.3g}, below"
+            f" this device's floor of {noise_floor:g}: choose a larger cut ratio"
         )
     if contract is None:
         return

@@ -34,7 +34,7 @@ HEAD_BATCH = 16
 OnStep = Callable[[int, int, float], None]
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error
+class Interrupted(Exception):
     """The agent is stopping: the job stays as it is, and is finished after the next start."""
 
 
@@ -94,7 +94,11 @@ def finish(
         assert job.recipe is not None
         recipe = Recipe.from_json(job.recipe)
         at_cut = _at_cut(spool, job, recipe)
-        images = at_cut if recipe.t_cut == 0 else _run_head(spool, job, recipe, at_cut, slot, stopping, on_step)
+        images = (
+            at_cut
+            if recipe.t_cut == 0
+            else _run_head(spool, job, recipe, at_cut, slot=slot, stopping=stopping, on_step=on_step)
+        )
         if _out_of_time(job):
             return  # the next look at the clock ends it
         results.save(state, job.job_id, images, at_cut)
@@ -111,23 +115,6 @@ def fail(spool: Spool, job_id: str, error: JobFailed) -> None:
     log.warning("job_failed", job_id=job_id, reason=error.reason, error=error.detail)
 
 
-def expire(spool: Spool) -> int:
-    """End every job that has run out of time; returns how many."""
-    moment = clock.now()
-    overdue = [job for job in jobs.unfinished(spool) if job.remaining_seconds(moment) == 0.0]
-    for job in overdue:
-        with spool.transaction() as transaction:
-            jobs.end(
-                transaction,
-                job.job_id,
-                "expired",
-                reason="expired",
-                detail=f"it was not finished within {job.ttl_seconds:g} s; it was {job.state} at the end",
-            )
-        log.warning("job_expired", job_id=job.job_id, state=job.state, ttl_seconds=job.ttl_seconds)
-    return len(overdue)
-
-
 def _at_cut(spool: Spool, job: Job, recipe: Recipe) -> NDArray[np.float32]:
     """The job's samples at the cut: from the server, or pure noise of our own when the whole chain is local."""
     if recipe.asks_the_server:
@@ -141,6 +128,7 @@ def _run_head(
     job: Job,
     recipe: Recipe,
     at_cut: NDArray[np.float32],
+    *,
     slot: HeadSlot,
     stopping: Callable[[], bool],
     on_step: OnStep | None,
@@ -177,9 +165,16 @@ def _run_head(
 def _head_for(recipe: Recipe, slot: HeadSlot) -> Head:
     """The loaded head, if it can finish what was begun for this recipe; a newer head of the same cut can."""
     if slot.loaded is None:
-        raise JobFailed("no_head", f"the head {recipe.head} that this job was begun with is gone: set --head and ask again")
+        raise JobFailed(
+            "no_head",
+            f"the head {recipe.head} that this job was begun with is gone: set --head and ask again",
+        )
     facts = slot.loaded.facts
-    if (facts.schedule.schedule_id, facts.t_cut, facts.shape) != (recipe.schedule_id, recipe.t_cut, recipe.shape):
+    if (facts.schedule.schedule_id, facts.t_cut, facts.shape) != (
+        recipe.schedule_id,
+        recipe.t_cut,
+        recipe.shape,
+    ):
         raise JobFailed(
             "head_changed",
             f"this job was begun for the head {recipe.head} (schedule {recipe.schedule_id}, t_cut {recipe.t_cut}), loaded"

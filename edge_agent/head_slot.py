@@ -55,7 +55,9 @@ class HeadSlot:
             self.error = None
         except HeadError as error:
             self.error = str(error)
-            log.error("head_refused", error=self.error, kept=self.loaded.facts.identity if self.loaded else None)
+            log.warning(
+                "head_refused", error=self.error, kept=self.loaded.facts.identity if self.loaded else None
+            )
         if on_change is not None:
             on_change()
 

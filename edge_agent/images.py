@@ -69,7 +69,9 @@ def open_images(path: Path, labels: Path | None = None) -> ImageSource:
     if not path.exists():
         raise ImageError(f"{path} does not exist: give a folder of pictures or an .npz file")
     if path.suffix != ".npz":
-        raise ImageError(f"{path} is neither a folder nor an .npz file: put pictures into a folder and give that")
+        raise ImageError(
+            f"{path} is neither a folder nor an .npz file: put pictures into a folder and give that"
+        )
     if labels is not None:
         raise ImageError(f"{path} carries its own labels, as the array 'labels': leave --labels out")
     return _open_archive(path)
@@ -140,7 +142,9 @@ def _open_folder(root: Path, labels: Path | None) -> _Folder:
         return _Folder(root, files, _labels_from_table(table, root, files))
     folders = [file.relative_to(root).parts[0] for file in files if len(file.relative_to(root).parts) > 1]
     if len(folders) == len(files) and all(name.isascii() and name.isdecimal() for name in folders):
-        return _Folder(root, files, tuple(_checked_label(f"the folder {root / name}", name) for name in folders))
+        return _Folder(
+            root, files, tuple(_checked_label(f"the folder {root / name}", name) for name in folders)
+        )
     return _Folder(root, files, None)
 
 
@@ -158,7 +162,9 @@ def _labels_from_table(table: Path, root: Path, files: tuple[Path, ...]) -> tupl
     names = [file.relative_to(root).as_posix() for file in files]
     missing = [name for name in names if name not in known]
     if missing:
-        raise ImageError(f"{table} has no label for {missing[0]} ({len(missing)} of {len(files)} pictures lack one)")
+        raise ImageError(
+            f"{table} has no label for {missing[0]} ({len(missing)} of {len(files)} pictures lack one)"
+        )
     return tuple(known[name] for name in names)
 
 
@@ -179,7 +185,9 @@ def _read_picture(file: Path) -> NDArray[np.float32]:
             if picture.mode in _SIXTEEN_BIT_MODES:
                 return _scaled(str(file), np.asarray(picture, np.float64)[None] / 32767.5 - 1.0)
             if picture.mode == "F":
-                raise ImageError(f"{file} holds floating-point pixels of unknown range: save it with 8 or 16 bits")
+                raise ImageError(
+                    f"{file} holds floating-point pixels of unknown range: save it with 8 or 16 bits"
+                )
             values = np.asarray(picture.convert("L" if picture.mode in _GREY_MODES else "RGB"))
     except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError) as error:
         if isinstance(error, ImageError):
@@ -194,14 +202,20 @@ def _open_archive(path: Path) -> _Archive:
             arrays = {name: archive[name] for name in archive.files if name in {"images", "labels"}}
             found = archive.files
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ImageError(f"{path} cannot be read as an .npz archive ({error}): make it with numpy.savez") from error
+        raise ImageError(
+            f"{path} cannot be read as an .npz archive ({error}): make it with numpy.savez"
+        ) from error
     if "images" not in arrays:
         raise ImageError(f"{path} has no array 'images', only {', '.join(found) or 'nothing'}")
     images = arrays["images"]
     if images.ndim not in {3, 4} or images.size == 0:
-        raise ImageError(f"{path}: 'images' has shape {images.shape}, it must be (N, C, H, W) or (N, H, W), not empty")
+        raise ImageError(
+            f"{path}: 'images' has shape {images.shape}, it must be (N, C, H, W) or (N, H, W), not empty"
+        )
     if images.ndim == 4 and images.shape[1] > 4:
-        raise ImageError(f"{path}: 'images' has {images.shape[1]} channels; channels come second, as in (N, C, H, W)")
+        raise ImageError(
+            f"{path}: 'images' has {images.shape[1]} channels; channels come second, as in (N, C, H, W)"
+        )
     if images.dtype != np.uint8 and images.dtype.kind != "f":
         raise ImageError(f"{path}: 'images' holds {images.dtype}; give uint8, or floats in [-1, 1]")
     return _Archive(path, images, _archive_labels(path, arrays.get("labels"), len(images)))
@@ -213,22 +227,28 @@ def _archive_labels(path: Path, labels: NDArray[Any] | None, count: int) -> NDAr
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ImageError(f"{path}: 'labels' is {labels.dtype} {labels.shape}, it must be ({count},) integers")
     if labels.min() < 0 or labels.max() > MAX_LABEL:
-        raise ImageError(f"{path}: labels go from {labels.min()} to {labels.max()}, they must be in 0..{MAX_LABEL}")
+        raise ImageError(
+            f"{path}: labels go from {labels.min()} to {labels.max()}, they must be in 0..{MAX_LABEL}"
+        )
     return labels.astype(np.int64)
 
 
 def _scaled(name: str, values: NDArray[Any]) -> NDArray[np.float32]:
     """(C, H, W) float32 in [-1, 1] from uint8 or from floats that are there already."""
     if values.dtype == np.uint8:
-        return (values.astype(np.float32) / np.float32(127.5) - np.float32(1)).astype(np.float32)
+        scaled: NDArray[np.float32] = values.astype(np.float32) / np.float32(127.5) - np.float32(1)
+        return scaled
     if not np.isfinite(values).all():
-        raise ImageError(f"{name} holds values that are not finite (NaN or infinity): repair it or take it out")
+        raise ImageError(
+            f"{name} holds values that are not finite (NaN or infinity): repair it or take it out"
+        )
     low, high = float(values.min()), float(values.max())
     if low < -1 - _RANGE_TOLERANCE or high > 1 + _RANGE_TOLERANCE:
         raise ImageError(f"{name} has values from {low:g} to {high:g}; floats must lie in [-1, 1]")
-    return np.clip(values, -1, 1).astype(np.float32)
+    bounded: NDArray[np.float32] = np.clip(values, -1, 1).astype(np.float32)
+    return bounded
 
 
 def _in_words(shape: tuple[int, ...]) -> str:
     channels, height, width = shape
-    return f"{height}×{width} with {channels} channel{'s' if channels > 1 else ''}"
+    return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"

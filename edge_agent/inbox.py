@@ -24,14 +24,25 @@ class Letter(Protocol):
     """What is used of a `broker.consumer.Delivery`."""
 
     @property
-    def body(self) -> bytes: ...
+    def body(self) -> bytes:
+        """The message as it came."""
+
     @property
-    def type(self) -> str: ...
+    def type(self) -> str:
+        """`name.vN`."""
+
     @property
-    def message_id(self) -> str: ...
-    def message(self) -> Message: ...
-    def ack(self) -> None: ...
-    def refuse(self, reason: str, detail: str) -> None: ...
+    def message_id(self) -> str:
+        """Recognises a repeat; may be empty."""
+
+    def message(self) -> Message:
+        """What is inside; raises Refused."""
+
+    def ack(self) -> None:
+        """Tell the broker to forget it."""
+
+    def refuse(self, reason: str, detail: str) -> None:
+        """Set it aside with the reason."""
 
 
 def take(spool: Spool, letter: Letter) -> Outcome:
@@ -60,7 +71,8 @@ def take(spool: Spool, letter: Letter) -> Outcome:
 def count(transaction: sqlite3.Connection, name: str) -> None:
     """Add one to a counter that survives restarts."""
     transaction.execute(
-        "INSERT INTO counters (name, value) VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1", (name,)
+        "INSERT INTO counters (name, value) VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1",
+        (name,),
     )
 
 
@@ -113,7 +125,11 @@ def _take_failure(transaction: sqlite3.Connection, message: FailedV1) -> Outcome
     if question is None:
         return "late"
     log.warning(
-        "job_failed", job_id=question.job_id, request_id=message.request_id, reason=message.reason, error=message.detail
+        "job_failed",
+        job_id=question.job_id,
+        request_id=message.request_id,
+        reason=message.reason,
+        error=message.detail,
     )
     jobs.end(transaction, question.job_id, "failed", reason=message.reason, detail=message.detail)
     return "job_failed"

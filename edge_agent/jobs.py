@@ -4,26 +4,27 @@ accepted → requested → partial → finishing → completed, and from any of 
 counted by `edge_agent.clock`, so that no setting of the wall clock makes a job expire early.
 """
 
+import json
 import sqlite3
 import time
 import uuid
 from dataclasses import dataclass
 from typing import Literal
 
+import structlog
+
 from edge_agent.clock import Moment, elapsed_seconds
 from edge_agent.errors import JobRefused
 from edge_agent.spool import Spool
 
+log = structlog.get_logger(__name__)
+
 State = Literal["accepted", "requested", "partial", "finishing", "completed", "failed", "expired"]
+UNFINISHED: tuple[State, ...] = ("accepted", "requested", "partial", "finishing")
 ENDED: tuple[State, ...] = ("completed", "failed", "expired")
 MAX_COUNT = 1024
 MAX_SEED = 2**63 - 1
 MAX_WAITING_JOBS = 10_000
-
-_COLUMNS = (
-    "job_id, state, count, label, seed, recipe, done, reason, detail, ttl_seconds, carried_seconds, anchor_boot,"
-    " anchor_seconds, created_at, work_seconds"
-)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def accept(
     """Accept a request for images; once this returns the job's id, the job will end.
 
     Args:
+        spool: where it is kept.
         count: images wanted, 1 to 1024.
         label: the class wanted, or None.
         seed: 0 to 2⁶³-1; the same seed, label and models give the same images.
@@ -84,14 +86,18 @@ def accept(
     if not 0 <= seed <= MAX_SEED:
         raise JobRefused(f"the seed {seed} is not in 0..{MAX_SEED}")
     if ttl_seconds is not None and not 0 < ttl_seconds <= 30 * 86_400:
-        raise JobRefused(f"{ttl_seconds} s is no time to live: choose more than 0 s and at most 30 days, or none")
+        raise JobRefused(
+            f"{ttl_seconds} s is no time to live: choose more than 0 s and at most 30 days, or none"
+        )
     job_id = uuid.uuid4().hex
     with spool.transaction() as transaction:
         waiting = transaction.execute(
             "SELECT count(*) FROM jobs WHERE state IN ('accepted', 'requested', 'partial', 'finishing')"
         ).fetchone()[0]
         if waiting >= MAX_WAITING_JOBS:
-            raise JobRefused(f"{waiting} jobs wait already and no more are taken: is the agent running and connected?")
+            raise JobRefused(
+                f"{waiting} jobs wait already and no more are taken: is the agent running and connected?"
+            )
         transaction.execute(
             "INSERT INTO jobs (job_id, state, count, label, seed, ttl_seconds, anchor_boot, anchor_seconds, created_at)"
             " VALUES (?, 'accepted', ?, ?, ?, ?, ?, ?, ?)",
@@ -102,15 +108,16 @@ def accept(
 
 def find(spool: Spool, job_id: str) -> Job | None:
     """The job of that id."""
-    row = spool.row(f"SELECT {_COLUMNS} FROM jobs WHERE job_id = ?", (job_id,))  # noqa: S608 - a constant
+    row = spool.row("SELECT * FROM jobs WHERE job_id = ?", (job_id,))
     return None if row is None else _job(row)
 
 
 def unfinished(spool: Spool, *states: State) -> list[Job]:
     """Jobs that have not ended, oldest first; only those in `states` when some are given."""
-    wanted = states or ("accepted", "requested", "partial", "finishing")
-    marks = ",".join("?" * len(wanted))
-    rows = spool.rows(f"SELECT {_COLUMNS} FROM jobs WHERE state IN ({marks}) ORDER BY sequence", wanted)  # noqa: S608
+    wanted = states or UNFINISHED
+    rows = spool.rows(
+        "SELECT * FROM jobs WHERE state IN (SELECT value FROM json_each(?)) ORDER BY sequence", (json.dumps(wanted),)
+    )
     return [_job(row) for row in rows]
 
 
@@ -144,6 +151,17 @@ def end(
     # The parts go with their requests; a result that comes later finds no request, and is late.
     transaction.execute("DELETE FROM requests WHERE job_id = ?", (job_id,))
     return True
+
+
+def expire(spool: Spool, moment: Moment) -> int:
+    """End every job that has run out of time at `moment`; returns how many."""
+    overdue = [job for job in unfinished(spool) if job.remaining_seconds(moment) == 0.0]
+    for job in overdue:
+        detail = f"it was not finished within {job.ttl_seconds:g} s; at the end it was {job.state}"
+        with spool.transaction() as transaction:
+            end(transaction, job.job_id, "expired", reason="expired", detail=detail)
+        log.warning("job_expired", job_id=job.job_id, state=job.state, ttl_seconds=job.ttl_seconds)
+    return len(overdue)
 
 
 def note_progress(spool: Spool, job_id: str, done: int, work_seconds: float) -> None:

@@ -52,7 +52,9 @@ def mismatch(message: LatentsV1, question: Asked) -> str | None:
     if message.x.shape[1:] != recipe.shape:
         return f"the server sent samples of shape {message.x.shape[1:]}, asked was {recipe.shape}"
     if message.first + message.x.shape[0] > part.samples:
-        return f"the server sent samples up to {message.first + message.x.shape[0]}, asked were {part.samples}"
+        return (
+            f"the server sent samples up to {message.first + message.x.shape[0]}, asked were {part.samples}"
+        )
     return None
 
 
@@ -89,7 +91,9 @@ def gather(spool: Spool, job_id: str, count: int, shape: tuple[int, int, int]) -
 
 def _is_whole(transaction: sqlite3.Connection, job_id: str) -> bool:
     """Every sample is there. Parts may overlap: two workers may have answered one request with different cuts of it."""
-    requests = transaction.execute("SELECT request_id, samples FROM requests WHERE job_id = ?", (job_id,)).fetchall()
+    requests = transaction.execute(
+        "SELECT request_id, samples FROM requests WHERE job_id = ?", (job_id,)
+    ).fetchall()
     for request_id, samples in requests:
         covered = np.zeros(samples, bool)
         for first, length in transaction.execute(

@@ -10,9 +10,11 @@ import signal
 import sys
 import time
 from argparse import ArgumentParser, Namespace
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from types import FrameType
 from typing import Never
 
@@ -31,7 +33,7 @@ try:
 
     from diffusion.network import EMA, UNet, UNetConfig
     from diffusion.objective import local_loss
-    from export.checkpoint import MAX_CURVE_POINTS, HeadMetadata, save_checkpoint
+    from export.checkpoint import HeadMetadata, save_checkpoint
 except ModuleNotFoundError as error:
     sys.exit(f"error: training needs {error.name}; install it with: pip install 'collafuse-edge[train]'")
 
@@ -42,13 +44,42 @@ _GRADIENT_NORM = 1.0
 _EMA_DECAY = 0.995
 # One sample in ten is shown without its label, so that "no label" is a label the head knows.
 _LABEL_DROPOUT = 0.1
-_REPORTS = 50
+_CURVE_POINTS = 50
+_REPORT_SECONDS = 1.0
+_RECENT_STEPS = 50
 
 
 @dataclass(frozen=True, eq=False)
 class _Data:
     x0: Tensor
     labels: Tensor | None
+
+
+class _LossRecord:
+    """The losses of a run: a curve by step, the same in every run, and reports by the clock, for whoever waits."""
+
+    def __init__(self, steps: int, on_progress: Callable[[TrainingProgress], None]) -> None:
+        self.curve: list[tuple[int, float]] = []
+        self._steps = steps
+        self._on_progress = on_progress
+        self._every = math.ceil(steps / _CURVE_POINTS)
+        self._since_point: list[float] = []
+        self._recent: deque[float] = deque(maxlen=_RECENT_STEPS)
+        self._started = time.monotonic()
+        self._reported = -math.inf
+
+    def add(self, step: int, loss: float) -> None:
+        """Note the loss of `step`, which counts from 1."""
+        self._since_point.append(loss)
+        self._recent.append(loss)
+        if step % self._every == 0 or step == self._steps:
+            self.curve.append((step, fmean(self._since_point)))
+            self._since_point.clear()
+        now = time.monotonic()
+        if now - self._reported >= _REPORT_SECONDS or step == self._steps:
+            self._reported = now
+            speed = step / max(now - self._started, 1e-9)
+            self._on_progress(TrainingProgress(step, self._steps, fmean(self._recent), speed))
 
 
 def train(
@@ -59,7 +90,7 @@ def train(
     Args:
         images: (N, C, H, W) float32 in [-1, 1], square; labels are needed for a conditional head.
         training: what to train.
-        on_progress: called about `_REPORTS` times.
+        on_progress: called about once a second, and after the last step.
 
     Raises:
         TrainingError: the images do not fit what is to be trained.
@@ -106,10 +137,7 @@ def _optimise(
     optimiser = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=_WEIGHT_DECAY)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_at(step, training.steps))
     average = EMA(network, decay=_EMA_DECAY)
-    every = max(1, math.ceil(training.steps / min(_REPORTS, MAX_CURVE_POINTS)))
-    curve: list[tuple[int, float]] = []
-    recent: list[float] = []
-    started = time.monotonic()
+    record = _LossRecord(training.steps, on_progress)
     network.train()
     for step in range(1, training.steps + 1):
         x0, label = _batch(data, training, generator)
@@ -120,14 +148,9 @@ def _optimise(
         optimiser.step()
         rate.step()
         average.update(network)
-        recent.append(_finite(loss, step))
-        if step % every == 0 or step == training.steps:
-            curve.append((step, float(np.mean(recent))))
-            recent.clear()
-            speed = step / (time.monotonic() - started)
-            on_progress(TrainingProgress(step, training.steps, curve[-1][1], speed))
+        record.add(step, _finite(loss, step))
     average.copy_to(network)
-    return curve
+    return record.curve
 
 
 def learning_rate_at(step: int, steps: int) -> float:
@@ -158,8 +181,6 @@ def _batch(data: _Data, training: HeadTraining, generator: torch.Generator) -> t
 def _data(images: ImageSet, training: HeadTraining, t_cut: int) -> _Data:
     if t_cut < 1:
         raise TrainingError(f"with a cut of {training.cut} the head owns no step; give a larger --cut")
-    if training.steps < 1 or training.batch_size < 1 or training.threads < 1:
-        raise TrainingError("--steps, --batch-size and --threads must be 1 or more")
     x0 = images.images
     if len(x0) == 0 or x0.shape[2] != x0.shape[3]:
         raise TrainingError(f"training needs square images, got {x0.shape}; crop them first")

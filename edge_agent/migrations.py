@@ -19,6 +19,33 @@ class Migration:
     statements: tuple[str, ...]
 
 
+_INBOX = """
+CREATE TABLE inbox (
+    sequence    INTEGER PRIMARY KEY AUTOINCREMENT,
+    message_id  TEXT NOT NULL UNIQUE,
+    type        TEXT NOT NULL,
+    received_at REAL NOT NULL
+)
+"""
+
+_RECEIPTS = """
+CREATE TABLE receipts (
+    batch_id    TEXT PRIMARY KEY,
+    samples     INTEGER NOT NULL,
+    duplicates  INTEGER NOT NULL,
+    received_at REAL NOT NULL
+)
+"""
+
+_CONTRACT = """
+CREATE TABLE contract (
+    only        INTEGER PRIMARY KEY CHECK (only = 1),
+    number      INTEGER NOT NULL,
+    body        BLOB NOT NULL,
+    received_at REAL NOT NULL
+)
+"""
+
 _OUTBOX = """
 CREATE TABLE outbox (
     sequence    INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -108,16 +135,13 @@ MIGRATIONS: tuple[Migration, ...] = (
             _OUTBOX,
             "CREATE INDEX outbox_by_priority ON outbox (priority, sequence)",
             "CREATE INDEX outbox_by_job ON outbox (job_id)",
-            "CREATE TABLE inbox (sequence INTEGER PRIMARY KEY AUTOINCREMENT, message_id TEXT NOT NULL UNIQUE,"
-            " type TEXT NOT NULL, received_at REAL NOT NULL)",
+            _INBOX,
             _REQUESTS,
             "CREATE INDEX requests_by_job ON requests (job_id)",
             _LATENTS,
             _LEDGER,
-            "CREATE TABLE receipts (batch_id TEXT PRIMARY KEY, samples INTEGER NOT NULL,"
-            " duplicates INTEGER NOT NULL, received_at REAL NOT NULL)",
-            "CREATE TABLE contract (only INTEGER PRIMARY KEY CHECK (only = 1), number INTEGER NOT NULL,"
-            " body BLOB NOT NULL, received_at REAL NOT NULL)",
+            _RECEIPTS,
+            _CONTRACT,
             "CREATE TABLE agent (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
             "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
         ),
@@ -127,13 +151,17 @@ MIGRATIONS: tuple[Migration, ...] = (
 
 def applied(connection: sqlite3.Connection) -> tuple[str, ...]:
     """Names of the steps that the database has, oldest first; empty for one that this program never finished making."""
-    known = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'migrations'").fetchone()
+    known = connection.execute(
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'migrations'"
+    ).fetchone()
     if known is None:
         return ()
     return tuple(row[0] for row in connection.execute("SELECT name FROM migrations ORDER BY rowid"))
 
 
-def migrate(connection: sqlite3.Connection, migrations: tuple[Migration, ...] = MIGRATIONS) -> tuple[str, ...]:
+def migrate(
+    connection: sqlite3.Connection, migrations: tuple[Migration, ...] = MIGRATIONS
+) -> tuple[str, ...]:
     """Bring the database up to date; returns the names of the steps that ran now.
 
     Raises SpoolError when the database has steps that this program does not know: it was made by a newer one.
@@ -145,18 +173,16 @@ def migrate(connection: sqlite3.Connection, migrations: tuple[Migration, ...] = 
             f"the spool has the migration {unknown[0]!r}, which this program does not know: it was made by a newer"
             " version; update collafuse-edge"
         )
-    ran = []
-    for step in migrations:
-        if step.name not in done and _apply(connection, step):
-            ran.append(step.name)
-    return tuple(ran)
+    return tuple(step.name for step in migrations if step.name not in done and _apply(connection, step))
 
 
 def _apply(connection: sqlite3.Connection, step: Migration) -> bool:
     """Run one step, unless another process has just done so; all or nothing."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied_at REAL NOT NULL)")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied_at REAL NOT NULL)"
+        )
         if connection.execute("SELECT 1 FROM migrations WHERE name = ?", (step.name,)).fetchone():
             connection.execute("ROLLBACK")
             return False

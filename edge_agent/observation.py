@@ -13,11 +13,8 @@ class Observer:
         self._last = _durable_counts(spool)
 
     def look(self, spool: Spool) -> None:
-        """Read the spool and bring gauges and counters up to date."""
-        load = outbox.load(spool)
-        self._metrics.outbox_messages.set(load.messages)
-        self._metrics.outbox_bytes.set(load.size_bytes)
-        self._metrics.outbox_oldest_seconds.set(load.oldest_seconds)
+        """Count what has happened since the last look; reads the whole ledger, so call it when something has changed."""
+        self.look_at_outbox(spool)
         now = _durable_counts(spool)
         grown = {name: value - self._last.get(name, 0) for name, value in now.items()}
         self._last = now
@@ -26,6 +23,13 @@ class Observer:
         self._metrics.late_results_total.inc(max(0, grown["late"]))
         for outcome in jobs.ENDED:
             self._metrics.jobs_total.labels(outcome=outcome).inc(max(0, grown[outcome]))
+
+    def look_at_outbox(self, spool: Spool) -> None:
+        """Bring the gauges of the outbox up to date; cheap."""
+        load = outbox.load(spool)
+        self._metrics.outbox_messages.set(load.messages)
+        self._metrics.outbox_bytes.set(load.size_bytes)
+        self._metrics.outbox_oldest_seconds.set(load.oldest_seconds)
 
 
 def _durable_counts(spool: Spool) -> dict[str, int]:

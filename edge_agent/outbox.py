@@ -1,5 +1,6 @@
 """Messages that the device has accepted and the broker has not yet confirmed."""
 
+import json
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -63,11 +64,10 @@ def put(
 
 def next_entries(spool: Spool, *, besides: Sequence[int], limit: int) -> list[Entry]:
     """Up to `limit` messages to send next, interactive ones first, else oldest first; `besides` are in flight."""
-    marks = ",".join("?" * len(besides))
     rows = spool.rows(
         "SELECT sequence, message_id, kind, type, job_id, body FROM outbox"
-        f" WHERE sequence NOT IN ({marks}) ORDER BY priority, sequence LIMIT ?",  # noqa: S608 - marks are only "?"
-        (*besides, limit),
+        " WHERE sequence NOT IN (SELECT value FROM json_each(?)) ORDER BY priority, sequence LIMIT ?",
+        (json.dumps(list(besides)), limit),
     )
     return [Entry(*row) for row in rows]
 
@@ -75,7 +75,9 @@ def next_entries(spool: Spool, *, besides: Sequence[int], limit: int) -> list[En
 def confirmed(spool: Spool, sequences: Sequence[int]) -> None:
     """Forget messages that the broker has confirmed: from now on they are its responsibility."""
     with spool.transaction() as transaction:
-        transaction.executemany("DELETE FROM outbox WHERE sequence = ?", [(sequence,) for sequence in sequences])
+        transaction.executemany(
+            "DELETE FROM outbox WHERE sequence = ?", [(sequence,) for sequence in sequences]
+        )
 
 
 def failed(spool: Spool, failures: Sequence[tuple[int, str]]) -> None:
@@ -92,3 +94,13 @@ def load(spool: Spool) -> Load:
     row = spool.rows("SELECT count(*), coalesce(sum(size_bytes), 0), min(created_at) FROM outbox")[0]
     oldest_seconds = 0.0 if row[2] is None else max(0.0, time.time() - row[2])
     return Load(messages=row[0], size_bytes=row[1], oldest_seconds=oldest_seconds)
+
+
+def check_room(spool: Spool, max_bytes: int) -> None:
+    """Raise OutboxFull when the quota is used up, so that no new work is accepted."""
+    waiting = load(spool)
+    if waiting.size_bytes >= max_bytes:
+        raise OutboxFull(
+            f"the outbox is full: {waiting.messages} messages of {waiting.size_bytes} bytes wait for the broker and the quota"
+            f" is {max_bytes}; connect the device to let it drain, or raise outbox_max_bytes"
+        )

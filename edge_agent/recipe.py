@@ -103,7 +103,9 @@ def write_recipe(settings: EdgeSettings, head: HeadFacts | None, contract: Round
     if shape is None:
         return None
     if contract is not None and contract.shape != shape:
-        raise JobFailed("shape_mismatch", f"the server makes images {contract.shape}, this device's head {shape}")
+        raise JobFailed(
+            "shape_mismatch", f"the server makes images {contract.shape}, this device's head {shape}"
+        )
     return Recipe(
         schedule_id=schedule.schedule_id,
         schedule_steps=schedule.T,

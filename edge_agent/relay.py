@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -88,7 +89,7 @@ class Relay:
                     self._guarded_turn(spool)
         except SpoolError as error:
             self.error = error
-            log.error("relay_stopped", error=str(error))
+            log.critical("relay_stopped", error=str(error))
 
     def _guarded_turn(self, spool: Spool) -> None:
         """One turn; a full disk is waited for, a damaged spool ends the thread."""
@@ -124,7 +125,7 @@ class Relay:
             except PublishFailed as error:
                 self._ended.put((entry.sequence, error))
                 return
-            future.add_done_callback(lambda done, sequence=entry.sequence: self._note_end(sequence, done))
+            future.add_done_callback(partial(self._note_end, entry.sequence))
 
     def _note_end(self, sequence: int, done: Future[None]) -> None:
         """On the connection's thread: hand the outcome over and be gone."""
@@ -163,7 +164,11 @@ class Relay:
             self._backoff.reset()
         if failures:
             # A lost link says nothing about the message, and in a long outage each note would cost the disk a write.
-            telling = [(sequence, str(error)) for sequence, error in failures if not isinstance(error, ConnectionLost)]
+            telling = [
+                (sequence, str(error))
+                for sequence, error in failures
+                if not isinstance(error, ConnectionLost)
+            ]
             if telling:
                 outbox.failed(spool, telling)
             self._hold_back(str(failures[0][1]))

@@ -45,7 +45,8 @@ def save(
         shutil.rmtree(draft, ignore_errors=True)
         reason = "disk_full" if error.errno == 28 else "disk_error"
         raise JobFailed(
-            reason, f"the pictures could not be written to {folder}: {error.strerror}; make room and ask again"
+            reason,
+            f"the pictures could not be written to {folder}: {error.strerror}; make room and ask again",
         ) from error
     return folder
 

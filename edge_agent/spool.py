@@ -38,11 +38,7 @@ class Spool:
             self._connection = _connect(path)
         try:
             with _translated(path):
-                if not migrations.applied(self._connection):
-                    raise _damaged(path, "it holds no tables")
-                migrations.migrate(self._connection)
-                if verify:
-                    self._verify()
+                self._prepare(verify=verify)
                 self._data_version = self._read_data_version()
         except BaseException:
             self._connection.close()
@@ -51,7 +47,9 @@ class Spool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @contextlib.contextmanager
@@ -90,7 +88,8 @@ class Spool:
         with _translated(self.path):
             if self._connection.execute("PRAGMA freelist_count").fetchone()[0] < _SPARE_PAGES:
                 return
-            self._connection.execute("PRAGMA incremental_vacuum").fetchall()
+            # As a script, because it frees one page a step, and `execute` takes a single step of what returns no columns.
+            self._connection.executescript("PRAGMA incremental_vacuum")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
@@ -100,7 +99,12 @@ class Spool:
     def _read_data_version(self) -> int:
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
-    def _verify(self) -> None:
+    def _prepare(self, *, verify: bool) -> None:
+        if not migrations.applied(self._connection):
+            raise _damaged(self.path, "it holds no tables")
+        migrations.migrate(self._connection)
+        if not verify:
+            return
         problems = [row[0] for row in self._connection.execute("PRAGMA quick_check(1)")]
         if problems != ["ok"]:
             raise _damaged(self.path, problems[0].splitlines()[-1])
@@ -117,6 +121,7 @@ def _create(path: Path) -> None:
         connection = sqlite3.connect(draft, isolation_level=None)
         try:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")  # kept in the file
             connection.execute("PRAGMA synchronous = FULL")
             migrations.migrate(connection)
         finally:
@@ -129,9 +134,10 @@ def _create(path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"file:{path.resolve()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    connection = sqlite3.connect(
+        f"file:{path.resolve()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None
+    )
     connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
@@ -160,18 +166,26 @@ def _translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _translate(path, error) from error
     except OSError as error:
-        raise SpoolError(f"the spool {path} cannot be used: {error.strerror or error}; check the directory") from error
+        raise SpoolError(
+            f"the spool {path} cannot be used: {error.strerror or error}; check the directory"
+        ) from error
 
 
 def _translate(path: Path, error: sqlite3.Error) -> SpoolError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
-        return SpoolFull(f"the disk is full: nothing can be added to the spool {path}; free some space and try again")
+        return SpoolFull(
+            f"the disk is full: nothing can be added to the spool {path}; free some space and try again"
+        )
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return _damaged(path, str(error))
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        return SpoolError(f"the spool {path} was busy for {BUSY_SECONDS:.0f} s; is another process stuck on it?")
-    return SpoolError(f"the spool {path} cannot be used: {error}; check the directory's permissions and space")
+        return SpoolError(
+            f"the spool {path} was busy for {BUSY_SECONDS:.0f} s; is another process stuck on it?"
+        )
+    return SpoolError(
+        f"the spool {path} cannot be used: {error}; check the directory's permissions and space"
+    )
 
 
 def _sync_directory(directory: Path) -> None:

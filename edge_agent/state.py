@@ -56,7 +56,9 @@ class StateDirectory:
                 " with another secret, the same images would be released with different noise"
             )
         if mode & 0o077:
-            raise StateError(f"the device secret {path} can be read by others on this machine: run chmod 600 {path}")
+            raise StateError(
+                f"the device secret {path} can be read by others on this machine: run chmod 600 {path}"
+            )
         return content
 
 
@@ -139,4 +141,6 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StateError(f"cannot use {path}: {error.strerror or error}; choose another directory with --state") from error
+        raise StateError(
+            f"cannot use {path}: {error.strerror or error}; choose another directory with --state"
+        ) from error

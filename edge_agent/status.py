@@ -65,7 +65,9 @@ def receipt_count(spool: Spool) -> int:
 
 
 def _receipts(spool: Spool) -> dict[str, int]:
-    row = spool.rows("SELECT count(*), coalesce(sum(samples), 0), coalesce(sum(duplicates), 0) FROM receipts")[0]
+    row = spool.rows(
+        "SELECT count(*), coalesce(sum(samples), 0), coalesce(sum(duplicates), 0) FROM receipts"
+    )[0]
     return {"batches": row[0], "samples": row[1], "duplicates": row[2]}
 
 

@@ -1,6 +1,7 @@
 """Training a head from a process that must stay small: the work happens in a child that loads torch."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import deque
@@ -12,6 +13,7 @@ from threading import Thread
 from typing import IO, Any
 
 from edge_agent.errors import TrainingError
+from export.manifest import NAME_PATTERN
 
 _STOP_TIMEOUT_SECONDS = 10.0
 _KEPT_LINES = 20
@@ -33,6 +35,9 @@ class HeadTraining:
         num_classes: of a conditional head; None for an unconditional one.
         seed: of the weights, the order of the images and the noise.
         threads: torch's, 1 or more.
+
+    Raises:
+        TrainingError: a value out of range.
     """
 
     client: str
@@ -42,10 +47,22 @@ class HeadTraining:
     steps: int = 400
     batch_size: int = 64
     base_channels: int = 24
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     num_classes: int | None = None
     seed: int = 0
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(NAME_PATTERN, self.client):
+            raise TrainingError(
+                f"{self.client!r} is not a client; use lower-case letters, digits and hyphens"
+            )
+        if not 0 < self.cut <= 1:
+            raise TrainingError(f"with a cut of {self.cut} the head owns no step; give one in (0, 1]")
+        if min(self.steps, self.batch_size, self.threads) < 1:
+            raise TrainingError("--steps, --batch-size and --threads must be 1 or more")
+        if not self.learning_rate > 0 or self.seed < 0:
+            raise TrainingError("--learning-rate must be positive, and --seed 0 or more")
 
     def arguments(self) -> list[str]:
         """The command-line form, `--base-channels 24` and so on; what is None is left out."""
@@ -60,7 +77,7 @@ class HeadTraining:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """One report from the training process: after `step` of `steps`, the mean loss since the report before."""
+    """One report from the training process: after `step` of `steps`, the mean of the last losses."""
 
     step: int
     steps: int

@@ -111,10 +111,16 @@ def _averaged(curve: Curve) -> NDArray[np.float64]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Values 1, 2, 5 · 10^k whose logarithm lies within; thinned to decades if there are many."""
+    """Round values whose logarithm lies within: as dense a series as gives some three to seven of them."""
     decades = range(math.floor(low), math.ceil(high) + 1)
-    ticks = [m * 10.0**k for k in decades for m in (1, 2, 5) if low <= math.log10(m * 10.0**k) <= high]
-    return ticks if len(ticks) <= 7 else [tick for tick in ticks if math.log10(tick).is_integer()]
+    ticks: list[float] = []
+    for series in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        candidates = [m * 10.0**k for k in decades for m in series]
+        denser = [tick for tick in candidates if low <= math.log10(tick) <= high]
+        if len(ticks) >= 3 or len(denser) > 7:
+            break
+        ticks = denser
+    return ticks
 
 
 def _linear_ticks(low: float, high: float, about: int) -> Iterator[float]:

@@ -36,19 +36,21 @@ def export_head(
         ParityFailed: the exported head differs from the trained one; `out` is untouched.
         BundleError: `out` cannot be written.
     """
-    # Asked first: the export takes a while, and a wrong name would only show at its end.
-    if name is not None and not re.fullmatch(NAME_PATTERN, name):
-        raise ExportError(f"{name!r} is not a head's name; use lower-case letters, digits and hyphens")
     tell = on_stage or (lambda _stage: None)
     tell("reading the checkpoint")
     head = load_checkpoint(checkpoint)
+    name = name or head.metadata.client
+    # Asked before the export, which takes a while.
+    for what in (name, head.metadata.client):
+        if not re.fullmatch(NAME_PATTERN, what):
+            raise ExportError(f"{what!r} is not a name; use lower-case letters, digits and hyphens")
     tell("exporting to ONNX")
     onnx = export_onnx(head.network)
     tell("comparing onnxruntime with torch")
     parity = check_parity(head.network, onnx, head.schedule, head.metadata.t_cut)
     tell("writing the bundle")
     try:
-        manifest = _manifest(head, onnx, parity, name or head.metadata.client, version)
+        manifest = _manifest(head, onnx, parity, name, version)
     except ValidationError as error:
         raise ExportError(f"{checkpoint} cannot be exported: {first_problem(error)}") from error
     write_bundle(out, manifest, onnx, head.schedule)

@@ -96,17 +96,14 @@ def _shared_processors(process: str) -> list[structlog.typing.Processor]:
 
 
 def _renderers(as_json: bool) -> list[structlog.typing.Processor]:
-    if not as_json:
-        # Plain tracebacks: the rich ones print local variables, and those may hold secrets.
-        console = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-        return [without_passwords, console]
-    return [
-        structlog.processors.format_exc_info,
-        without_passwords,
-        structlog.processors.JSONRenderer(serializer=json_module.dumps, default=_plain),
-    ]
+    before: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, without_passwords]
+    if as_json:
+        return [*before, structlog.processors.JSONRenderer(serializer=json_module.dumps, default=_plain)]
+    # Plain tracebacks: the rich ones print local variables, and those may hold secrets.
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    return [*before, console]
 
 
 def _plain(value: object) -> object:

@@ -7,6 +7,7 @@ a label.
 
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -217,16 +218,19 @@ class MetricsServer:
         self._thread.join()
 
 
-def serve(registry: CollectorRegistry, port: int, address: str = "127.0.0.1") -> MetricsServer:
+def serve(
+    registry: CollectorRegistry, port: int, address: str = "127.0.0.1", port_file: Path | None = None
+) -> MetricsServer:
     """Answer GET /metrics with the registry's state, in a daemon thread.
 
     Args:
         registry: what to show.
         port: 0 for any free one, else 1..65535.
         address: the interface; keep the loopback default unless Prometheus runs elsewhere.
+        port_file: where to write the real port, as digits and a newline, for whoever asked for any free one.
 
     Raises:
-        MonitoringError: the port is held by another process, or the address is not of this machine.
+        MonitoringError: the port is held by another process, the address is not of this machine, or the file cannot be written.
     """
     try:
         server, thread = start_http_server(port, addr=address, registry=registry)
@@ -234,4 +238,18 @@ def serve(registry: CollectorRegistry, port: int, address: str = "127.0.0.1") ->
         raise MonitoringError(
             f"cannot serve metrics on {address}:{port} ({error}): choose another port, or 0 for any free one"
         ) from error
-    return MetricsServer(int(server.server_port), address, server, thread)
+    serving = MetricsServer(int(server.server_port), address, server, thread)
+    if port_file is not None:
+        _write_port(serving, port_file)
+    return serving
+
+
+def _write_port(serving: MetricsServer, path: Path) -> None:
+    """Whole or not at all, so that whoever waits for the file can read it at once."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        draft.write_text(f"{serving.port}\n")
+        draft.replace(path)
+    except OSError as error:
+        serving.close()
+        raise MonitoringError(f"cannot write the metrics port to {path}: {error.strerror}") from error

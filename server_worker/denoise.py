@@ -7,10 +7,8 @@ answer, so a worker may die at any moment: the request goes to another, which co
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
-import torch
 from structlog.contextvars import bound_contextvars
 
 from broker.consumer import Consumer, Delivery, expect_user
@@ -21,81 +19,42 @@ from broker.publisher import outgoing
 from broker.topology import EXCHANGE_DOWN, device_key
 from diffusion.errors import PlanError
 from monitoring.metrics import DenoiseMetrics
-from server_worker import versions
-from server_worker.answer import Answer, Timing
+from server_worker.answer import Answer
 from server_worker.engine import Engine, prepare
-from server_worker.errors import CannotServe, ContractMismatch, Damaged, VersionMissing
+from server_worker.errors import CannotServe
+from server_worker.in_hand import InHand
 from server_worker.replies import Outcome, Replies
 from server_worker.scheduler import Group, Job, Scheduler
-from server_worker.storage import Storage
+from server_worker.version_follower import VersionFollower
 from server_worker.versions import Backbone
 
 log = structlog.get_logger(__name__)
 
 IDLE_SECONDS = 0.05
+NO_VERSION_SECONDS = 0.2
 DETAIL_CHARACTERS = 500
-
-
-@dataclass(eq=False)
-class _InHand:
-    """One request on loan from the broker.
-
-    ending: how the delivery ends once every reply is confirmed; outcome: what the metrics call that.
-    unconfirmed: replies handed over and not confirmed yet.
-    """
-
-    key: str
-    user: str
-    delivery: Delivery
-    request: DenoiseV1
-    taken_seconds: float
-    answer: Answer | None = None
-    started_seconds: float | None = None
-    steps: int = 0
-    steps_seconds: float = 0.0
-    unconfirmed: int = 0
-    outcome: str = "completed"
-    refusal: tuple[str, str] | None = None
-
-    @property
-    def all_sent(self) -> bool:
-        return self.answer is None or self.answer.complete
-
-    def timing(self) -> Timing:
-        started = self.taken_seconds if self.started_seconds is None else self.started_seconds
-        return Timing(self.steps_seconds / max(1, self.steps), max(0.0, started - self.taken_seconds))
-
-    def end(self) -> None:
-        if self.refusal is None:
-            self.delivery.ack()
-        else:
-            self.delivery.refuse(*self.refusal)
 
 
 class DenoiseWorker:
     """Serves denoise requests with the newest backbone version.
 
     consumers: makes the consumers of `denoise` and `prefetch`, in this order, once there is a version to serve with.
-    part_bytes: bound of one part of an answer; poll_seconds: between looks for a new version;
-    drain_seconds: how long running requests may take after the stop.
+    part_bytes: bound of one part of an answer; drain_seconds: how long running requests may take after the stop.
     """
 
     def __init__(
         self,
-        storage: Storage,
-        device: torch.device,
         *,
+        versions: VersionFollower,
         consumers: Callable[[], tuple[Consumer, Consumer]],
         scheduler: Scheduler,
         engine: Engine,
         replies: Replies,
         metrics: DenoiseMetrics,
         part_bytes: int,
-        poll_seconds: float,
         drain_seconds: float,
     ) -> None:
-        self._storage = storage
-        self._device = device
+        self._versions = versions
         self._make_consumers = consumers
         self._consumers: tuple[Consumer, ...] = ()
         self._scheduler = scheduler
@@ -103,27 +62,23 @@ class DenoiseWorker:
         self._replies = replies
         self._metrics = metrics
         self._part_bytes = part_bytes
-        self._poll_seconds = poll_seconds
         self._drain_seconds = drain_seconds
-        self._newest: Backbone | None = None
-        self._polled_seconds = float("-inf")
-        self._bad_version: int | None = None
-        self._in_hand: dict[str, _InHand] = {}
+        self._in_hand: dict[str, InHand] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set, then finish what runs within the drain limit and give the rest back."""
         waiting_said = False
         while not stop.is_set():
-            self._follow_versions(time.monotonic())
-            if self._newest is None:
+            backbone = self._versions.newest(time.monotonic())
+            if backbone is None:
                 if not waiting_said:
-                    log.info("waiting_for_a_version", storage=self._storage.url)
+                    log.info("waiting_for_a_version")
                     waiting_said = True
-                stop.wait(min(self._poll_seconds, 0.2))
+                stop.wait(NO_VERSION_SECONDS)
                 continue
             if not self._consumers:
                 self._consumers = self._make_consumers()
-            self._take(self._newest)
+            self._take(backbone)
             self._turn()
         self._drain()
 
@@ -141,9 +96,7 @@ class DenoiseWorker:
     def _accept(self, delivery: Delivery, backbone: Backbone) -> None:
         try:
             client, user = _sender(delivery)
-            request = delivery.message()
-            if not isinstance(request, DenoiseV1):
-                raise Refused("wrong_type", f"{request.type_name} has no place in the queue {delivery.queue}")
+            request = _request(delivery)
         except Refused as refusal:
             delivery.refuse(refusal.reason, refusal.detail)
             self._metrics.requests_total.labels(outcome="refused").inc()
@@ -159,7 +112,7 @@ class DenoiseWorker:
         if known is not None:
             self._adopt(known, delivery, request)
             return
-        held = _InHand(key, user, delivery, request, time.monotonic())
+        held = InHand(key, user, delivery, request, time.monotonic())
         self._in_hand[key] = held
         try:
             chain = prepare(request, backbone)
@@ -183,7 +136,7 @@ class DenoiseWorker:
             version=backbone.number,
         )
 
-    def _adopt(self, known: _InHand, delivery: Delivery, request: DenoiseV1) -> None:
+    def _adopt(self, known: InHand, delivery: Delivery, request: DenoiseV1) -> None:
         """A request that is in hand came again: its last delivery is the one to end, the work goes on."""
         if known.request != request:
             delivery.refuse("conflicting_request", "another request with this id is in hand")
@@ -236,13 +189,13 @@ class DenoiseWorker:
                 held.answer.put(group.first, self._engine.finish(group))
                 self._send_parts(held, held.answer)
 
-    def _send_parts(self, held: _InHand, answer: Answer) -> None:
+    def _send_parts(self, held: InHand, answer: Answer) -> None:
         for part in answer.take(held.timing()):
             self._reply(held, part, f"{part.request_id}-{part.part}")
         if answer.complete:
             self._engine.forget(held.key)
 
-    def _reply(self, held: _InHand, message: LatentsV1 | FailedV1, message_id: str) -> None:
+    def _reply(self, held: InHand, message: LatentsV1 | FailedV1, message_id: str) -> None:
         held.unconfirmed += 1
         addressed = outgoing(
             message,
@@ -253,7 +206,7 @@ class DenoiseWorker:
         )
         self._replies.send(held.key, addressed)
 
-    def _fail(self, held: _InHand, reason: str, detail: str, *, dead_letter: bool) -> None:
+    def _fail(self, held: InHand, reason: str, detail: str, *, dead_letter: bool) -> None:
         """Tell the device that nothing will come, and only then end the delivery."""
         log.warning(
             "request_failed", request_id=held.request.request_id, user=held.user, reason=reason, detail=detail
@@ -274,7 +227,7 @@ class DenoiseWorker:
             if held is not None:
                 self._settle_one(held, outcome)
 
-    def _settle_one(self, held: _InHand, outcome: Outcome) -> None:
+    def _settle_one(self, held: InHand, outcome: Outcome) -> None:
         held.unconfirmed -= 1
         if outcome.error is None:
             if held.all_sent and held.unconfirmed == 0:
@@ -290,7 +243,7 @@ class DenoiseWorker:
         )
         self._give_back(held)
 
-    def _close(self, held: _InHand) -> None:
+    def _close(self, held: InHand) -> None:
         held.end()
         seconds = time.monotonic() - held.taken_seconds
         self._metrics.requests_total.labels(outcome=held.outcome).inc()
@@ -304,38 +257,18 @@ class DenoiseWorker:
         )
         self._release(held)
 
-    def _give_back(self, held: _InHand) -> None:
+    def _give_back(self, held: InHand) -> None:
         held.delivery.requeue()
         self._metrics.requests_total.labels(outcome="requeued").inc()
         self._release(held)
 
-    def _release(self, held: _InHand) -> None:
+    def _release(self, held: InHand) -> None:
         self._scheduler.drop([held.key])
         self._engine.forget(held.key)
         self._replies.drop(held.key)
         self._in_hand.pop(held.key, None)
 
-    # -- versions and the end -----------------------------------------------------------------------------------------
-
-    def _follow_versions(self, now: float) -> None:
-        """Look for a newer version now and then. Requests in hand keep theirs, and with the last of them it is freed."""
-        if now - self._polled_seconds < self._poll_seconds:
-            return
-        self._polled_seconds = now
-        number: int | None = None
-        try:
-            number = versions.latest(self._storage)
-            if number is None or number == self._bad_version:
-                return
-            if self._newest is not None and number == self._newest.number:
-                return
-            self._newest = versions.load(self._storage, number, self._device)
-        except (Damaged, VersionMissing, ContractMismatch, OSError) as error:
-            self._bad_version = number
-            log.warning("version_unusable", version=number, error=str(error))
-            return
-        self._metrics.backbone_version.set(number)
-        log.info("version_loaded", version=number, t_cut_min=self._newest.manifest.t_cut_min)
+    # -- the end -----------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
         for consumer in self._consumers:
@@ -362,3 +295,11 @@ def _sender(delivery: Delivery) -> tuple[str, str]:
     except InvalidName as error:
         raise Refused("not_a_device", str(error)) from error
     return client, user_name(client, device)
+
+
+def _request(delivery: Delivery) -> DenoiseV1:
+    """The request inside. Raises Refused."""
+    request = delivery.message()
+    if not isinstance(request, DenoiseV1):
+        raise Refused("wrong_type", f"{request.type_name} has no place in the queue {delivery.queue}")
+    return request

@@ -2,6 +2,10 @@
 
 Knows no broker and no clock: it is given groups of samples by the scheduler and moves each of them one step along its own plan,
 with its own coefficients, labels, clipping and noise.
+
+A sample's noise does not depend on the batch it is in. The network's float32 rounding does, by some 1e-7, since kernels are
+chosen by the batch's size; a step divides that by √ᾱ_t. So the same request agrees to 1e-5 in any company where √ᾱ_T is not
+much below 1e-2, and a pixel that no clipping bounds may differ by more on chains that start lower.
 """
 
 from collections.abc import Sequence
@@ -157,7 +161,9 @@ class Engine:
                 [torch.zeros_like(state.x) if state.x0 is None else state.x0 for state in states]
             )
         x = advance(x, x0, before, self._noise(chains, groups, t, factors), factors)
-        for state, moved, predicted in zip(states, x.split(counts), x0.split(counts), strict=True):
+        for state, moved, predicted in zip(
+            states, torch.split(x, counts), torch.split(x0, counts), strict=True
+        ):
             state.x, state.x0 = moved, predicted
 
     def _predict(

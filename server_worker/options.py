@@ -1,4 +1,4 @@
-"""Command-line options made from a settings model, so that a flag, its variable and its key in a file cannot drift apart."""
+"""Command-line options made from a settings model, so that flags, variables and keys in a file cannot drift apart."""
 
 import inspect
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def options_of(settings: type[ProcessSettings]) -> Callable[[Command], Command]:
             for parameter in inspect.signature(command).parameters.values()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        made = [_parameter(name, field, settings) for name, field in settings.model_fields.items()]
+        made = [_parameter(name, field) for name, field in settings.model_fields.items()]
         parameters = [*given, *made]
         vars(command)["__signature__"] = inspect.Signature(parameters)
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -31,12 +31,11 @@ def options_of(settings: type[ProcessSettings]) -> Callable[[Command], Command]:
     return decorate
 
 
-def _parameter(name: str, field: FieldInfo, settings: type[ProcessSettings]) -> inspect.Parameter:
-    flag = f"--{name.replace('_', '-')}"
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    flag = f"--{name.replace('_', '-').removesuffix('-seconds')}"
     kind = _option_type(field.annotation)
     names = (f"{flag}/--no-{flag[2:]}",) if kind is bool else (flag,)
-    variable = f"{settings.model_config.get('env_prefix', '')}{name}".upper()
-    text = f"{field.description or ''} ({_shown_default(field)}{variable})"
+    text = f"{field.description or name}{_shown_default(field)}"
     option = typer.Option(*names, help=text, show_default=False)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
@@ -56,4 +55,4 @@ def _shown_default(field: FieldInfo) -> str:
         return ""
     value = field.default
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return f"default {shown}; "
+    return f" (default {shown})"

@@ -179,7 +179,7 @@ class SampleStore:
             noise=np.zeros((size, *shape), np.float32),
         )
         for entry, pairs in picked.items():
-            tensors = self._tensors(entry)
+            tensors = self.tensors(entry)
             places, rows = np.array(pairs, np.int64).T
             drawn.x[places] = tensors.images(rows)
             drawn.t_cut[places] = entry.t_cut
@@ -189,7 +189,8 @@ class SampleStore:
                 drawn.noise[places] = tensors.noise[rows].astype(np.float32)
         return drawn
 
-    def _tensors(self, entry: StoredBatch) -> Tensors:
+    def tensors(self, entry: StoredBatch) -> Tensors:
+        """The arrays of one batch, from the cache or the file; one that cannot be read is set aside, and Damaged is raised."""
         with self._lock:
             cached = self._cache.get(entry.message_id)
             if cached is not None:

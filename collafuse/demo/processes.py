@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,15 +17,18 @@ from collafuse.demo.errors import DemoFailed
 
 STOP_TIMEOUT_SECONDS = 20.0
 POLL_SECONDS = 0.1
+CALM = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "COLUMNS": "200"}
+"""Several processes share few cores: none of them may take all for itself."""
 
 
 @dataclass
 class Child:
-    """One process of the demo, with its log."""
+    """One process of the demo, with its log. One that serves must run until it is stopped; the others do one job each."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    serves: bool
 
     @property
     def returncode(self) -> int | None:
@@ -43,52 +46,53 @@ class Processes:
     """Starts `collafuse` commands as processes of their own and ends those it started.
 
     logs: the folder where each one's output is kept.
-    environment: added to this process's own.
     """
 
     logs: Path
-    environment: dict[str, str]
     children: list[Child] = field(default_factory=list)
 
-    def start(self, name: str, arguments: Sequence[str]) -> Child:
-        """Start `collafuse ARGUMENTS`; it lives in a session of its own, so that ctrl-C reaches only the demo."""
+    def serve(self, name: str, arguments: Sequence[str]) -> Child:
+        """Start `collafuse ARGUMENTS` as a process that goes on until the end."""
+        return self._start(name, "collafuse", arguments, serves=True)
+
+    def start(self, name: str, arguments: Sequence[str], *, module: str = "collafuse") -> Child:
+        """Start `python -m MODULE ARGUMENTS` as a process that does one job."""
+        return self._start(name, module, arguments, serves=False)
+
+    def _start(self, name: str, module: str, arguments: Sequence[str], *, serves: bool) -> Child:
         log = self.logs / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [*_die_with_parent(), sys.executable, "-m", "collafuse", *arguments],
+                [*_die_with_parent(), sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, **self.environment},
+                start_new_session=True,  # so that ctrl-C reaches only the demo, which then ends them in order
+                env={**os.environ, **CALM},
             )
-        child = Child(name, process, log)
+        child = Child(name, process, log, serves)
         self.children.append(child)
         return child
 
     def check(self) -> None:
-        """Raise DemoFailed when a process that should run has ended."""
+        """Raise DemoFailed when a process has failed, or one that serves has ended."""
         for child in self.children:
-            if child.returncode is not None:
+            if child.returncode is not None and (child.serves or child.returncode != 0):
                 raise DemoFailed(
                     f"the process {child.name} ended with exit code {child.returncode}: {child.last_line()}. "
                     f"Its whole log is {child.log}"
                 )
 
-    def finish(self, child: Child, *, on_wait: Callable[[], None] = lambda: None) -> None:
-        """Wait until a process that does one job is done. Raises DemoFailed when it, or any other, fails."""
-        while child.returncode is None:
-            on_wait()
-            time.sleep(POLL_SECONDS)
-        if child.returncode == 0:
-            self.children.remove(child)
+    def done(self, child: Child) -> bool:
+        """Whether a process that does one job has done it. Raises DemoFailed when it, or any other, failed."""
         self.check()
+        return child.returncode == 0
 
-    def stop(self, child: Child) -> None:
-        """End a process politely, and after a while firmly."""
-        _end([child])
-        if child in self.children:
-            self.children.remove(child)
+    def finish(self, children: Sequence[Child]) -> None:
+        """Wait until processes that do one job each are done. Raises DemoFailed when one of them, or any other, fails."""
+        waiting = list(children)
+        while waiting := [child for child in waiting if not self.done(child)]:
+            time.sleep(POLL_SECONDS)
 
     def __enter__(self) -> Self:
         self.logs.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,14 @@
 """One valid message of each type with fixed contents, and strategies that draw any valid message."""
 
+from typing import Literal
+
 import numpy as np
+import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from broker.fields import MAX_REQUEST_SAMPLES, MAX_T
 from broker.messages import (
-    MAX_REQUEST_SAMPLES,
-    MAX_T,
     DenoiseV1,
     FailedV1,
     LatentsV1,
@@ -21,9 +23,9 @@ REQUEST_ID = "00112233445566778899aabbccddeeff"
 SHAPE = (1, 2, 2)
 
 
-def ramp(n: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def ramp(n: int) -> npt.NDArray[np.float32]:
     """Returns (n, 1, 2, 2) float32 values that float16 holds exactly."""
-    return (np.arange(n * 4, dtype=np.float32) / 4 - 1).reshape(n, *SHAPE)
+    return (np.arange(n * 4, dtype=np.float32) / np.float32(4) - np.float32(1)).reshape(n, *SHAPE)
 
 
 def samples(n: int = 3) -> SamplesV1:
@@ -104,13 +106,12 @@ _schedule_ids = st.text("0123456789abcdef", min_size=16, max_size=16)
 _request_ids = st.text("0123456789abcdef", min_size=32, max_size=32)
 _counts = st.integers(0, 2**53)
 _shapes = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
-_dtypes = st.sampled_from(["float16", "float32"])
+_dtypes: st.SearchStrategy[Literal["float16", "float32"]] = st.sampled_from(["float16", "float32"])
 _seconds = st.floats(0, 1e6)
 
 
 def _floats(dtype: str, shape: tuple[int, ...]) -> st.SearchStrategy[np.ndarray]:
-    width = np.dtype(dtype).itemsize * 8
-    elements = st.floats(-1024, 1024, width=width)
+    elements = st.floats(-1024, 1024, width=16 if dtype == "float16" else 32)
     return arrays.arrays(np.dtype(dtype), shape, elements=elements)
 
 

@@ -387,7 +387,7 @@ def test_a_body_cannot_make_us_hold_much_more_than_itself(bomb: bytes) -> None:
     finally:
         tracemalloc.stop()
 
-    assert peak_bytes < 8 * 1024**2
+    assert peak_bytes < 3 * MAX_BODY_BYTES
 
 
 def test_a_refusal_does_not_repeat_what_it_refuses() -> None:

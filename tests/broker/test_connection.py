@@ -62,7 +62,11 @@ def link(node: NodeInfo) -> Iterator[Link]:
 
 def to(queue: str, body: bytes = b"body", message_id: str | None = None) -> Outgoing:
     return Outgoing(
-        exchange="", routing_key=queue, message_id=message_id or uuid.uuid4().hex, type="receipt.v1", body=body
+        exchange="",
+        routing_key=queue,
+        message_id=message_id or uuid.uuid4().hex,
+        type="receipt.v1",
+        body=body,
     )
 
 
@@ -144,7 +148,9 @@ def test_a_delivery_carries_its_envelope_and_goes_when_acked(
     publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=4)
     connection.wait_connected(10)
     receipt = ReceiptV1(batch_id="ab" * 32, samples=3, duplicate=False)
-    publisher.publish(outgoing(receipt, exchange="", routing_key=queue, message_id="one", correlation_id="other"))
+    publisher.publish(
+        outgoing(receipt, exchange="", routing_key=queue, message_id="one", correlation_id="other")
+    )
 
     delivery = consumer.get(10)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from export.bundle import read_bundle
 from export.head_export import export_head
 from tests.export.heads import random_network, write_checkpoint
 
@@ -18,3 +19,9 @@ def bundle_path(checkpoint_path: Path) -> Path:
     out = checkpoint_path.with_name("head.bundle")
     export_head(checkpoint_path, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def model(bundle_path: Path) -> bytes:
+    """The ONNX model of `random_network()`."""
+    return read_bundle(bundle_path).onnx

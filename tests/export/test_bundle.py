@@ -159,7 +159,7 @@ def test_a_compressed_bundle_is_refused_before_anything_is_inflated() -> None:
         archive.writestr("head.onnx", ONNX)
         archive.writestr("schedule.npy", b"")
 
-    with pytest.raises(BundleError, match="manifest.json is damaged"):
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged"):
         parse_bundle(packed.getvalue())
 
 
@@ -209,7 +209,7 @@ def test_another_spelling_of_the_same_manifest_is_refused() -> None:
 
 
 def test_a_swapped_network_is_refused_even_in_a_sound_container() -> None:
-    with pytest.raises(BundleError, match="head.onnx is not what the manifest vouches for"):
+    with pytest.raises(BundleError, match=r"head\.onnx is not what the manifest vouches for"):
         parse_bundle(repacked(head=b"another network"))
 
 
@@ -221,7 +221,7 @@ def test_a_table_of_another_shape_is_refused_before_it_is_allocated(shape: tuple
     content = table.getvalue()
     digests = small_manifest().digests | {"schedule.npy": hashlib.sha256(content).hexdigest()}
 
-    with pytest.raises(BundleError, match="schedule.npy holds"):
+    with pytest.raises(BundleError, match=r"schedule\.npy holds"):
         parse_bundle(repacked(schedule=content, manifest=changed_manifest(digests=digests)))
 
 
@@ -231,7 +231,7 @@ def test_a_pickled_table_is_refused() -> None:
     content = table.getvalue()
     digests = small_manifest().digests | {"schedule.npy": hashlib.sha256(content).hexdigest()}
 
-    with pytest.raises(BundleError, match="schedule.npy holds object"):
+    with pytest.raises(BundleError, match=r"schedule\.npy holds object"):
         parse_bundle(repacked(schedule=content, manifest=changed_manifest(digests=digests)))
 
 

@@ -61,7 +61,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     network.last.weight[0, 0, 0, 0] = float("nan")
     path = write_checkpoint(tmp_path / "head.safetensors", network)
 
-    with pytest.raises(ExportError, match="last.weight is not finite"):
+    with pytest.raises(ExportError, match=r"last\.weight is not finite"):
         load_checkpoint(path)
 
 

@@ -84,18 +84,16 @@ def test_an_unconditional_head_of_coloured_images_is_exported_without_a_label() 
     assert figures.max_abs_error <= 1e-4
 
 
-def test_a_single_changed_weight_fails_the_gate() -> None:
+def test_a_single_changed_weight_fails_the_gate(model: bytes) -> None:
     network = random_network()
-    model = export_onnx(network)
     network.last.weight[0, 0, 1, 1] += 0.01
 
     with pytest.raises(ParityFailed, match="no bundle was written"):
         check_parity(network, model, SCHEDULE, T_CUT)
 
 
-def test_a_head_that_is_wrong_for_one_label_only_fails_the_gate() -> None:
+def test_a_head_that_is_wrong_for_one_label_only_fails_the_gate(model: bytes) -> None:
     network = random_network()
-    model = export_onnx(network)
     assert network.embed_label is not None
     network.embed_label.weight[3] += 0.5  # "no label"
 
@@ -103,12 +101,12 @@ def test_a_head_that_is_wrong_for_one_label_only_fails_the_gate() -> None:
         check_parity(network, model, SCHEDULE, T_CUT)
 
 
-def test_a_head_that_gives_nan_fails_the_gate() -> None:
+def test_a_head_that_gives_nan_fails_the_gate(model: bytes) -> None:
     network = random_network()
-    network.last.bias[0] = float("nan")
+    network.last.weight[0, 0, 1, 1] = float("nan")
 
     with pytest.raises(ParityFailed, match="nan"):
-        check_parity(network, export_onnx(network), SCHEDULE, T_CUT)
+        check_parity(network, model, SCHEDULE, T_CUT)
 
 
 def test_a_model_that_onnxruntime_cannot_load_fails_the_gate() -> None:
@@ -117,26 +115,27 @@ def test_a_model_that_onnxruntime_cannot_load_fails_the_gate() -> None:
 
 
 def test_a_head_that_fails_the_gate_leaves_the_old_bundle_in_place(
-    checkpoint_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "head.bundle"
     out.write_bytes(b"the old bundle")
-    tampered = export_onnx(random_network(seed=1))
-    monkeypatch.setattr("export.head_export.export_onnx", lambda _network: tampered)
+    checkpoint = write_checkpoint(tmp_path / "head.safetensors", random_network(seed=1))
+    # An exporter that gets it wrong: it gives another head's network.
+    monkeypatch.setattr("export.head_export.export_onnx", lambda _network: model)
 
     with pytest.raises(ParityFailed):
-        export_head(checkpoint_path, out)
+        export_head(checkpoint, out)
 
     assert out.read_bytes() == b"the old bundle"
-    assert list(tmp_path.iterdir()) == [out]
+    assert sorted(tmp_path.iterdir()) == [out, checkpoint]
 
 
 def test_a_client_name_that_no_device_could_have_is_refused(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "head.safetensors", random_network(), client="Ward 7")
 
-    with pytest.raises(ExportError, match="name"):
+    with pytest.raises(ExportError, match="'Ward 7' is not a name"):
         export_head(path, tmp_path / "head.bundle")
-    with pytest.raises(ExportError, match="not a head's name"):
+    with pytest.raises(ExportError, match="is not a name"):
         export_head(path, tmp_path / "head.bundle", name="../ward")
     assert not (tmp_path / "head.bundle").exists()
 

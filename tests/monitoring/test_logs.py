@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,16 @@ import structlog
 
 from monitoring import logs
 from monitoring.errors import MonitoringError
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -76,5 +87,5 @@ def test_lines_are_json_unless_stderr_is_a_terminal(capsys: pytest.CaptureFixtur
 
 
 def test_an_unknown_level_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(MonitoringError, match="'loud'.*debug, info, warning, error"):
+    with pytest.raises(MonitoringError, match=r"'loud'.*debug, info, warning, error"):
         logs.configure("edge", level="loud")

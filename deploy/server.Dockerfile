@@ -1,0 +1,30 @@
+# syntax=docker/dockerfile:1
+# The server's processes: train worker, denoise worker, exporter, and the operator's commands.
+#
+# torch comes as the CPU build; for NVIDIA GPUs build with --build-arg TORCH_INDEX=https://pypi.org/simple
+
+FROM python:3.11.11-slim-bookworm AS build
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/collafuse
+WORKDIR /src
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY broker broker
+COPY server_worker server_worker
+COPY edge_agent edge_agent
+COPY export export
+COPY monitoring monitoring
+COPY diffusion diffusion
+COPY evaluation evaluation
+COPY collafuse collafuse
+RUN /opt/collafuse/bin/pip install --constraint constraints.txt --extra-index-url "${TORCH_INDEX}" ".[server,monitoring]"
+
+FROM python:3.11.11-slim-bookworm
+RUN useradd --system --uid 10001 --user-group --home-dir /nonexistent --no-create-home collafuse \
+    && install -d -o collafuse -g collafuse -m 0750 \
+        /var/lib/collafuse /var/lib/collafuse/server /var/lib/collafuse/credentials
+COPY --from=build /opt/collafuse /opt/collafuse
+ENV PATH=/opt/collafuse/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 10001:10001
+WORKDIR /var/lib/collafuse
+ENTRYPOINT ["collafuse"]

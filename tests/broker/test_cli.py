@@ -1,0 +1,171 @@
+"""`collafuse broker`, as somebody types it."""
+
+import json
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from broker.cli import app
+from broker.errors import AlreadyEnrolled, BrokerUnreachable, ConfigError, InvalidName
+from broker.local_node import NodeInfo
+from broker.settings import BROKER_URL_VARIABLE, BrokerSettings
+
+
+@pytest.fixture(autouse=True)
+def no_broker_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(BROKER_URL_VARIABLE, raising=False)
+
+
+def output(*arguments: object) -> str:
+    """Runs a command that succeeds, and returns what it prints."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_init_declares_the_queues_and_can_be_repeated(node: NodeInfo) -> None:
+    for _ in range(2):
+        found = json.loads(output("init", "--url", node.amqp_url, "--json"))
+
+    assert found["queues"] == ["dead", "samples", "denoise", "prefetch", "telemetry"]
+    assert node.password not in found["broker"]
+
+
+def test_init_finds_the_private_node(node: NodeInfo) -> None:
+    assert f":{node.ports.amqp}/" in output("init", "--dir", node.directory)
+
+
+def test_init_takes_the_broker_from_the_environment(node: NodeInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BROKER_URL_VARIABLE, node.amqp_url)
+
+    assert f":{node.ports.amqp}/" in output("init", "--dir", "/nonexistent")
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("amqp://a:b@127.0.0.1:1/x", "is it running"),
+        ("amqp://a:b@nowhere.invalid/x", "nowhere.invalid"),
+    ],
+)
+def test_a_broker_that_is_not_there_is_one_line(url: str, complaint: str) -> None:
+    with pytest.raises(BrokerUnreachable, match=complaint) as caught:
+        output("init", "--url", url)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_password_or_vhost_is_named_as_such(node: NodeInfo) -> None:
+    with pytest.raises(BrokerUnreachable, match="user or the password"):
+        output("init", "--url", f"amqp://admin:wrong@127.0.0.1:{node.ports.amqp}/collafuse")
+    with pytest.raises(BrokerUnreachable, match="vhost"):
+        output("init", "--url", f"amqp://admin:{node.password}@127.0.0.1:{node.ports.amqp}/elsewhere")
+
+
+def test_no_broker_at_all_says_what_to_do() -> None:
+    with pytest.raises(ConfigError, match="collafuse broker node start"):
+        output("init", "--dir", "/nonexistent")
+
+
+def test_a_device_is_enrolled_once_and_renewed_on_request(node: NodeInfo, tmp_path: Path) -> None:
+    out = tmp_path / "device.toml"
+    enroll = ("enroll", "lab-a", "pc-1", "--dir", node.directory)
+
+    output(*enroll, "--out", out)
+    first = tomllib.loads(out.read_text())
+    assert (first["client"], first["device"]) == ("lab-a", "pc-1")
+    assert BrokerSettings.from_url(first["broker_url"]).user == "lab-a_pc-1"
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+
+    with pytest.raises(AlreadyEnrolled, match="--renew"):
+        output(*enroll, "--out", tmp_path / "other.toml")
+    assert not (tmp_path / "other.toml").exists()
+
+    output(*enroll, "--out", out, "--renew")
+    assert tomllib.loads(out.read_text())["broker_url"] != first["broker_url"]
+
+
+def test_enrolment_checks_everything_before_it_touches_the_broker(node: NodeInfo, tmp_path: Path) -> None:
+    precious = tmp_path / "precious.toml"
+    precious.write_text("")
+
+    with pytest.raises(ConfigError, match="exists already"):
+        output("enroll", "lab-b", "pc-1", "--dir", node.directory, "--out", precious)
+    with pytest.raises(ConfigError, match="no directory"):
+        output("enroll", "lab-b", "pc-1", "--dir", node.directory, "--out", tmp_path / "none" / "x.toml")
+    with pytest.raises(InvalidName):
+        output("enroll", "Lab_B", "pc-1", "--dir", node.directory, "--out", tmp_path / "x.toml")
+
+    output("enroll", "lab-b", "pc-1", "--dir", node.directory, "--out", tmp_path / "x.toml")
+
+
+def test_credentials_can_name_another_way_to_the_broker(node: NodeInfo, tmp_path: Path) -> None:
+    out = tmp_path / "x.toml"
+
+    output(
+        "enroll",
+        "lab-c",
+        "pc-1",
+        "--dir",
+        node.directory,
+        "--out",
+        out,
+        "--public-url",
+        "amqps://mq.example:5999",
+    )
+
+    settings = BrokerSettings.from_url(tomllib.loads(out.read_text())["broker_url"])
+    assert (settings.host, settings.port, settings.tls, settings.vhost) == (
+        "mq.example",
+        5999,
+        True,
+        "collafuse",
+    )
+
+
+def test_a_public_url_with_a_password_is_refused(node: NodeInfo, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="without user or password"):
+        output(
+            "enroll",
+            "lab-d",
+            "pc-1",
+            "--dir",
+            node.directory,
+            "--out",
+            tmp_path / "x",
+            "--public-url",
+            "amqp://a:b@c",
+        )
+
+
+def test_a_worker_gets_a_user_that_can_declare(node: NodeInfo, tmp_path: Path) -> None:
+    out = tmp_path / "trainer.toml"
+
+    output("server-user", "trainer", "--dir", node.directory, "--out", out)
+
+    url = tomllib.loads(out.read_text())["broker_url"]
+    assert "samples" in output("init", "--url", url)
+
+
+def test_the_status_of_a_node_is_shown_without_its_password(node: NodeInfo) -> None:
+    found = json.loads(output("node", "status", "--dir", node.directory, "--json"))
+
+    assert found["state"] == "running"
+    assert found["pid"] == node.pid
+    assert node.password not in json.dumps(found)
+
+
+def test_starting_a_node_that_runs_shows_it(node: NodeInfo) -> None:
+    found = json.loads(output("node", "start", "--dir", node.directory, "--json"))
+
+    assert found["pid"] == node.pid
+
+
+def test_where_no_node_runs_status_says_so_by_its_exit_code_and_stop_does_nothing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["node", "status", "--dir", str(tmp_path)])
+
+    assert (result.exit_code, result.stdout) == (3, "state: absent\n")
+    assert json.loads(output("node", "stop", "--dir", tmp_path, "--json")) == {"stopped": False}

@@ -1,0 +1,57 @@
+"""The Dockerfiles are pinned, run as somebody without rights, and copy everything that the package is made of."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILES = sorted((ROOT / "deploy").glob("*.Dockerfile"))
+
+
+def instructions(file: Path) -> list[str]:
+    text = re.sub(r"\\\n", " ", file.read_text(encoding="utf-8"))
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.stem)
+def test_an_image_is_pinned_has_two_stages_and_no_root(file: Path) -> None:
+    lines = instructions(file)
+    bases = [line.split()[1] for line in lines if line.startswith("FROM ")]
+    assert len(bases) == 2
+    for base in bases:
+        assert re.fullmatch(r"python:3\.11\.\d+-slim-bookworm", base)
+    last_stage = lines[max(k for k, line in enumerate(lines) if line.startswith("FROM ")) :]
+    assert "USER 10001:10001" in last_stage
+    assert not [line for line in last_stage if line.startswith("COPY") and "--from=build" not in line]
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.stem)
+def test_an_image_gets_every_package_and_the_pinned_versions(file: Path) -> None:
+    copied = {word for line in instructions(file) if line.startswith("COPY") for word in line.split()[1:-1]}
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    packages = set(wheel["targets"]["wheel"]["packages"])
+    assert packages <= copied
+    assert {"constraints.txt", "pyproject.toml", "README.md", "LICENSE"} <= copied
+    ignored = Path(f"{file}.dockerignore").read_text(encoding="utf-8").splitlines()
+    allowed = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    assert copied - {"--from=build", "/opt/collafuse"} == allowed
+    assert any("--constraint constraints.txt" in line for line in instructions(file))
+
+
+def test_the_extras_that_the_images_install_exist() -> None:
+    extras = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+            "optional-dependencies"
+        ]
+    )
+    for file in DOCKERFILES:
+        (installed,) = re.findall(r'"\.\[([\w,-]+)\]"', file.read_text(encoding="utf-8"))
+        assert set(installed.split(",")) <= extras
+
+
+def test_the_edge_image_has_no_torch() -> None:
+    text = (ROOT / "deploy" / "edge.Dockerfile").read_text(encoding="utf-8")
+    assert '".[edge]"' in text
+    assert '! /opt/collafuse/bin/python -c "import torch"' in text

@@ -1,0 +1,193 @@
+"""The network: shapes, labels, export, and the average of its weights."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion.errors import DiffusionError
+from diffusion.network import EMA, UNet, UNetConfig, parameter_count, sinusoids
+
+SMALL = UNetConfig(1, 8, 16, (1, 2), 1, attention=True, num_classes=10)
+
+
+def woken(config: UNetConfig, seed: int = 0) -> UNet:
+    """A network whose zeroed layers have been given weights, as training would."""
+    torch.manual_seed(seed)
+    model = UNet(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        UNetConfig(1, 8, 16, (1, 2), 1),
+        UNetConfig(1, 8, 8, (1,), 1, attention=False),
+        UNetConfig(3, 32, 24, (1, 2, 2), 2, num_classes=4),
+        UNetConfig(2, 12, 40, (1, 3, 1), 1, attention=False, num_classes=1),
+    ],
+    ids=["digits", "tiny", "colour", "odd widths"],
+)
+def test_the_predicted_noise_has_the_images_shape(config: UNetConfig) -> None:
+    model = woken(config)
+    x = torch.randn(3, config.in_channels, config.image_size, config.image_size)
+    predicted = model(x, torch.tensor([1, 500, 1000]))
+    assert predicted.shape == x.shape
+    assert predicted.dtype == torch.float32
+    assert torch.isfinite(predicted).all()
+
+
+def test_a_new_network_predicts_nothing() -> None:
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(UNet(SMALL)(x, torch.tensor([1, 900])), torch.zeros_like(x))
+
+
+def test_every_weight_learns() -> None:
+    model = woken(SMALL)
+    model(
+        torch.randn(4, 1, 8, 8), torch.tensor([1, 9, 99, 999]), torch.tensor([0, 5, 9, 10])
+    ).square().sum().backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert idle == []
+
+
+def test_step_and_label_change_the_prediction_of_their_own_sample_only() -> None:
+    model = woken(SMALL)
+    x = torch.randn(1, 1, 8, 8).expand(4, -1, -1, -1)
+    t, label = torch.tensor([10, 10, 500, 10]), torch.tensor([3, 4, 3, 3])
+    with torch.no_grad():
+        predicted = model(x, t, label)
+        alone = model(x[:1], t[:1], label[:1])
+    assert not torch.allclose(predicted[0], predicted[1])
+    assert not torch.allclose(predicted[0], predicted[2])
+    torch.testing.assert_close(predicted[0], predicted[3])
+    torch.testing.assert_close(predicted[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_no_label_is_the_last_label() -> None:
+    model = woken(SMALL)
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([5, 800])
+    with torch.no_grad():
+        torch.testing.assert_close(model(x, t), model(x, t, torch.tensor([10, 10])))
+
+
+def test_a_network_without_labels_takes_none() -> None:
+    model = UNet(UNetConfig(num_classes=None))
+    with pytest.raises(DiffusionError, match="without labels"):
+        model(torch.zeros(1, 1, 8, 8), torch.tensor([1]), torch.tensor([0]))
+
+
+def test_a_configuration_survives_json() -> None:
+    assert UNetConfig.from_dict(json.loads(json.dumps(SMALL.to_dict()))) == SMALL
+
+
+def test_unknown_or_missing_keys_are_refused() -> None:
+    with pytest.raises(DiffusionError, match="dropout"):
+        UNetConfig.from_dict({**SMALL.to_dict(), "dropout": 0.1})
+    short = SMALL.to_dict()
+    del short["attention"]
+    with pytest.raises(DiffusionError, match="attention"):
+        UNetConfig.from_dict(short)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"in_channels": 0},
+        {"image_size": 9},
+        {"image_size": 0},
+        {"base_channels": 12},
+        {"base_channels": 0},
+        {"channel_multipliers": ()},
+        {"channel_multipliers": (1, 0)},
+        {"blocks_per_level": 0},
+        {"num_classes": 0},
+    ],
+    ids=str,
+)
+def test_an_impossible_network_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(DiffusionError):
+        UNetConfig(**wrong)
+
+
+def test_one_graph_serves_every_batch_size() -> None:
+    """What ONNX export rests on: one traced graph with a free batch dimension."""
+    model = woken(SMALL)
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    inputs = (torch.randn(3, 1, 8, 8), torch.tensor([1, 500, 1000]), torch.tensor([0, 9, 10]))
+    shapes = ({0: batch}, {0: batch}, {0: batch})
+    graph = torch.export.export(model, inputs, dynamic_shapes=shapes).module()
+    for size in (1, 5):
+        x, t, label = (
+            torch.randn(size, 1, 8, 8),
+            torch.arange(1, size + 1),
+            torch.zeros(size, dtype=torch.int64),
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(graph(x, t, label), model(x, t, label), rtol=1e-4, atol=1e-5)
+
+
+def test_sinusoids_tell_all_steps_apart() -> None:
+    codes = sinusoids(torch.arange(1, 1001), 32)
+    assert codes.shape == (1000, 32)
+    distances = torch.cdist(codes.double(), codes.double()) + 10 * torch.eye(1000)
+    assert distances.min() > 0.1
+
+
+def test_a_narrow_head_is_far_smaller_than_a_backbone() -> None:
+    head, backbone = UNet(UNetConfig(base_channels=16)), UNet(UNetConfig(base_channels=48))
+    assert parameter_count(head) * 7 < parameter_count(backbone)
+
+
+def test_the_average_starts_fast_and_then_holds() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(0.0)
+    average = EMA(model, decay=0.99)
+    model.weight.data.fill_(1.0)
+    distances = []
+    for _ in range(2000):
+        average.update(model)
+        distances.append(1 - float(average.state_dict()["weight"].item()))
+    assert distances[0] == pytest.approx(2 / 11)
+    assert distances[1] == pytest.approx(2 / 11 * 3 / 12)
+    assert distances[-1] == pytest.approx(distances[-2] * 0.99, abs=1e-6)
+    model.weight.data.fill_(0.0)
+    average.update(model)
+    assert average.state_dict()["weight"].item() == pytest.approx(0.99, abs=1e-3)
+
+
+def test_an_average_continues_where_it_was_saved() -> None:
+    model = woken(SMALL)
+    average = EMA(model, decay=0.9)
+    average.update(woken(SMALL, seed=1))
+    saved = average.state_dict()
+    resumed = EMA(woken(SMALL, seed=2), decay=0.9)
+    resumed.load_state_dict(saved)
+    for later in (average, resumed):
+        later.update(woken(SMALL, seed=3))
+    target = UNet(SMALL)
+    resumed.copy_to(target)
+    for name, value in average.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0)
+        if name in target.state_dict():
+            torch.testing.assert_close(target.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_a_saved_average_is_a_copy() -> None:
+    average = EMA(woken(SMALL), decay=0.5)
+    saved = average.state_dict()
+    before = {name: value.clone() for name, value in saved.items()}
+    average.update(woken(SMALL, seed=1))
+    assert all(torch.equal(saved[name], value) for name, value in before.items())
+
+
+def test_the_average_of_another_network_is_refused() -> None:
+    average = EMA(UNet(SMALL))
+    with pytest.raises(DiffusionError, match="another network"):
+        average.load_state_dict(EMA(UNet(UNetConfig(base_channels=8))).state_dict())
+    with pytest.raises(DiffusionError, match="decay"):
+        EMA(UNet(SMALL), decay=1.0)

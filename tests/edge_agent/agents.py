@@ -1,0 +1,111 @@
+"""Real agents in real processes, for tests that kill them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+COMMAND = "from collafuse.cli import main; main()"
+
+TELLING = """
+    import atexit, os, sys
+    from pathlib import Path
+
+    def tell():
+        loaded = sorted(name for name in sys.modules if name.partition(".")[0] == "torch")
+        Path(os.environ["LOADED_FILE"]).write_text(f"{len(sys.modules)} {loaded}")
+
+    atexit.register(tell)
+    from collafuse.cli import main
+    main()
+"""
+
+MORTAL = """
+    import contextlib, os, signal
+    from edge_agent.spool import Spool
+
+    plain, left = Spool.transaction, int(os.environ["COMMITS"])
+    after = os.environ["WHEN"] == "after"
+
+    @contextlib.contextmanager
+    def transaction(self):
+        global left
+        with plain(self) as connection:
+            yield connection
+            left -= 1
+            if left == 0 and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Spool.transaction = transaction
+    from collafuse.cli import main
+    main()
+"""
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's, without settings of an agent that may happen to be there."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COLLAFUSE_")}
+    return kept | {"OMP_NUM_THREADS": "1"} | extra
+
+
+def collafuse(*arguments: object, code: str = COMMAND, **extra: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *(str(argument) for argument in arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(**extra),
+    )
+
+
+def edge_json(*arguments: object) -> dict[str, Any]:
+    """Run `collafuse edge … --json` and return what it printed."""
+    done = collafuse("edge", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+class Process:
+    """A command that runs in the background, with its output in `log`."""
+
+    def __init__(self, log: Path, *arguments: object, code: str = COMMAND, **extra: str) -> None:
+        self.log = log
+        self._output = log.open("ab")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), *(str(argument) for argument in arguments)],
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env=environment(**extra),
+        )
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """What it logged under an event's name."""
+        lines = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [event for event in map(json.loads, lines) if event["event"] == name]
+
+    def stop(self) -> int:
+        """Ask it to end, as a service manager does."""
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self.wait()
+
+    def wait(self) -> int:
+        code = self._process.wait(30)
+        self._output.close()
+        return code

@@ -1,0 +1,442 @@
+import json
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pika
+import pytest
+from PIL import Image as PillowImage
+
+from broker import codec
+from broker.local_node import NodeInfo
+from broker.messages import LatentsV1, ReceiptV1, RoundV1
+from diffusion.schedule import NoiseSchedule
+from edge_agent import results
+from edge_agent.head import Head
+from edge_agent.jobs import find
+from edge_agent.recipe import Recipe, Slice, denoise_request, noise_keys
+from edge_agent.spool import Spool
+from edge_agent.state import StateDirectory
+from export.checkpoint import save_checkpoint
+from export.head_export import export_head
+from tests.conftest import wait_until
+from tests.edge_agent.agents import COMMAND, MORTAL, TELLING, Process, collafuse, edge_json
+from tests.edge_agent.conftest import Device
+from tests.edge_agent.server import Server, denoise
+from tests.export.heads import metadata_of, random_network
+from tests.link import Link
+
+SCHEDULE = NoiseSchedule.cosine(200)
+RunAgent = Callable[..., Process]
+
+
+@pytest.fixture
+def run_agent(state: StateDirectory, tmp_path: Path) -> Iterator[RunAgent]:
+    """Agents on the test's state directory that are killed at the end if they still run."""
+    started: list[Process] = []
+
+    def start(url: str, *flags: object, code: str = COMMAND, **extra: str) -> Process:
+        log = tmp_path / f"agent-{len(started)}.log"
+        arguments = ("edge", "run", "--state", state.path, "--broker-url", url, "--schedule-steps", 200, "--threads", 1)
+        process = Process(log, *arguments, *flags, code=code, **extra)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.exit_code is None:
+            process.kill()
+
+
+def ready(process: Process) -> Process:
+    wait_until(lambda: bool(process.events("agent_started")) or process.exit_code is not None, "the agent starts")
+    assert process.exit_code is None, process.log.read_text()
+    return process
+
+
+def accept(state: StateDirectory, *flags: object) -> str:
+    answer = edge_json("generate", "--state", state.path, "--no-wait", *flags)
+    return str(answer["job_id"])
+
+
+def state_of(state: StateDirectory, job_id: str) -> str:
+    with Spool(state.spool) as spool:
+        job = find(spool, job_id)
+    assert job is not None
+    return job.state
+
+
+def recipe_of(state: StateDirectory, job_id: str) -> Recipe:
+    with Spool(state.spool) as spool:
+        job = find(spool, job_id)
+    assert job is not None
+    assert job.recipe is not None
+    return Recipe.from_json(job.recipe)
+
+
+def expected_images(bundle: Path, recipe: Recipe, count: int, label: int, seed: int) -> np.ndarray:
+    """The whole chain in this process: the server's half, narrowed as on the wire, then the head's."""
+    request = denoise_request(
+        recipe, Slice(0, count, seed), request_id="0" * 32, label=label, dtype="float16", ttl_seconds=None
+    )
+    at_cut = denoise(SCHEDULE, request).astype(np.float16).astype(np.float32)
+    seeds, samples = noise_keys(count, seed)
+    head = Head.load(bundle, "cpu", 1)
+    return head.finish(
+        at_cut,
+        recipe.head_plan,
+        sampler=recipe.sampler,
+        eta=recipe.eta,
+        clip=recipe.clip,
+        seeds=seeds.astype(np.uint64),
+        samples=samples,
+        labels=np.full(count, label),
+    )
+
+
+def queued(node: NodeInfo, queue: str) -> list[tuple[str, bytes]]:
+    """Message ids and bodies in a queue; they stay there."""
+    found = []
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+        channel = amqp.channel()
+        while True:
+            method, properties, body = channel.basic_get(queue)
+            if method is None:
+                return found
+            found.append((properties.message_id, body))
+
+
+def test_images_are_contributed_and_pictures_made_without_torch(
+    node: NodeInfo,
+    device: Device,
+    server: Server,
+    state: StateDirectory,
+    head_bundle: Path,
+    run_agent: RunAgent,
+    tmp_path: Path,
+    pictures: np.ndarray,
+) -> None:
+    np.savez(tmp_path / "data.npz", images=pictures)
+    common = ("--state", state.path, "--schedule-steps", 200, "--cut-ratio", 0.3)
+    contributed = edge_json("contribute", tmp_path / "data.npz", *common)
+    assert (contributed["released"], contributed["released_before"]) == (10, 0)
+    loaded_file = tmp_path / "loaded"
+
+    agent = ready(run_agent(device.url, "--head", head_bundle, code=TELLING, LOADED_FILE=str(loaded_file)))
+    made = edge_json(
+        "generate", "--state", state.path, "--count", 5, "--label", 1, "--seed", 3, "--ttl", 60, "--out", tmp_path / "out"
+    )
+    wait_until(lambda: edge_json("status", "--state", state.path)["outbox"]["messages"] == 0, "the outbox is empty")
+    status = edge_json("status", "--state", state.path)
+
+    images = np.load(tmp_path / "out" / "images.npy")
+    expected = expected_images(head_bundle, recipe_of(state, made["job_id"]), 5, label=1, seed=3)
+    np.testing.assert_allclose(images, expected, atol=1e-4)
+    assert np.load(tmp_path / "out" / "latents.npy").shape == images.shape
+    assert [Path(name).name for name in made["pictures"]] == [f"{index:05d}.png" for index in range(5)]
+    for name, image in zip(made["pictures"], images, strict=True):
+        np.testing.assert_array_equal(np.asarray(PillowImage.open(name)), results.as_pixels(image))
+    ((message_id, body),) = queued(node, "samples")
+    assert codec.digest(body) == message_id
+    assert status["agent"]["running"]
+    assert status["link"] == {"connected": True, "user": device.user}
+    assert status["ledger"] == {"images": 10, "releases": 10}
+    assert status["jobs"] == {"completed": 1}
+    assert (status["head"]["provider"], status["head"]["t_cut"], status["head"]["error"]) == ("cpu", 60, None)
+    assert agent.stop() == 0
+    count, torch_modules = loaded_file.read_text().split(" ", 1)
+    assert int(count) > 300
+    assert torch_modules == "[]"
+
+
+def test_killed_at_every_commit_in_turn_a_job_still_completes_once(
+    device: Device, server: Server, state: StateDirectory, head_bundle: Path, run_agent: RunAgent
+) -> None:
+    job_id = accept(state, "--count", 6, "--label", 2, "--seed", 11)
+    deaths = 0
+    while state_of(state, job_id) != "completed" and deaths < 30:
+        when = ("before", "after")[deaths % 2]
+        agent = run_agent(
+            device.url, "--head", head_bundle, code=MORTAL, COMMITS=str(2 + deaths // 2), WHEN=when
+        )
+        wait_until(
+            lambda agent=agent: agent.exit_code is not None or state_of(state, job_id) == "completed",  # type: ignore[misc]
+            "the agent dies or the job completes",
+        )
+        if agent.exit_code is None:
+            agent.stop()
+            continue
+        assert agent.wait() == -signal.SIGKILL, agent.log.read_text()
+        deaths += 1
+
+    assert deaths >= 4
+    images = np.load(state.results(job_id) / "images.npy")
+    np.testing.assert_allclose(
+        images, expected_images(head_bundle, recipe_of(state, job_id), 6, label=2, seed=11), atol=1e-4
+    )
+
+
+def test_without_a_broker_the_agent_starts_and_the_job_expires_in_its_own_time(
+    state: StateDirectory, head_bundle: Path, run_agent: RunAgent
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    agent = ready(run_agent(f"amqp://ward_one:secret@127.0.0.1:{port}/collafuse", "--head", head_bundle))
+
+    failed = collafuse("edge", "generate", "--state", state.path, "--count", 2, "--ttl", 1)
+
+    assert failed.returncode == 1
+    assert re.fullmatch(r"error: job [0-9a-f]{32} expired .*within 1 s; at the end it was requested\n", failed.stderr)
+    status = edge_json("status", "--state", state.path)
+    assert not status["link"]["connected"]
+    assert status["jobs"] == {"expired": 1}
+    assert status["outbox"]["messages"] == 0
+    assert "secret" not in agent.log.read_text()
+    assert agent.stop() == 0
+
+
+def test_a_link_that_breaks_again_and_again_loses_nothing(
+    node: NodeInfo, device: Device, server: Server, state: StateDirectory, run_agent: RunAgent, tmp_path: Path
+) -> None:
+    images = np.random.default_rng(0).uniform(-1, 1, (1200, 1, 64, 64)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", images=images)
+    edge_json("contribute", tmp_path / "data.npz", "--state", state.path, "--schedule-steps", 200)
+    with Spool(state.spool) as spool:
+        accepted = {row[0] for row in spool.rows("SELECT message_id FROM outbox")}
+    assert len(accepted) >= 18
+    with Link(node.ports.amqp) as link:
+        url = device.url.replace(f":{node.ports.amqp}/", f":{link.port}/")
+        ready(run_agent(url, "--cut-ratio", 0.2))
+        cuts = 0
+        with Spool(state.spool) as spool:
+
+            def drained_with_interruptions() -> bool:
+                nonlocal cuts
+                waiting = int(spool.rows("SELECT count(*) FROM outbox")[0][0])
+                if waiting < len(accepted) - 4 * cuts and cuts < 3:
+                    cuts += link.cut() > 0
+                return waiting == 0
+
+            wait_until(drained_with_interruptions, "the outbox drains", timeout_seconds=60)
+    assert cuts >= 2
+    assert {message_id for message_id, _ in queued(node, "samples")} == accepted
+
+
+def test_a_server_that_cannot_help_fails_the_job_with_its_reason(
+    device: Device, server: Server, state: StateDirectory, head_bundle: Path, run_agent: RunAgent
+) -> None:
+    server.fail = True
+    ready(run_agent(device.url, "--head", head_bundle))
+
+    failed = collafuse("edge", "generate", "--state", state.path, "--count", 2, "--json")
+
+    assert failed.returncode == 1
+    assert json.loads(failed.stdout)["reason"] == "no_version"
+    assert "no backbone is published yet" in failed.stderr
+
+
+def test_repeated_and_late_answers_are_recognised_and_counted(
+    device: Device, server: Server, state: StateDirectory, head_bundle: Path, run_agent: RunAgent
+) -> None:
+    server.repeats = 2
+    ready(run_agent(device.url, "--head", head_bundle))
+    edge_json("generate", "--state", state.path, "--count", 4)
+    unknown = LatentsV1(
+        request_id="f" * 32,
+        part=0,
+        parts=1,
+        first=0,
+        x=np.zeros((1, 1, 8, 8), np.float16),
+        t_stop=60,
+        schedule_id=SCHEDULE.schedule_id,
+        backbone_version=1,
+        evaluations=1,
+        step_seconds=0.0,
+        queued_seconds=0.0,
+    )
+    server.tell(device.user, unknown, "late-1")
+
+    def counted() -> bool:
+        status = edge_json("status", "--state", state.path)
+        return bool(status["late_results"] == 1 and status["duplicates"] == 2 and status["jobs"] == {"completed": 1})
+
+    wait_until(counted, "the repeats and the late answer are counted")
+
+
+def test_a_second_agent_on_the_same_directory_is_refused(
+    device: Device, state: StateDirectory, run_agent: RunAgent
+) -> None:
+    ready(run_agent(device.url))
+
+    second = run_agent(device.url)
+
+    assert second.wait() == 1
+    assert f"error: another agent is running on {state.path}" in second.log.read_text()
+
+
+def test_a_new_head_is_taken_up_and_a_bad_one_is_reported_and_not(
+    device: Device,
+    server: Server,
+    state: StateDirectory,
+    make_head: Callable[[int], Path],
+    run_agent: RunAgent,
+    tmp_path: Path,
+) -> None:
+    bundle = tmp_path / "head.bundle"
+    bundle.write_bytes(make_head(0).read_bytes())
+    ready(run_agent(device.url, "--head", bundle))
+
+    def head() -> dict[str, Any]:
+        return dict(edge_json("status", "--state", state.path)["head"])
+
+    wait_until(lambda: head()["error"] is None, "the head is loaded")
+    first = head()["identity"]
+    replace(bundle, b"not a bundle")
+    wait_until(lambda: head()["error"] is not None, "the bad head is reported")
+    assert head()["identity"] == first
+    edge_json("generate", "--state", state.path, "--count", 1)
+    replace(bundle, make_head(1).read_bytes())
+    wait_until(lambda: head()["identity"] != first, "the new head is loaded")
+    assert head()["error"] is None
+
+
+def replace(path: Path, content: bytes) -> None:
+    draft = path.with_suffix(".draft")
+    draft.write_bytes(content)
+    draft.rename(path)
+
+
+def test_a_head_of_the_whole_chain_needs_no_server(
+    state: StateDirectory, run_agent: RunAgent, tmp_path: Path
+) -> None:
+    network = random_network()
+    save_checkpoint(tmp_path / "whole.safetensors", network, metadata_of(network, t_cut=SCHEDULE.T))
+    export_head(tmp_path / "whole.safetensors", tmp_path / "whole.bundle")
+    ready(run_agent("amqp://ward_one:secret@127.0.0.1:1/collafuse", "--head", tmp_path / "whole.bundle"))
+
+    made = edge_json("generate", "--state", state.path, "--count", 20, "--seed", 8)
+
+    images = np.load(Path(made["folder"]) / "images.npy")
+    assert images.shape == (20, 1, 8, 8)
+    assert np.isfinite(images).all()
+    assert len(np.unique(images.reshape(20, -1), axis=0)) == 20
+
+
+def test_without_a_head_the_server_makes_the_pictures_once_their_shape_is_known(
+    device: Device, server: Server, state: StateDirectory, run_agent: RunAgent
+) -> None:
+    ready(run_agent(device.url, "--cut-ratio", 0))
+    job_id = accept(state, "--count", 64, "--seed", 2)
+    server.tell(
+        device.user,
+        RoundV1(
+            number=1,
+            schedule_name="cosine",
+            schedule_T=200,
+            schedule_id=SCHEDULE.schedule_id,
+            shape=(1, 8, 8),
+            cut_min=0.0,
+            cut_max=1.0,
+            releases_wanted=1,
+            backbone_version=1,
+        ),
+        "round-1",
+    )
+
+    wait_until(lambda: state_of(state, job_id) == "completed", "the job completes")
+
+    images = np.load(state.results(job_id) / "images.npy")
+    assert images.shape == (64, 1, 8, 8)
+    assert abs(images.mean() - 0.25) < 0.05
+
+
+def test_metrics_are_served_on_the_port_that_is_written_down(
+    device: Device, server: Server, state: StateDirectory, head_bundle: Path, run_agent: RunAgent, tmp_path: Path
+) -> None:
+    port_file = tmp_path / "port"
+    agent = ready(
+        run_agent(device.url, "--head", head_bundle, "--metrics-port", 0, "--metrics-port-file", port_file)
+    )
+    edge_json("generate", "--state", state.path, "--count", 3)
+    server.tell(device.user, ReceiptV1(batch_id="a" * 64, samples=3, duplicate=False), "receipt-1")
+    port = int(port_file.read_text())
+    assert agent.events("metrics_listening")[0]["port"] == port
+
+    def metrics() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    wait_until(lambda: "collafuse_receipts_total 1.0" in metrics(), "the receipt is counted")
+    text = metrics()
+    assert 'collafuse_jobs_total{outcome="completed"} 1.0' in text
+    assert 'collafuse_head_info{provider="cpu"} 1.0' in text
+    assert 'collafuse_head_step_seconds_count{provider="cpu"} 4.0' in text
+    assert "collafuse_connected 1.0" in text
+
+
+def test_a_damaged_spool_ends_every_command_with_one_line(state: StateDirectory, device: Device, tmp_path: Path) -> None:
+    with Spool(state.spool):
+        pass
+    state.spool.write_bytes(b"rubbish" * 1000)
+    np.savez(tmp_path / "data.npz", images=np.zeros((1, 4, 4), np.float32))
+    for command in (
+        ("run", "--broker-url", device.url),
+        ("status",),
+        ("generate", "--no-wait"),
+        ("contribute", tmp_path / "data.npz"),
+    ):
+        done = collafuse("edge", *command, "--state", state.path)
+        last = done.stderr.splitlines()[-1]
+        assert done.returncode == 1
+        assert last.startswith(f"error: the spool {state.spool} is damaged: it does not begin as a SQLite database")
+    assert state.spool.read_bytes() == b"rubbish" * 1000
+
+
+def test_credentials_of_another_device_are_refused(state: StateDirectory, tmp_path: Path) -> None:
+    credentials = tmp_path / "device.toml"
+    credentials.write_text('client = "ward"\ndevice = "two"\nbroker_url = "amqp://ward_one:secret@127.0.0.1:1/c"\n')
+
+    done = collafuse("edge", "run", "--config", credentials, "--state", state.path)
+
+    assert done.returncode == 1
+    assert "the broker URL logs in as 'ward_one', but client and device are 'ward' and 'two'" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_help_appears_at_once_and_loads_nothing_heavy() -> None:
+    code = """
+        import atexit, sys
+        heavy = {"torch", "numpy", "onnxruntime", "pika", "PIL", "pydantic"}
+        atexit.register(lambda: print("HEAVY", sorted(heavy & set(sys.modules))))
+        from collafuse.cli import main
+        main()
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = collafuse("edge", "--help", code=code)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    assert "HEAVY []" in done.stdout
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1.0
+
+
+def test_every_module_of_the_agent_can_be_imported_without_torch() -> None:
+    code = (
+        "import importlib, pkgutil, sys, edge_agent\n"
+        "for module in pkgutil.iter_modules(edge_agent.__path__):\n"
+        "    if module.name != 'local_training':\n"
+        "        importlib.import_module(f'edge_agent.{module.name}')\n"
+        "print(len([name for name in sys.modules if name.startswith('edge_agent.')]))\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 20

@@ -1,0 +1,181 @@
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pika
+import pytest
+from prometheus_client import CollectorRegistry
+
+from broker.codec import encode
+from broker.connection import Connection
+from broker.messages import DenoiseV1, ReceiptV1, SamplesV1
+from broker.settings import BrokerSettings
+from broker.topology import QUEUE_SAMPLES
+from monitoring.metrics import TrainMetrics
+from server_worker.ingest import RECEIPTS_IN_FLIGHT, Ingest
+from server_worker.sample_store import SampleStore
+from server_worker.storage import Storage
+from tests.conftest import wait_until
+from tests.server_worker.backbones import CONTRACT, SCHEDULE, SHAPE, T, sample_batch
+from tests.server_worker.devices import Device
+from tests.server_worker.test_storage import files_limited_to
+
+
+class Running:
+    """An ingest thread over a store, with its metrics."""
+
+    def __init__(self, root: Path, connection: Connection) -> None:
+        self.registry = CollectorRegistry()
+        self.storage = Storage(root)
+        self.store = SampleStore(self.storage)
+        self.stop = threading.Event()
+        ingest = Ingest(
+            CONTRACT,
+            self.storage,
+            self.store,
+            consumer=connection.consumer(QUEUE_SAMPLES, 4),
+            publisher=connection.publisher(window=RECEIPTS_IN_FLIGHT),
+            metrics=TrainMetrics(self.registry),
+            messages_in_hand=4,
+        )
+        self.thread = threading.Thread(target=ingest.run, args=(self.stop,))
+
+    def metric(self, name: str) -> float:
+        return self.registry.get_sample_value(name) or 0.0
+
+
+@pytest.fixture
+def running(tmp_path: Path, connection: Connection) -> Iterator[Running]:
+    ingest = Running(tmp_path / "store", connection)
+    connection.start()
+    connection.wait_connected(20.0)
+    ingest.thread.start()
+    yield ingest
+    ingest.stop.set()
+    ingest.thread.join(20.0)
+    assert not ingest.thread.is_alive()
+
+
+def test_a_batch_is_stored_under_its_sender_and_a_receipt_comes_back(
+    running: Running, device: Callable[..., Device], queue_depth: Callable[[str], int]
+) -> None:
+    sender = device("clinic")
+    batch_id = sender.send_samples(sample_batch(1))
+    wait_until(lambda: bool(sender.all_of(ReceiptV1)), "a receipt came")
+    assert sender.all_of(ReceiptV1) == [ReceiptV1(batch_id=batch_id, samples=4, duplicate=False)]
+    (entry,) = running.store.entries()
+    assert (entry.client, f"{entry.client}_{entry.device}") == ("clinic", sender.user)
+    assert entry.message_id == batch_id
+    wait_until(lambda: queue_depth(QUEUE_SAMPLES) == 0, "the queue was empty")
+
+
+def test_a_batch_delivered_again_and_again_is_stored_once(
+    running: Running, device: Callable[..., Device]
+) -> None:
+    sender = device()
+    for _ in range(3):
+        sender.send_samples(sample_batch(1))
+    wait_until(lambda: len(sender.all_of(ReceiptV1)) == 3, "every delivery got its receipt")
+    assert [receipt.duplicate for receipt in sender.all_of(ReceiptV1)] == [False, True, True]
+    assert running.store.samples == 4
+    assert running.metric("collafuse_samples_stored_total") == 4
+    assert running.metric("collafuse_samples_duplicate_total") == 8
+
+
+POISON: list[tuple[str, SamplesV1]] = [
+    ("schedule_mismatch", sample_batch(1).model_copy(update={"schedule_id": "f" * 16})),
+    ("cut_out_of_range", sample_batch(1, t_cut=10)),
+    ("cut_out_of_range", sample_batch(1, t_cut=90)),
+    (
+        "shape_mismatch",
+        SamplesV1.pack(
+            np.zeros((1, 3, 8, 8), np.float32), schedule_id=SCHEDULE.schedule_id, t_cut=40, release=0
+        ),
+    ),
+    ("label_out_of_range", sample_batch(1).model_copy(update={"labels": np.array([0, 1, 2, 3], np.int32)})),
+    (
+        "bad_timestep",
+        SamplesV1.pack(
+            np.zeros((1, *SHAPE), np.float32),
+            schedule_id=SCHEDULE.schedule_id,
+            t_cut=40,
+            release=0,
+            t=np.array([T + 1]),
+            noise=np.zeros((1, *SHAPE), np.float32),
+        ),
+    ),
+]
+
+
+def test_poison_is_set_aside_with_its_reason_and_the_queue_moves_on(
+    running: Running, device: Callable[..., Device], dead_letters: Callable[[], list[str]]
+) -> None:
+    sender = device()
+    for _, message in POISON:
+        sender.send_samples(message)
+    sender.send_body(b"\x93garbage", "samples.v1", "samples", "0" * 64)
+    sender.send_body(encode(sample_batch(1)), "samples.v9", "samples", "0" * 64)
+    sender.send_body(encode(sample_batch(1)), "samples.v1", "samples", "0" * 64)
+    request = DenoiseV1(
+        request_id="a" * 32, shape=SHAPE, n=1, schedule_id=SCHEDULE.schedule_id, plan=(T, 20), seed=1
+    )
+    sender.send_body(encode(request), "denoise.v1", "samples", "0" * 64)
+    sender.send_samples(sample_batch(2))
+    wait_until(lambda: running.store.samples == 4, "the good batch behind them was stored")
+    expected = [reason for reason, _ in POISON] + [
+        "not_msgpack",
+        "unknown_version",
+        "wrong_message_id",
+        "wrong_type",
+    ]
+    wait_until(
+        lambda: sorted(dead_letters()) == sorted(expected), "every poison was set aside with its reason"
+    )
+
+
+def test_a_message_without_a_validated_sender_is_refused(
+    running: Running, server_settings: BrokerSettings, dead_letters: Callable[[], list[str]]
+) -> None:
+    with pika.BlockingConnection(pika.URLParameters(server_settings.url.get_secret_value())) as amqp:
+        channel = amqp.channel()
+        for user in (None, server_settings.user):
+            properties = pika.BasicProperties(type="samples.v1", message_id="0" * 64, user_id=user)
+            channel.basic_publish("", QUEUE_SAMPLES, encode(sample_batch(1)), properties)
+    wait_until(lambda: len(dead_letters()) == 2, "both were set aside")
+    assert sorted(dead_letters())[1] == "not_a_device"
+    assert running.store.samples == 0
+
+
+def test_a_device_without_an_inbox_does_not_stop_the_taking(
+    running: Running,
+    device: Callable[..., Device],
+    server_settings: BrokerSettings,
+    queue_depth: Callable[[str], int],
+) -> None:
+    sender = device()
+    sender.consumer.close()
+    with pika.BlockingConnection(pika.URLParameters(server_settings.url.get_secret_value())) as amqp:
+        amqp.channel().queue_delete(f"inbox.{sender.user}")
+    for seed in range(3):
+        sender.send_samples(sample_batch(seed))
+    wait_until(lambda: running.store.samples == 12, "all batches were stored")
+    wait_until(lambda: queue_depth(QUEUE_SAMPLES) == 0, "the queue was empty")
+
+
+def test_a_full_store_pauses_the_taking_and_it_resumes_by_itself(
+    running: Running, device: Callable[..., Device], queue_depth: Callable[[str], int]
+) -> None:
+    sender = device()
+    large = [sample_batch(seed, count=400, dtype="float32") for seed in range(3)]
+    with files_limited_to(64 * 1024):
+        for message in large:
+            sender.send_samples(message)
+        wait_until(lambda: running.metric("collafuse_ingest_paused") == 1, "the taking paused")
+        wait_until(lambda: queue_depth(QUEUE_SAMPLES) == 3, "every batch was back in the queue")
+        assert running.store.samples == 0
+        assert running.thread.is_alive()
+    wait_until(lambda: running.store.samples == 1200, "the taking resumed and stored everything")
+    assert running.metric("collafuse_ingest_paused") == 0
+    wait_until(lambda: len(sender.all_of(ReceiptV1)) == 3, "every batch got its receipt")
+    assert not any(receipt.duplicate for receipt in sender.all_of(ReceiptV1))

@@ -1,0 +1,104 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from broker.messages import ReceiptV1, RoundV1
+from server_worker import checkpoints, versions
+from server_worker.sample_store import SampleStore
+from server_worker.storage import Storage
+from tests.conftest import wait_until
+from tests.server_worker.backbones import CLASSES, SCHEDULE, SHAPE, T, sample_batch
+from tests.server_worker.conftest import Worker
+from tests.server_worker.devices import Device
+
+FEDERATION = (
+    *("--schedule-steps", str(T), "--channels", "1", "--image-size", "8", "--num-classes", str(CLASSES)),
+    *("--schedule", SCHEDULE.name),
+    *("--cut-min", "0.2", "--cut-max", "0.8", "--base-channels", "8", "--channel-multipliers", "1,2"),
+    *("--blocks-per-level", "1", "--batch-size", "8", "--min-samples", "16", "--warmup-steps", "10"),
+)
+
+
+def test_a_killed_trainer_goes_on_where_it_was_and_loses_nothing(
+    worker: Callable[..., Worker], device: Callable[..., Device], tmp_path: Path
+) -> None:
+    storage = Storage(tmp_path / "server")
+    arguments = (
+        *("train", "--storage", storage.url, *FEDERATION, "--steps", "300"),
+        *("--checkpoint-steps", "40", "--publish-steps", "100", "--round", "1"),
+    )
+    sender = device()
+    first = worker(*arguments)
+    for seed in range(5):
+        sender.send_samples(sample_batch(seed, t_cut=20 + 10 * (seed % 3)))
+    wait_until(lambda: first.metric("collafuse_train_steps_total") >= 60, "training was well under way", 60)
+    wait_until(lambda: len(storage.folders("checkpoints")) > 0, "a checkpoint was there")
+    first.kill()
+    checkpoint = checkpoints.load_newest(storage)
+    assert checkpoint is not None
+    assert 40 <= checkpoint.step < 300
+    for seed in range(4, 8):  # the fifth batch again, and three more
+        sender.send_samples(sample_batch(seed, t_cut=20 + 10 * (seed % 3)))
+
+    second = worker(*arguments, "--exit-when-done")
+    assert second.wait_for("training_resumed")["step"] == checkpoint.step
+    assert second.end() == 0, second.log_path.read_text()
+
+    number = versions.latest(storage)
+    assert number is not None
+    manifest = versions.read_manifest(storage, number)
+    assert (manifest.steps, manifest.samples_seen, manifest.t_cut_min) == (300, 2400, 20)
+    assert manifest.schedule_id == SCHEDULE.schedule_id
+    last = checkpoints.load_newest(storage)
+    assert last is not None
+    assert last.step == 300
+    assert len(storage.folders("checkpoints")) == 2
+    wait_until(lambda: SampleStore(storage).samples == 8 * 4, "all eight batches were stored once", 5)
+    receipts = {receipt.batch_id for receipt in sender.all_of(ReceiptV1)}
+    assert receipts == {entry.message_id for entry in SampleStore(storage).entries()}
+    rounds = sender.all_of(RoundV1)
+    assert (rounds[0].shape, rounds[0].schedule_id, rounds[0].backbone_version) == (
+        SHAPE,
+        SCHEDULE.schedule_id,
+        0,
+    )
+    assert [each.number for each in rounds] == sorted(each.number for each in rounds)
+    assert rounds[-1].backbone_version == number
+
+
+def test_a_stopped_trainer_keeps_its_last_step_and_exits_in_order(
+    worker: Callable[..., Worker], device: Callable[..., Device], tmp_path: Path
+) -> None:
+    storage = Storage(tmp_path / "server")
+    sender = device()
+    for seed in range(4):
+        sender.send_samples(sample_batch(seed))
+    running = worker("train", "--storage", storage.url, *FEDERATION, "--checkpoint-steps", "100000")
+    wait_until(lambda: running.metric("collafuse_train_steps_total") >= 10, "training was under way", 60)
+    running.process.terminate()
+    assert running.end() == 0, running.log_path.read_text()
+    checkpoint = checkpoints.load_newest(storage)
+    assert checkpoint is not None
+    assert checkpoint.step >= 10
+
+    other = worker("train", "--storage", storage.url, *FEDERATION, "--schedule", "cosine")
+    assert other.end() == 1
+    line = other.log_path.read_text().splitlines()[-1]
+    assert SCHEDULE.schedule_id in line
+    assert line.startswith("error: ")
+    assert "schedule_id" in line
+
+
+@pytest.mark.parametrize("port", [1])
+def test_an_unreachable_broker_is_one_line_and_an_error(
+    worker: Callable[..., Worker], tmp_path: Path, port: int
+) -> None:
+    started = worker(
+        *("train", "--storage", str(tmp_path / "server"), *FEDERATION, "--connect-timeout", "0.5"),
+        *("--broker-url", f"amqp://guest:secret-word@127.0.0.1:{port}/x"),
+    )
+    assert started.end() == 1
+    text = started.log_path.read_text()
+    assert text.splitlines()[-1].startswith(f"error: the broker at 127.0.0.1:{port}")
+    assert "secret-word" not in text
