@@ -17,7 +17,6 @@ from edge_agent.errors import SpoolError, SpoolFull
 
 BUSY_SECONDS = 15.0
 _SPARE_PAGES = 256
-_MAGIC = b"SQLite format 3\x00"
 
 Parameter = str | int | float | bytes | None
 
@@ -33,7 +32,7 @@ class Spool:
         self.path = path
         if not path.exists():
             _create(path)
-        _check_header(path)
+        _check_size(path)
         with _translated(path):
             self._connection = _connect(path)
         try:
@@ -143,12 +142,16 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _check_header(path: Path) -> None:
-    """Refuse what SQLite would silently take for a new database; a file cut short elsewhere it notices itself."""
-    with _translated(path), path.open("rb") as file:
-        header = file.read(len(_MAGIC))
-    if header != _MAGIC:
-        raise _damaged(path, "it does not begin as a SQLite database" if header else "it is empty")
+def _check_size(path: Path) -> None:
+    """Refuse what SQLite would silently take for a new database; all other damage it notices itself.
+
+    Never open the file for this: closing any descriptor of it drops the POSIX locks of this process's other connections, whereupon
+    the next process that closes its own takes itself for the last and deletes the log that holds the newest rows.
+    """
+    with _translated(path):
+        size_bytes = path.stat().st_size
+    if size_bytes == 0:
+        raise _damaged(path, "it is empty")
 
 
 def _damaged(path: Path, what: str) -> SpoolError:

@@ -110,7 +110,7 @@ class Storage:
 
     def write(self, path: str, data: bytes) -> None:
         """Put one file in place, whole and durable, over whatever stood there. Raises StorageFull."""
-        with _full_as_error(self.url):
+        with full_as_error(self.url):
             if not self.local:
                 self._fs.pipe_file(self._at(path), data)
                 return
@@ -131,7 +131,7 @@ class Storage:
         Locally the folder appears with all its files at once; an older folder of that name is replaced. In a bucket the
         files appear in the order of the mapping, so the last one is the sign that the folder is complete.
         """
-        with _full_as_error(self.url):
+        with full_as_error(self.url):
             if not self.local:
                 for name, data in files.items():
                     self._fs.pipe_file(self._at(f"{folder}/{name}"), data)
@@ -154,14 +154,14 @@ class Storage:
 
     def move(self, path: str, target: str) -> None:
         """Rename one file. Raises StorageFull."""
-        with _full_as_error(self.url):
+        with full_as_error(self.url):
             if self.local:
                 _make_durable_directory(Path(self._at(target)).parent)
             self._fs.mv(self._at(path), self._at(target))
 
     def delete(self, path: str) -> None:
         """Remove one file, or a folder with all it holds; nothing there is no error."""
-        with _full_as_error(self.url):
+        with full_as_error(self.url):
             try:
                 self._fs.rm(self._at(path), recursive=True)
             except FileNotFoundError:
@@ -215,7 +215,8 @@ def _sweep_one(path: Path, before_unix: float) -> int:
 
 
 @contextmanager
-def _full_as_error(url: str) -> Iterator[None]:
+def full_as_error(url: str) -> Iterator[None]:
+    """Translate what the operating system says of a write: no room or not writable now (StorageFull), or worse."""
     try:
         yield
     except OSError as error:

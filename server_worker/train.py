@@ -258,6 +258,8 @@ class TrainWorker:
             exchange=EXCHANGE_DOWN,
             routing_key=ALL_KEY,
             message_id=f"round-{announcement.number}",
+            # The next one says the same or better: announcements must not pile up in the inbox of a device that is away.
+            ttl_seconds=2 * self._settings.round_seconds,
         )
         log.info("round_opened", number=announcement.number, backbone_version=self._version)
         try:

@@ -196,3 +196,27 @@ def test_a_process_killed_in_a_transaction_leaves_all_of_it_or_nothing(
     assert died.returncode == -signal.SIGKILL
     with Spool(state.spool, verify=True) as spool:
         assert ids(spool) == kept
+
+
+def test_opening_a_second_connection_here_does_not_let_another_process_lose_rows(state: StateDirectory) -> None:
+    """SQLite's locks are the process's: a stray descriptor of the file, once closed, would drop them all."""
+    writer = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from edge_agent import outbox
+        from edge_agent.spool import Spool
+        with Spool(Path(sys.argv[1])) as spool, spool.transaction() as transaction:
+            outbox.put(transaction, message_id=sys.argv[2], kind="samples", type_name="samples.v1", body=b"x", max_bytes=2**40)
+        """
+    )
+    with Spool(state.spool) as first:
+        for number in range(3):
+            with Spool(state.spool, verify=True):
+                pass
+            put(first, f"here-{number}")
+            subprocess.run([sys.executable, "-c", writer, str(state.spool), f"there-{number}"], check=True, timeout=60)
+            put(first, f"again-{number}")
+    expected = [f"{where}-{number}" for number in range(3) for where in ("here", "there", "again")]
+    with Spool(state.spool) as spool:
+        assert ids(spool) == expected

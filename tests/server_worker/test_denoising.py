@@ -12,7 +12,7 @@ from broker.connection import Connection
 from broker.messages import DenoiseV1, FailedV1, LatentsV1
 from broker.settings import BrokerSettings
 from broker.topology import QUEUE_DENOISE, QUEUE_PREFETCH
-from monitoring.metrics import DenoiseMetrics
+from monitoring.metrics import BrokerMetrics, DenoiseMetrics
 from server_worker.denoise import DenoiseWorker
 from server_worker.engine import Engine
 from server_worker.replies import WINDOW, Replies
@@ -21,6 +21,7 @@ from server_worker.storage import Storage
 from server_worker.version_follower import VersionFollower
 from server_worker.versions import Backbone
 from tests.conftest import wait_until
+from tests.link import Link
 from tests.server_worker.backbones import CPU, SCHEDULE, SHAPE, T, publish_backbone
 from tests.server_worker.conftest import Worker
 from tests.server_worker.devices import Device, new_request_id
@@ -249,6 +250,37 @@ def test_a_stopped_worker_finishes_what_runs_and_gives_the_rest_back(
     wait_until(lambda: queue_depth(QUEUE_DENOISE) == 1, "the second was back in the queue")
     assert [part for part in sender.all_of(LatentsV1) if part.request_id == waiting.request_id] == []
     assert sender.all_of(FailedV1) == []
+
+
+def test_a_request_whose_connection_is_lost_is_finished_and_acknowledged_once(
+    backbone: Backbone,
+    storage: Storage,
+    server_settings: BrokerSettings,
+    device: Callable[..., Device],
+    queue_depth: Callable[[str], int],
+) -> None:
+    with Link(server_settings.port) as link:
+        url = server_settings.url.get_secret_value().replace(f":{server_settings.port}/", f":{link.port}/")
+        through = Connection(
+            BrokerSettings.from_url(url), name="cut", metrics=BrokerMetrics(CollectorRegistry())
+        )
+        running = Running(storage, through)
+        with through:
+            through.wait_connected(20.0)
+            running.thread.start()
+            sender = device()
+            each = request(n=24, plan=LONG_PLAN)
+            sender.ask(each)
+            wait_until(lambda: running.metric("collafuse_network_calls_total") >= 5, "it was running")
+            assert link.cut() > 0
+            np.testing.assert_allclose(together(sender.latents(each)), reference(backbone, each), atol=1e-5)
+            wait_until(
+                lambda: running.metric("collafuse_requests_total", outcome="completed") >= 1, "it was ended"
+            )
+            running.stop.set()
+            running.thread.join(30.0)
+            assert not running.thread.is_alive()
+    assert queue_depth(QUEUE_DENOISE) == 0
 
 
 def test_a_worker_killed_mid_request_is_replaced_by_another_with_the_same_result(

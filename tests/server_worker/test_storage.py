@@ -1,4 +1,3 @@
-import errno
 import os
 import resource
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server_worker.errors import StorageFull, StorageUnusable
-from server_worker.storage import STALE_TEMPORARY_SECONDS, TEMPORARY_PREFIX, Storage
+from server_worker.storage import STALE_TEMPORARY_SECONDS, TEMPORARY_PREFIX, Storage, full_as_error
 
 
 @contextmanager
@@ -66,15 +65,16 @@ def test_a_write_that_finds_no_room_says_so_and_leaves_nothing_behind(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_told_from_a_broken_one(tmp_path: Path) -> None:
-    # The device that is always full: the very error of a full disk, from the kernel.
-    (tmp_path / "full").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left") as full, Path("/dev/full").open("wb") as file:
-        file.write(b"x")
-    assert full.value.errno == errno.ENOSPC
+def test_the_kernels_own_full_disk_is_a_passing_condition() -> None:
+    always_full = Path("/dev/full").open("wb", buffering=0)
+    with always_full, pytest.raises(StorageFull, match="No space left"), full_as_error("disk"):
+        always_full.write(b"x")
+
+
+def test_a_path_that_can_never_be_written_is_no_full_disk(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     storage.write("blocked", b"a file, not a folder")
-    with pytest.raises(StorageUnusable):
+    with pytest.raises(StorageUnusable, match="blocked"):
         storage.write("blocked/below", b"")
 
 

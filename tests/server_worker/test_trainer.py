@@ -1,0 +1,122 @@
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from broker.codec import digest, encode
+from diffusion.schedule import NoiseSchedule
+from server_worker import checkpoints
+from server_worker.errors import ContractMismatch
+from server_worker.sample_store import SampleBatch, SampleStore
+from server_worker.storage import Storage
+from server_worker.trainer import Trainer, TrainPlan
+from tests.server_worker.backbones import CPU, SCHEDULE, SHAPE, UNET, T, sample_batch
+
+PLAN = TrainPlan(lr=2e-3, weight_decay=0.0, warmup_steps=5, gradient_norm=1.0, ema_decay=0.99, seed=3)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SampleStore:
+    store = SampleStore(Storage(tmp_path))
+    for seed in range(6):
+        message = sample_batch(seed, t_cut=20 + 10 * (seed % 3))
+        store.add(message, digest(encode(message)), f"client{seed % 2}", "d")
+    return store
+
+
+def trainer(schedule: NoiseSchedule = SCHEDULE, plan: TrainPlan = PLAN) -> Trainer:
+    return Trainer(UNET, schedule, plan, CPU)
+
+
+def run(trained: Trainer, store: SampleStore, steps: int) -> list[float]:
+    return [trained.step(store.batch(trained.rng, 8)).loss for _ in range(steps)]
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_training_resumed_from_a_checkpoint_is_bit_equal_to_training_without_a_break(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    unbroken, first = trainer(), trainer()
+    losses = run(unbroken, store, 12)
+    run(first, store, 7)
+    checkpoints.save(Storage(tmp_path), first.checkpoint())
+    loaded = checkpoints.load_newest(Storage(tmp_path))
+    assert loaded is not None
+    second = trainer(plan=replace(PLAN, seed=99))  # what it starts from must not matter
+    second.restore(loaded)
+    assert second.step_number == 7
+    assert run(second, store, 5) == losses[7:]
+    one, other = unbroken.checkpoint(), second.checkpoint()
+    assert same(one.tensors, other.tensors)
+    assert one.state == other.state
+    assert same(unbroken.averaged_weights(), second.averaged_weights())
+
+
+def test_the_loss_falls_on_data_that_can_be_learned() -> None:
+    # One image, the same everywhere: what is left to learn is large.
+    rng = np.random.default_rng(0)
+    signal, noise = (
+        float(value) for value in (SCHEDULE.alpha_bar[20] ** 0.5, (1 - SCHEDULE.alpha_bar[20]) ** 0.5)
+    )
+    trained = trainer()
+    losses = []
+    for _ in range(150):
+        x = (signal + noise * rng.standard_normal((16, *SHAPE))).astype(np.float32)
+        batch = SampleBatch(
+            x, np.full(16, 20), np.zeros(16, np.int64), np.zeros(16, np.int64), np.zeros_like(x)
+        )
+        losses.append(trained.step(batch).loss)
+    assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:5])
+
+
+def test_pairs_and_releases_train_together() -> None:
+    rng = np.random.default_rng(0)
+    x, noise = (rng.standard_normal((6, *SHAPE)).astype(np.float32) for _ in range(2))
+    t = np.array([0, 0, 0, 50, 70, 99])
+    report = trainer().step(SampleBatch(x, np.full(6, 40), np.full(6, -1), t, noise))
+    assert np.isfinite(report.loss)
+    assert set(report.by_level) <= {"low", "middle", "high"}
+    # A fresh network predicts zero: the loss of a pair is then the mean square of its own noise.
+    pairs_only = trainer().step(SampleBatch(x[3:], np.full(3, 40), np.full(3, -1), t[3:], noise[3:]))
+    assert pairs_only.loss == pytest.approx(float((noise[3:] ** 2).mean()), rel=1e-5)
+
+
+def test_the_loss_is_told_by_third_of_the_noise_range() -> None:
+    x = np.zeros((3, *SHAPE), np.float32)
+    noise = np.stack([np.full(SHAPE, value, np.float32) for value in (1.0, 2.0, 3.0)])
+    report = trainer().step(
+        SampleBatch(x, np.full(3, 1), np.full(3, -1), np.array([T // 3, T // 2, T]), noise)
+    )
+    assert report.by_level == pytest.approx({"low": 1.0, "middle": 4.0, "high": 9.0})
+
+
+def test_a_checkpoint_of_another_schedule_is_refused_with_both_ids(store: SampleStore) -> None:
+    trained = trainer()
+    other = NoiseSchedule.cosine(T)
+    with pytest.raises(ContractMismatch, match=f"{SCHEDULE.schedule_id}.*{other.schedule_id}"):
+        trainer(schedule=other).restore(trained.checkpoint())
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_and_not_the_run(store: SampleStore, tmp_path: Path) -> None:
+    storage, trained = Storage(tmp_path), trainer()
+    for _ in range(3):
+        run(trained, store, 1)
+        checkpoints.save(storage, trained.checkpoint())
+    assert storage.folders("checkpoints") == ["000000000002", "000000000003"]
+    path = tmp_path / "checkpoints" / "000000000003" / "tensors.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    loaded = checkpoints.load_newest(storage)
+    assert loaded is not None
+    assert loaded.step == 2
+    (tmp_path / "checkpoints" / "000000000002" / "state.json").write_text("{")
+    assert checkpoints.load_newest(storage) is None

@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from server_worker import versions
+from server_worker.errors import Damaged, VersionMissing
+from server_worker.storage import Storage
+from tests.server_worker.backbones import CPU, SHAPE, T, publish_backbone
+
+
+def test_versions_are_numbered_and_the_newest_is_the_latest(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    assert versions.latest(storage) is None
+    assert [publish_backbone(storage, seed).number for seed in range(3)] == [1, 2, 3]
+    assert versions.latest(storage) == 3
+    assert (tmp_path / "versions" / "LATEST").read_text() == "3\n"
+
+
+def test_a_version_comes_back_as_it_was_published(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    one, again = publish_backbone(storage), versions.load(storage, 1, CPU)
+    x, t = torch.randn(2, *SHAPE), torch.tensor([T, 5])
+    with torch.no_grad():
+        assert torch.equal(one.network(x, t, torch.tensor([0, 3])), again.network(x, t, torch.tensor([0, 3])))
+    assert again.manifest.t_cut_min == 20
+    assert not any(parameter.requires_grad for parameter in again.network.parameters())
+
+
+def test_numbers_go_on_rising_when_old_versions_are_dropped(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    manifest = publish_backbone(storage).manifest
+    weights = dict(publish_backbone(storage).network.state_dict())
+    for _ in range(3):
+        versions.publish(storage, weights, manifest, keep=2)
+    assert storage.folders("versions") == ["000004", "000005"]
+    assert versions.latest(storage) == 5
+    with pytest.raises(VersionMissing, match="no backbone version 1"):
+        versions.load(storage, 1, CPU)
+
+
+def test_a_damaged_version_is_not_loaded(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    publish_backbone(storage)
+    path = tmp_path / "versions" / "000001" / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(Damaged, match="wrong digest"):
+        versions.load(storage, 1, CPU)
+    (tmp_path / "versions" / "LATEST").write_text("the newest")
+    with pytest.raises(Damaged, match="no version number"):
+        versions.latest(storage)
