@@ -30,7 +30,7 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], output: Path) 
     Args:
         command: program and arguments.
         environment: the whole environment of the process.
-        output: where its stdout and stderr are appended.
+        output: where its stdout and stderr are appended; its folder is the working directory, where Erlang leaves crash dumps.
 
     Raises:
         NodeError: if the program cannot be run.
@@ -44,6 +44,7 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], output: Path) 
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                cwd=output.parent,
             )
     except OSError as error:
         raise NodeError(f"cannot run {command[0]}: {error.strerror}") from error

@@ -58,7 +58,8 @@ def take(spool: Spool, letter: Letter) -> Outcome:
         return "refused"
     with spool.transaction() as transaction:
         outcome = _take(transaction, letter, message)
-        if outcome in {"late", "duplicate"}:
+        # A round is announced again and again, for those who were away: hearing it twice says nothing.
+        if outcome in {"late", "duplicate"} and not isinstance(message, RoundV1):
             count(transaction, outcome)
     if outcome == "refused":
         letter.refuse("not_for_devices", f"a device has no use for a {letter.type}")

@@ -33,7 +33,7 @@ from collafuse.demo.federation import (
 from collafuse.demo.generation import Generated, generate
 from collafuse.demo.narrator import Narrator
 from collafuse.demo.processes import POLL_SECONDS, Processes
-from collafuse.demo.training import HEAD, ISOLATED, export_heads, train_everything
+from collafuse.demo.training import HEAD, ISOLATED, train_everything
 from diffusion.schedule import NoiseSchedule
 from evaluation.comparison import compare_fidelity
 from evaluation.digits import ClientData, by_client, load_digits, write_npz
@@ -91,7 +91,6 @@ def run(design: Design, out: Path, narrator: Narrator) -> tuple[Path, Path, Demo
         with Processes(places.logs) as processes:
             _bring_up(processes, design, places, clients, narrator)
             curves = train_everything(processes, design, places, narrator)
-            export_heads(processes, design, places, narrator)
             _wait_for_the_last_version(processes, design, places)
             sets = generate(processes, design, places, clients, narrator)
             observed = Observed(

@@ -13,7 +13,7 @@ from edge_agent.training import HeadTraining
 from evaluation.results import Curve
 from monitoring.metrics import NOISE_LEVELS
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 HEAD, ISOLATED = "head", "isolated"
 
 
@@ -50,40 +50,53 @@ class BackboneWatch:
         )
 
 
-class ClientTrainings:
-    """Trains what the clients train, one network after another, beside the server."""
+@dataclass(frozen=True)
+class _Job:
+    """One network of one client, trained and then exported."""
+
+    client: str
+    kind: str
+
+
+class ClientWork:
+    """Trains and exports what the clients train, one network after another, beside the server; two once the server is done."""
 
     def __init__(self, processes: Processes, design: Design, places: Places, part: Part) -> None:
         self._processes = processes
         self._design = design
         self._places = places
         self._part = part
-        # Heads first: the agents can use them while the isolated rivals are still at it.
-        self._queue = [(client, kind) for kind in (HEAD, ISOLATED) for client in design.clients]
-        self._total = len(self._queue)
-        self._running: Child | None = None
+        # Heads first: the agents can take them up while the isolated rivals are still at it.
+        self._waiting = [_Job(client, kind) for kind in (HEAD, ISOLATED) for client in design.clients]
+        self._total = len(self._waiting)
+        self._training: dict[_Job, Child] = {}
+        self._exporting: dict[_Job, Child] = {}
+        self._finished = 0
 
-    def look(self) -> bool:
-        """Start the next training when the last is done; True once all are."""
-        if self._running is not None and not self._processes.done(self._running):
-            self._tell(self._running)
-            return False
-        if not self._queue:
-            return True
-        client, kind = self._queue.pop(0)
-        self._running = self._processes.start(
-            f"train-{kind}-{client}", self._arguments(client, kind), module="edge_agent.local_training"
-        )
-        return False
+    def look(self, at_once: int) -> bool:
+        """Move every job on and start waiting ones, at most `at_once` together; True once all are done."""
+        for job, child in list(self._training.items()):
+            if self._processes.done(child):
+                del self._training[job]
+                self._exporting[job] = self._export(job)
+        for job, child in list(self._exporting.items()):
+            if self._processes.done(child):
+                del self._exporting[job]
+                self._finished += 1
+        while self._waiting and len(self._training) + len(self._exporting) < at_once:
+            job = self._waiting.pop(0)
+            self._training[job] = self._train(job)
+        self._tell()
+        return self._finished == self._total
 
-    def _arguments(self, client: str, kind: str) -> list[str]:
+    def _train(self, job: _Job) -> Child:
         design = self._design
-        network: Network = design.head if kind == HEAD else design.isolated
+        network: Network = design.head if job.kind == HEAD else design.isolated
         training = HeadTraining(
-            client=client,
+            client=job.client,
             schedule=design.schedule,
             timesteps=design.timesteps,
-            cut=design.cut_ratio if kind == HEAD else 1.0,
+            cut=design.cut_ratio if job.kind == HEAD else 1.0,
             steps=network.steps,
             batch_size=network.batch_size,
             base_channels=network.base_channels,
@@ -92,55 +105,68 @@ class ClientTrainings:
             seed=design.seed,
             threads=1,
         )
-        out = self._places.checkpoint(client, kind)
-        return [str(self._places.data(client)), "--out", str(out), *training.arguments(), "--json-progress"]
-
-    def _tell(self, child: Child) -> None:
-        progress = _last_progress(child.log)
-        finished = self._total - len(self._queue) - 1
-        share = progress.get("step", 0) / progress.get("steps", 1)
-        note = (
-            f"{child.name.removeprefix('train-')}, loss {progress['loss']:.3f}"
-            if "loss" in progress
-            else child.name
+        out = self._places.checkpoint(job.client, job.kind)
+        arguments = [
+            str(self._places.data(job.client)),
+            "--out",
+            str(out),
+            *training.arguments(),
+            "--json-progress",
+        ]
+        return self._processes.start(
+            f"train-{job.kind}-{job.client}", arguments, module="edge_agent.local_training"
         )
-        self._part.update(finished + share, note)
+
+    def _export(self, job: _Job) -> Child:
+        """Through the parity gate into a bundle; a running agent picks its head up by itself."""
+        source, bundle = (
+            place(job.client, job.kind) for place in (self._places.checkpoint, self._places.bundle)
+        )
+        arguments = [
+            "export",
+            "head",
+            str(source),
+            "--out",
+            str(bundle),
+            "--name",
+            f"{job.client}-{job.kind}",
+        ]
+        return self._processes.start(f"export-{job.kind}-{job.client}", arguments)
+
+    def _tell(self) -> None:
+        done, notes = float(self._finished + len(self._exporting)), []
+        for job, child in self._training.items():
+            progress = _last_progress(child.log)
+            done += progress.get("step", 0) / progress.get("steps", 1)
+            if "loss" in progress:
+                notes.append(f"{job.client} {job.kind} {progress['loss']:.3f}")
+        self._part.update(done, ", ".join(notes))
 
 
 def train_everything(
     processes: Processes, design: Design, places: Places, narrator: Narrator
 ) -> tuple[Curve, ...]:
-    """Wait until the backbone and all of the clients' networks are trained; returns the backbone's loss curves."""
+    """Wait until all is trained and exported; returns the backbone's loss curves."""
     backbone = BackboneWatch(
         processes,
         places,
         design.backbone.steps,
         narrator.part("server trains the backbone on what it was sent", design.backbone.steps),
     )
-    heads_part = narrator.part("clients train their heads, and isolated rivals", 2 * len(design.clients))
-    clients = ClientTrainings(processes, design, places, heads_part)
+    networks = 2 * len(design.clients)
+    part = narrator.part("clients train and export heads, and isolated rivals", networks)
+    clients = ClientWork(processes, design, places, part)
     backbone_done = clients_done = False
     while not (backbone_done and clients_done):
         processes.check()
         if not backbone_done and backbone.look():
             backbone_done = True
             backbone.part.end(f"{design.backbone.steps} steps")
-        if not clients_done and clients.look():
+        if not clients_done and clients.look(at_once=2 if backbone_done else 1):
             clients_done = True
-            heads_part.end(f"{2 * len(design.clients)} networks")
+            part.end(f"{networks} networks, each within the parity gate")
         time.sleep(LOOK_SECONDS)
     return backbone.curves()
-
-
-def export_heads(processes: Processes, design: Design, places: Places, narrator: Narrator) -> None:
-    """Export every trained network to a bundle, behind the parity gate; running agents pick their heads up."""
-    part = narrator.part("export to ONNX behind the parity gate", 2 * len(design.clients))
-    for done, (client, kind) in enumerate((c, k) for k in (HEAD, ISOLATED) for c in design.clients):
-        source, bundle = places.checkpoint(client, kind), places.bundle(client, kind)
-        arguments = ["export", "head", str(source), "--out", str(bundle), "--name", f"{client}-{kind}"]
-        processes.finish([processes.start(f"export-{kind}-{client}", arguments)])
-        part.update(done + 1, bundle.name)
-    part.end(f"{2 * len(design.clients)} bundles")
 
 
 def _last_progress(log: Path) -> dict[str, float]:

@@ -66,9 +66,10 @@ def test_a_write_that_finds_no_room_says_so_and_leaves_nothing_behind(tmp_path: 
 
 
 def test_the_kernels_own_full_disk_is_a_passing_condition() -> None:
-    always_full = Path("/dev/full").open("wb", buffering=0)
-    with always_full, pytest.raises(StorageFull, match="No space left"), full_as_error("disk"):
-        always_full.write(b"x")
+    always_full = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(StorageFull, match="No space left"), full_as_error("disk"):
+        os.write(always_full, b"x")
+    os.close(always_full)
 
 
 def test_a_path_that_can_never_be_written_is_no_full_disk(tmp_path: Path) -> None:
