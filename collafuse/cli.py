@@ -30,7 +30,6 @@ EXTRAS = {
     "onnxscript": "export",
     "sklearn": "evaluation",
     "scipy": "evaluation",
-    "matplotlib": "evaluation",
     "jinja2": "evaluation",
 }
 """Optional package → the extra that brings it."""
@@ -56,6 +55,7 @@ app = typer.Typer(
     cls=LazyRooms,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

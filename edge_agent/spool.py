@@ -145,7 +145,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _check_size(path: Path) -> None:
     """Refuse what SQLite would silently take for a new database; all other damage it notices itself.
 
-    Never open the file for this: closing any descriptor of it drops the POSIX locks of this process's other connections, whereupon
+    Never open the file for this: closing any descriptor of it drops the POSIX locks of this process's other connections, and then
     the next process that closes its own takes itself for the last and deletes the log that holds the newest rows.
     """
     with _translated(path):

@@ -30,7 +30,7 @@ def head(
     """Export a trained head, compare it with the original, and write the bundle if they agree."""
     try:
         # Only here: `inspect` and the devices need none of it.
-        from export.head_export import export_head  # noqa: PLC0415
+        from export.head_export import export_head
     except ImportError as error:
         raise ExportError(
             f"exporting needs {error.name}; install it with: pip install 'collafuse-edge[export]'"

@@ -3,8 +3,10 @@
 There is no imitation of the broker and no skipping: without RabbitMQ the tests that need it fail and say how to install it.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pika
 import pytest
@@ -23,6 +25,29 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_seconds: float 
         if time.monotonic() > deadline:
             pytest.fail(f"within {timeout_seconds:g} s it did not happen that {what}")
         time.sleep(0.01)
+
+
+def processes_of(directory: Path) -> list[int]:
+    """The pids of processes that carry `directory` on their command line or in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (
+                (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+                if entry.name.isdigit()
+                else b""
+            )
+        except OSError:
+            continue
+        if str(directory).encode() in words and int(entry.name) != os.getpid():
+            found.append(int(entry.name))
+    return found
+
+
+def is_registered(directory: Path, queue: str) -> bool:
+    """Whether a quorum queue would survive: RabbitMQ writes the register of these queues about a second late."""
+    registers = directory.glob("data/*/quorum/*/names.dets")
+    return any(queue.encode() in register.read_bytes() for register in registers)
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,9 @@ def demo(
     from collafuse.demo.narrator import Narrator
     from collafuse.demo.run import run
     from collafuse.demo.words import in_words
+    from monitoring.logs import configure
+
+    configure("demo", level="warning")
 
     # SIGTERM ends the demo the way ctrl-C does: everything it started goes first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

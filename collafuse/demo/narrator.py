@@ -50,9 +50,8 @@ class Narrator:
 
     def _say(self, line: str) -> None:
         if not self._live:
-            self.console.print(
-                f"[{time.monotonic() - self._started:5.0f} s] {line}", markup=False, highlight=False
-            )
+            moment = f"[{time.monotonic() - self._started:4.0f} s]"
+            self.console.print(f"{moment} {line}", markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._progress.start()

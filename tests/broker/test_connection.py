@@ -19,7 +19,7 @@ from broker.publisher import Outgoing, outgoing
 from broker.settings import BrokerSettings
 from broker.topology import FEDERATION, QUEUE_DEAD, QUEUE_DENOISE, declare
 from monitoring.metrics import BrokerMetrics
-from tests.conftest import wait_until
+from tests.conftest import is_registered, wait_until
 from tests.link import Link
 
 Connect = Callable[[BrokerSettings], Connection]
@@ -322,6 +322,8 @@ def test_a_killed_broker_comes_back_with_every_confirmed_message(tmp_path: Path,
         connection.wait_connected(10)
         for number in range(50):
             publisher.publish(to(QUEUE_DENOISE, message_id=f"{number}"))
+
+        wait_until(lambda: is_registered(local.directory, QUEUE_DENOISE), "the queue is on disk")
 
         local.kill()
         with pytest.raises((ConnectionLost, ConfirmTimeout)):

@@ -18,31 +18,12 @@ from broker import node_files, node_processes
 from broker.errors import NodeError
 from broker.local_node import SERVER, LocalNode, NodeInfo, find
 from broker.management import Management
-from tests.conftest import wait_until
-
-
-def processes_below(directory: Path) -> list[int]:
-    """Returns the pids of processes whose environment points into `directory`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            environment = (entry / "environ").read_bytes() if entry.name.isdigit() else b""
-        except OSError:
-            continue
-        if f"HOME={directory}\0".encode() in environment:
-            found.append(int(entry.name))
-    return found
+from tests.conftest import is_registered, processes_of, wait_until
 
 
 def messages_in(url: str, queue: str) -> int:
     with pika.BlockingConnection(pika.URLParameters(url)) as link:
         return int(link.channel().queue_declare(queue, passive=True).method.message_count)
-
-
-def is_registered(directory: Path, queue: str) -> bool:
-    """Says whether a quorum queue would survive: RabbitMQ writes the register of these queues about a second late."""
-    registers = directory.glob("data/*/quorum/*/names.dets")
-    return any(queue.encode() in register.read_bytes() for register in registers)
 
 
 @pytest.fixture
@@ -52,7 +33,7 @@ def local(tmp_path: Path) -> Iterator[LocalNode]:
     node = LocalNode(directory)
     yield node
     node.stop()
-    assert processes_below(directory) == []
+    assert processes_of(directory) == []
 
 
 def test_a_node_lives_is_killed_comes_back_and_leaves_nothing(local: LocalNode) -> None:
@@ -65,7 +46,7 @@ def test_a_node_lives_is_killed_comes_back_and_leaves_nothing(local: LocalNode) 
     assert told == ["starting the port mapper", "booting RabbitMQ"]
     assert local.status().state == "running"
     assert find(local.directory) == info
-    assert len(processes_below(local.directory)) >= 2
+    assert len(processes_of(local.directory)) >= 2
     with pika.BlockingConnection(pika.URLParameters(info.amqp_url)) as link:
         channel = link.channel()
         channel.queue_declare("kept", durable=True, arguments={"x-queue-type": "quorum"})
@@ -85,7 +66,7 @@ def test_a_node_lives_is_killed_comes_back_and_leaves_nothing(local: LocalNode) 
 
     assert local.stop()
     assert local.status().state == "stopped"
-    assert processes_below(local.directory) == []
+    assert processes_of(local.directory) == []
     assert not local.stop()
 
 
@@ -140,7 +121,7 @@ def test_the_default_user_does_not_exist(node: NodeInfo) -> None:
 
 
 def test_the_password_is_not_on_a_command_line(node: NodeInfo) -> None:
-    for pid in processes_below(node.directory):
+    for pid in processes_of(node.directory):
         assert node.password.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
         assert node.password.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
 
@@ -171,7 +152,7 @@ def test_a_node_that_does_not_come_up_says_why_and_leaves_nothing(
         local.start(timeout_seconds=1)
 
     assert str(tmp_path / "node" / "startup.log") in str(caught.value)
-    assert processes_below(local.directory) == []
+    assert processes_of(local.directory) == []
     assert local.status().state == "stopped"
 
 

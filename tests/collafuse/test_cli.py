@@ -33,7 +33,9 @@ def test_every_room_helps_without_loading_anything_heavy(room: str) -> None:
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code in (0, None), end.code\n"
         f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]", "these were loaded to print a help text"

@@ -60,7 +60,9 @@ class Server:
         self.answering = threading.Event()
         self.answering.set()
         self._schedule = schedule or NoiseSchedule.cosine(200)
-        self._connection = Connection(settings, name="test-server", metrics=BrokerMetrics(CollectorRegistry()))
+        self._connection = Connection(
+            settings, name="test-server", metrics=BrokerMetrics(CollectorRegistry())
+        )
         self._consumer = self._connection.consumer("denoise", prefetch=4)
         self._publisher = self._connection.publisher()
         self._stopping = threading.Event()
@@ -105,7 +107,11 @@ class Server:
 
     def _messages(self, request: DenoiseV1) -> list[Message]:
         if self.fail:
-            return [FailedV1(request_id=request.request_id, reason="no_version", detail="no backbone is published yet")]
+            return [
+                FailedV1(
+                    request_id=request.request_id, reason="no_version", detail="no backbone is published yet"
+                )
+            ]
         x = denoise(self._schedule, request).astype(request.dtype)
         pieces = np.array_split(np.arange(request.n), min(self.parts, request.n))
         return [

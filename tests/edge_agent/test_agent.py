@@ -45,7 +45,18 @@ def run_agent(state: StateDirectory, tmp_path: Path) -> Iterator[RunAgent]:
 
     def start(url: str, *flags: object, code: str = COMMAND, **extra: str) -> Process:
         log = tmp_path / f"agent-{len(started)}.log"
-        arguments = ("edge", "run", "--state", state.path, "--broker-url", url, "--schedule-steps", 200, "--threads", 1)
+        arguments = (
+            "edge",
+            "run",
+            "--state",
+            state.path,
+            "--broker-url",
+            url,
+            "--schedule-steps",
+            200,
+            "--threads",
+            1,
+        )
         process = Process(log, *arguments, *flags, code=code, **extra)
         started.append(process)
         return process
@@ -57,7 +68,9 @@ def run_agent(state: StateDirectory, tmp_path: Path) -> Iterator[RunAgent]:
 
 
 def ready(process: Process) -> Process:
-    wait_until(lambda: bool(process.events("agent_started")) or process.exit_code is not None, "the agent starts")
+    wait_until(
+        lambda: bool(process.events("agent_started")) or process.exit_code is not None, "the agent starts"
+    )
     assert process.exit_code is None, process.log.read_text()
     return process
 
@@ -132,9 +145,23 @@ def test_images_are_contributed_and_pictures_made_without_torch(
 
     agent = ready(run_agent(device.url, "--head", head_bundle, code=TELLING, LOADED_FILE=str(loaded_file)))
     made = edge_json(
-        "generate", "--state", state.path, "--count", 5, "--label", 1, "--seed", 3, "--ttl", 60, "--out", tmp_path / "out"
+        "generate",
+        "--state",
+        state.path,
+        "--count",
+        5,
+        "--label",
+        1,
+        "--seed",
+        3,
+        "--ttl",
+        60,
+        "--out",
+        tmp_path / "out",
     )
-    wait_until(lambda: edge_json("status", "--state", state.path)["outbox"]["messages"] == 0, "the outbox is empty")
+    wait_until(
+        lambda: edge_json("status", "--state", state.path)["outbox"]["messages"] == 0, "the outbox is empty"
+    )
     status = edge_json("status", "--state", state.path)
 
     images = np.load(tmp_path / "out" / "images.npy")
@@ -194,7 +221,9 @@ def test_without_a_broker_the_agent_starts_and_the_job_expires_in_its_own_time(
     failed = collafuse("edge", "generate", "--state", state.path, "--count", 2, "--ttl", 1)
 
     assert failed.returncode == 1
-    assert re.fullmatch(r"error: job [0-9a-f]{32} expired .*within 1 s; at the end it was requested\n", failed.stderr)
+    assert re.fullmatch(
+        r"error: job [0-9a-f]{32} expired .*within 1 s; at the end it was requested\n", failed.stderr
+    )
     status = edge_json("status", "--state", state.path)
     assert not status["link"]["connected"]
     assert status["jobs"] == {"expired": 1}
@@ -266,7 +295,9 @@ def test_repeated_and_late_answers_are_recognised_and_counted(
 
     def counted() -> bool:
         status = edge_json("status", "--state", state.path)
-        return bool(status["late_results"] == 1 and status["duplicates"] == 2 and status["jobs"] == {"completed": 1})
+        return bool(
+            status["late_results"] == 1 and status["duplicates"] == 2 and status["jobs"] == {"completed": 1}
+        )
 
     wait_until(counted, "the repeats and the late answer are counted")
 
@@ -359,7 +390,12 @@ def test_without_a_head_the_server_makes_the_pictures_once_their_shape_is_known(
 
 
 def test_metrics_are_served_on_the_port_that_is_written_down(
-    device: Device, server: Server, state: StateDirectory, head_bundle: Path, run_agent: RunAgent, tmp_path: Path
+    device: Device,
+    server: Server,
+    state: StateDirectory,
+    head_bundle: Path,
+    run_agent: RunAgent,
+    tmp_path: Path,
 ) -> None:
     port_file = tmp_path / "port"
     agent = ready(
@@ -382,7 +418,9 @@ def test_metrics_are_served_on_the_port_that_is_written_down(
     assert "collafuse_connected 1.0" in text
 
 
-def test_a_damaged_spool_ends_every_command_with_one_line(state: StateDirectory, device: Device, tmp_path: Path) -> None:
+def test_a_damaged_spool_ends_every_command_with_one_line(
+    state: StateDirectory, device: Device, tmp_path: Path
+) -> None:
     with Spool(state.spool):
         pass
     state.spool.write_bytes(b"rubbish" * 1000)
@@ -396,13 +434,17 @@ def test_a_damaged_spool_ends_every_command_with_one_line(state: StateDirectory,
         done = collafuse("edge", *command, "--state", state.path)
         last = done.stderr.splitlines()[-1]
         assert done.returncode == 1
-        assert last.startswith(f"error: the spool {state.spool} is damaged: it does not begin as a SQLite database")
+        assert last.startswith(
+            f"error: the spool {state.spool} is damaged: it does not begin as a SQLite database"
+        )
     assert state.spool.read_bytes() == b"rubbish" * 1000
 
 
 def test_credentials_of_another_device_are_refused(state: StateDirectory, tmp_path: Path) -> None:
     credentials = tmp_path / "device.toml"
-    credentials.write_text('client = "ward"\ndevice = "two"\nbroker_url = "amqp://ward_one:secret@127.0.0.1:1/c"\n')
+    credentials.write_text(
+        'client = "ward"\ndevice = "two"\nbroker_url = "amqp://ward_one:secret@127.0.0.1:1/c"\n'
+    )
 
     done = collafuse("edge", "run", "--config", credentials, "--state", state.path)
 
@@ -436,7 +478,9 @@ def test_every_module_of_the_agent_can_be_imported_without_torch() -> None:
         "print(len([name for name in sys.modules if name.startswith('edge_agent.')]))\n"
         "sys.exit('torch' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
+    )
 
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 20

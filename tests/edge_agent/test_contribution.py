@@ -159,9 +159,17 @@ def test_losing_the_spool_makes_the_same_bytes_again(
     assert made[0] == made[1]
 
 
-@pytest.mark.parametrize(("dtype", "side", "sizes"), [("float16", 8, [64, 64, 22]), ("float32", 64, [63, 63, 24])])
+@pytest.mark.parametrize(
+    ("dtype", "side", "sizes"), [("float16", 8, [64, 64, 22]), ("float32", 64, [63, 63, 24])]
+)
 def test_messages_stay_small(
-    spool: Spool, state: StateDirectory, settings: MakeSettings, tmp_path: Path, dtype: str, side: int, sizes: list[int]
+    spool: Spool,
+    state: StateDirectory,
+    settings: MakeSettings,
+    tmp_path: Path,
+    dtype: str,
+    side: int,
+    sizes: list[int],
 ) -> None:
     images = np.random.default_rng(0).uniform(-1, 1, (150, 1, side, side)).astype(np.float32)
 
@@ -205,7 +213,11 @@ def test_at_the_quota_it_stops_loudly_and_goes_on_after_a_drain(
 @pytest.mark.parametrize(
     ("round_", "changes", "message"),
     [
-        (opened_round(schedule_id="0" * 16), {}, f"schedule is {'0' * 16} .*this device's is {SCHEDULE.schedule_id}"),
+        (
+            opened_round(schedule_id="0" * 16),
+            {},
+            f"schedule is {'0' * 16} .*this device's is {SCHEDULE.schedule_id}",
+        ),
         (opened_round(cut_min=0.4), {}, "takes cut ratios from 0.4 to 0.5, this device is set to 0.3"),
         (opened_round(shape=(3, 8, 8)), {}, r"the server learns \(3, 8, 8\)"),
         (opened_round(num_classes=2), {}, r"has the label 2, the server knows 0\.\.1"),

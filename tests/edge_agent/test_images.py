@@ -163,7 +163,10 @@ BAD = np.full((2, 4, 4), np.nan, np.float32)
         (archive(images=np.zeros((2, 8, 8, 5), np.float32)), "8 channels; channels come second"),
         (archive(images=np.zeros((2, 4, 4), np.int64)), "holds int64"),
         (archive(pictures=np.zeros((2, 4, 4), np.float32)), "no array 'images', only pictures"),
-        (archive(images=np.zeros((2, 4, 4), np.float32), labels=np.zeros(3, np.int64)), r"must be \(2,\) integers"),
+        (
+            archive(images=np.zeros((2, 4, 4), np.float32), labels=np.zeros(3, np.int64)),
+            r"must be \(2,\) integers",
+        ),
         (archive(images=np.zeros((2, 4, 4), np.float32), labels=np.array([0, -1])), "labels go from -1 to 0"),
         (damaged_archive, "cannot be read as an .npz archive"),
     ],

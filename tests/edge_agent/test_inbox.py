@@ -50,9 +50,7 @@ Asked = tuple[str, DenoiseV1]
 
 
 @pytest.fixture
-def ask(
-    spool: Spool, settings: Callable[..., EdgeSettings], head_bundle: Path
-) -> Callable[[int], Asked]:
+def ask(spool: Spool, settings: Callable[..., EdgeSettings], head_bundle: Path) -> Callable[[int], Asked]:
     """Accept and start a job of so many images: its id and its request."""
     slot = HeadSlot(head_bundle, "cpu", 1)
     slot.refresh()
@@ -104,9 +102,7 @@ def state_of(spool: Spool, job_id: str) -> tuple[str, str | None]:
     return job.state, job.reason
 
 
-def test_a_job_is_whole_when_its_last_part_has_come_in_any_order(
-    spool: Spool, asked: Asked
-) -> None:
+def test_a_job_is_whole_when_its_last_part_has_come_in_any_order(spool: Spool, asked: Asked) -> None:
     job_id, request = asked
 
     assert deliver(spool, part_of(request, 4, 2, part=1))[0] == "kept"
@@ -119,9 +115,7 @@ def test_a_job_is_whole_when_its_last_part_has_come_in_any_order(
     assert x[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_answers_of_two_workers_that_were_cut_differently_fit_together(
-    spool: Spool, asked: Asked
-) -> None:
+def test_answers_of_two_workers_that_were_cut_differently_fit_together(spool: Spool, asked: Asked) -> None:
     job_id, request = asked
     deliver(spool, part_of(request, 0, 4))
     deliver(spool, part_of(request, 0, 2))
@@ -135,9 +129,7 @@ def test_answers_of_two_workers_that_were_cut_differently_fit_together(
 
 
 @pytest.mark.parametrize("message_id", ["same", ""])
-def test_a_repeat_is_acknowledged_and_changes_nothing(
-    spool: Spool, asked: Asked, message_id: str
-) -> None:
+def test_a_repeat_is_acknowledged_and_changes_nothing(spool: Spool, asked: Asked, message_id: str) -> None:
     _, request = asked
     deliver(spool, part_of(request, 0, 4), message_id)
 
@@ -148,9 +140,7 @@ def test_a_repeat_is_acknowledged_and_changes_nothing(
     assert spool.rows("SELECT count(*) FROM latents")[0][0] == 1
 
 
-def test_a_result_for_a_job_that_has_ended_is_dropped_and_counted(
-    spool: Spool, asked: Asked
-) -> None:
+def test_a_result_for_a_job_that_has_ended_is_dropped_and_counted(spool: Spool, asked: Asked) -> None:
     job_id, request = asked
     with spool.transaction() as transaction:
         jobs.end(transaction, job_id, "expired", reason="expired", detail="too late")

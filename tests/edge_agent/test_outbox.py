@@ -51,7 +51,9 @@ def test_a_full_outbox_refuses_the_new_and_keeps_the_old(spool: Spool) -> None:
     for number in range(9):
         put(spool, f"batch-{number}")
 
-    with pytest.raises(OutboxFull, match="900 bytes wait.*101 more would pass the quota of 1000; connect the device"):
+    with pytest.raises(
+        OutboxFull, match=r"900 bytes wait.*101 more would pass the quota of 1000; connect the device"
+    ):
         put(spool, "too-much", size_bytes=101)
 
     assert next_ids(spool) == [f"batch-{number}" for number in range(9)]

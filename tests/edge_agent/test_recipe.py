@@ -79,7 +79,12 @@ def test_without_head_and_contract_the_shape_is_waited_for(settings: MakeSetting
     ("head", "round_", "reason", "message"),
     [
         (None, None, "no_head", "the server stops at the cut t=60: set --head"),
-        (facts(), opened_round(schedule_id="0" * 16), "schedule_mismatch", f"{'0' * 16}.*{SCHEDULE.schedule_id}"),
+        (
+            facts(),
+            opened_round(schedule_id="0" * 16),
+            "schedule_mismatch",
+            f"{'0' * 16}.*{SCHEDULE.schedule_id}",
+        ),
         (facts(), opened_round(shape=(3, 8, 8)), "shape_mismatch", r"\(3, 8, 8\).*\(1, 8, 8\)"),
     ],
 )

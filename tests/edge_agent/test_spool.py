@@ -21,7 +21,12 @@ from monitoring.errors import Disposition
 def put(spool: Spool, message_id: str, body: bytes = b"body") -> None:
     with spool.transaction() as transaction:
         outbox.put(
-            transaction, message_id=message_id, kind="samples", type_name="samples.v1", body=body, max_bytes=2**40
+            transaction,
+            message_id=message_id,
+            kind="samples",
+            type_name="samples.v1",
+            body=body,
+            max_bytes=2**40,
         )
 
 
@@ -78,7 +83,7 @@ def test_a_damaged_spool_is_reported_in_one_line_and_left_alone(
     damage(state.spool)
     before = state.spool.read_bytes()
 
-    with pytest.raises(SpoolError, match="is damaged: .*left untouched: restore it from a backup") as caught:
+    with pytest.raises(SpoolError, match=r"is damaged: .*left untouched: restore it from a backup") as caught:
         Spool(state.spool, verify=True)
 
     assert str(state.spool) in str(caught.value)
@@ -90,7 +95,7 @@ def test_a_spool_of_a_newer_program_is_refused(state: StateDirectory) -> None:
     with Spool(state.spool) as spool, spool.transaction() as transaction:
         transaction.execute("INSERT INTO migrations VALUES ('9999_from_the_future', 0)")
 
-    with pytest.raises(SpoolError, match="9999_from_the_future.*newer version"):
+    with pytest.raises(SpoolError, match=r"9999_from_the_future.*newer version"):
         Spool(state.spool)
 
 
@@ -103,9 +108,9 @@ def test_a_failing_migration_leaves_nothing_behind(tmp_path: Path) -> None:
 
     assert migrations.applied(connection) == tuple(step.name for step in migrations.MIGRATIONS)
     assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'half'").fetchone()[0] == 0
-    assert migrations.migrate(connection, (*migrations.MIGRATIONS, Migration("0002_good", ("CREATE TABLE whole (x)",)))) == (
-        "0002_good",
-    )
+    assert migrations.migrate(
+        connection, (*migrations.MIGRATIONS, Migration("0002_good", ("CREATE TABLE whole (x)",)))
+    ) == ("0002_good",)
     connection.close()
 
 
@@ -114,7 +119,7 @@ def test_on_a_full_disk_new_work_is_refused_and_the_old_is_intact(spool: Spool) 
     pages = spool.rows("PRAGMA page_count")[0][0]
     spool.rows(f"PRAGMA max_page_count = {pages + 2}")
 
-    with pytest.raises(SpoolFull, match="the disk is full.*free some space") as caught:
+    with pytest.raises(SpoolFull, match=r"the disk is full.*free some space") as caught:
         put(spool, "too much", b"x" * 100_000)
 
     assert caught.value.disposition is Disposition.RETRY
@@ -198,7 +203,9 @@ def test_a_process_killed_in_a_transaction_leaves_all_of_it_or_nothing(
         assert ids(spool) == kept
 
 
-def test_opening_a_second_connection_here_does_not_let_another_process_lose_rows(state: StateDirectory) -> None:
+def test_opening_a_second_connection_here_does_not_let_another_process_lose_rows(
+    state: StateDirectory,
+) -> None:
     """SQLite's locks are the process's: a stray descriptor of the file, once closed, would drop them all."""
     writer = textwrap.dedent(
         """
@@ -215,7 +222,9 @@ def test_opening_a_second_connection_here_does_not_let_another_process_lose_rows
             with Spool(state.spool, verify=True):
                 pass
             put(first, f"here-{number}")
-            subprocess.run([sys.executable, "-c", writer, str(state.spool), f"there-{number}"], check=True, timeout=60)
+            subprocess.run(
+                [sys.executable, "-c", writer, str(state.spool), f"there-{number}"], check=True, timeout=60
+            )
             put(first, f"again-{number}")
     expected = [f"{where}-{number}" for number in range(3) for where in ("here", "there", "again")]
     with Spool(state.spool) as spool:
