@@ -66,7 +66,7 @@ class Figures:
     node: NodeInfo
 
     def result(self, curves: tuple[Curve, ...], started: float, started_at: str) -> DemoResult:
-        """Everything measured; curves: the backbone's. started: monotonic seconds at the start, started_at: the same for people."""
+        """Everything measured. curves: the backbone's; started: monotonic seconds; started_at: the same moment for people."""
         design, observed = self.design, self.observed
         classifier = train_classifier(self.clients, seed=design.seed)
         store = measurement.open_store(self.places)
