@@ -9,7 +9,7 @@ import pytest
 
 from collafuse.cli import ROOMS
 
-HEAVY = ("torch", "onnxruntime", "sklearn", "scipy", "matplotlib", "onnx", "pika")
+HEAVY = ("torch", "onnxruntime", "sklearn", "scipy", "onnx")
 
 
 def collafuse(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -53,7 +53,7 @@ def test_an_unknown_command_is_one_clear_failure(tmp_path: Path) -> None:
     [
         (("worker", "train", "--config", "nowhere.toml"), ("nowhere.toml",)),
         (("worker", "denoise", "--config", "unknown.toml"), ("unknown.toml", "max_batsch", "max_batch")),
-        (("edge", "run"), ("client",)),
+        (("edge", "run"), ("no broker", "COLLAFUSE_BROKER_URL")),
         (("edge", "contribute", "absent", "--config", "device.toml"), ("absent",)),
         (("export", "inspect", "broken.bundle"), ("broken.bundle",)),
         (("export", "head", "broken.bundle", "--out", "x"), ("broken.bundle",)),

@@ -117,7 +117,7 @@ def expected_images(bundle: Path, recipe: Recipe, count: int, label: int, seed: 
 
 def queued(node: NodeInfo, queue: str) -> list[tuple[str, bytes]]:
     """Message ids and bodies in a queue; they stay there."""
-    found = []
+    found: list[tuple[str, bytes]] = []
     with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
         channel = amqp.channel()
         while True:

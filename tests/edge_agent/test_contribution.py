@@ -304,7 +304,8 @@ def contribute_and_die(state: StateDirectory, settings: EdgeSettings, data: Path
         if done == commits:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    contribution.accept_batch = dying
+    patch = pytest.MonkeyPatch()
+    patch.setattr(contribution, "accept_batch", dying)
     with Spool(state.spool) as spool:
         contribute(spool, state, settings, data)
 
