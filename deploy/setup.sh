@@ -2,7 +2,7 @@
 # Makes this checkout ready: a virtual environment with the pinned packages, and the distribution's programs that are missing.
 #
 #   deploy/setup.sh demo    RabbitMQ
-#   deploy/setup.sh test    RabbitMQ, Prometheus (promtool checks the rules) and Chromium's needs, if any test has them
+#   deploy/setup.sh test    RabbitMQ, and Prometheus, with which the rules and the dashboard are tested
 #
 # Does nothing, quickly, when all is there. Starts no service and stops none.
 set -eu
@@ -28,15 +28,14 @@ install_packages() { # install_packages REASON PACKAGE...
     as_root apt-get update -q >/dev/null || fail "apt-get update failed; check the network and /etc/apt/sources.list"
     # Packages of servers start them at once. Nothing here may run on this machine's ports, so that is forbidden for the moment.
     policy=/usr/sbin/policy-rc.d
-    made_policy=no
     if [ ! -e $policy ]; then
+        trap 'as_root rm -f $policy' EXIT
+        trap 'exit 130' INT TERM
         printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
         as_root chmod 755 $policy
-        made_policy=yes
     fi
     status=0
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >/dev/null || status=$?
-    [ $made_policy = no ] || as_root rm -f $policy
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >/dev/null 2>&1 || status=$?
     [ $status -eq 0 ] || fail "apt-get install $* failed (exit $status); run it by hand to see why"
 }
 
