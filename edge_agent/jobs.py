@@ -116,7 +116,8 @@ def unfinished(spool: Spool, *states: State) -> list[Job]:
     """Jobs that have not ended, oldest first; only those in `states` when some are given."""
     wanted = states or UNFINISHED
     rows = spool.rows(
-        "SELECT * FROM jobs WHERE state IN (SELECT value FROM json_each(?)) ORDER BY sequence", (json.dumps(wanted),)
+        "SELECT * FROM jobs WHERE state IN (SELECT value FROM json_each(?)) ORDER BY sequence",
+        (json.dumps(wanted),),
     )
     return [_job(row) for row in rows]
 

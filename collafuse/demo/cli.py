@@ -32,12 +32,13 @@ def demo(
 
     configure("demo", level="warning")
 
-    # SIGTERM ends the demo the way ctrl-C does: everything it started goes first.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Both end the demo in the same way, also where the shell started it in the background: everything it started goes first.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with Narrator(Console(stderr=True)) as narrator:
         report, summary, result = run(Design.quick() if quick else Design(), out, narrator)
     if json:
         print(summary.read_text())
     else:
         print(in_words(result))
-    Console(stderr=True).print(f"report  {report}\nsummary {summary}", highlight=False)
+    Console(stderr=True).print(f"report  {report}\nsummary {summary}", highlight=False, soft_wrap=True)
