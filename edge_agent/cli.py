@@ -65,7 +65,7 @@ def run(
     ] = None,
     eta: Annotated[float | None, typer.Option("--eta", help="Noise of DDIM, 0..1  [default: 0]")] = None,
     metrics_port: Annotated[
-        int | None, typer.Option("--metrics-port", help="Serve /metrics; 0: any port.")
+        int | None, typer.Option("--metrics-port", help="Port of /metrics  [default: any free one]")
     ] = None,
     metrics_port_file: Annotated[
         Path | None, typer.Option("--metrics-port-file", help="Write the real metrics port here.")

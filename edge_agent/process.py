@@ -35,11 +35,8 @@ def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
 
 
 @contextlib.contextmanager
-def _metrics(registry: CollectorRegistry, settings: EdgeSettings) -> Iterator[int | None]:
-    """Serve /metrics if a port is set; yields the real one."""
-    if settings.metrics_port is None:
-        yield None
-        return
+def _metrics(registry: CollectorRegistry, settings: EdgeSettings) -> Iterator[int]:
+    """Serve /metrics; yields the real port."""
     server = serve(registry, settings.metrics_port, settings.metrics_address, settings.metrics_port_file)
     try:
         log.info("metrics_listening", port=server.port, address=server.address)

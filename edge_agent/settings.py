@@ -70,9 +70,7 @@ class EdgeSettings(ProcessSettings):
     outbox_max_bytes: int = Field(
         default=256 * 2**20, ge=2**20, description="quota of messages waiting for the broker"
     )
-    metrics_port: int | None = Field(
-        default=None, ge=0, le=65_535, description="serve /metrics; 0 for any free port"
-    )
+    metrics_port: int = Field(default=0, ge=0, le=65_535, description="port of /metrics; 0 for any free one")
     metrics_address: str = Field(default="127.0.0.1", description="interface of /metrics")
     metrics_port_file: Path | None = Field(
         default=None, description="write the real metrics port to this file"

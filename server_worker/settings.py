@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from broker.settings import ProcessSettings
 
@@ -58,7 +58,7 @@ class TrainSettings(WorkerSettings):
     base_channels: int = Field(
         default=64, ge=8, le=1024, multiple_of=8, description="width of the network's first level"
     )
-    channel_multipliers: Annotated[tuple[int, ...], BeforeValidator(_listed)] = Field(
+    channel_multipliers: Annotated[tuple[int, ...], NoDecode, BeforeValidator(_listed)] = Field(
         default=(1, 2, 2),
         min_length=1,
         description="width of each level as a multiple of the first, with commas",
