@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from broker.local_node import LocalNode
 from collafuse.demo.design import Design
 from collafuse.demo.errors import DemoFailed
@@ -62,7 +64,11 @@ def run(design: Design, out: Path, narrator: Narrator) -> tuple[Path, Path, Demo
                 {client: scrape(places, agent(client), processes) for client in design.clients},
             )
         part = narrator.part("measuring fidelity, disclosure and the accounts")
-        result = Figures(design, places, clients, sets, observed, info).result(curves, started, started_at)
+        # The matrices are tiny: a second BLAS thread would only wait for the first.
+        with threadpool_limits(limits=1):
+            result = Figures(design, places, clients, sets, observed, info).result(
+                curves, started, started_at
+            )
         part.end()
     finally:
         node.stop()
