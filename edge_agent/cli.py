@@ -172,7 +172,7 @@ def train(
     steps: Annotated[int, typer.Option("--steps", help="Optimiser steps.")] = 400,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images per step.")] = 64,
     base_channels: Annotated[int, typer.Option("--base-channels", help="Width of the network.")] = 24,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak of the optimiser's.")] = 2e-3,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak of the optimiser's.")] = 4e-3,
     num_classes: Annotated[int | None, typer.Option("--num-classes", help="Labels; left out: none.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of weights, order and noise.")] = 0,
     threads: Annotated[int, typer.Option("--threads", help="CPU threads.")] = 1,

@@ -42,12 +42,12 @@ class Design:
     head_steps: int = 8
     sampler: str = "ddim"
     clip: float = 1.0
-    backbone: Network = Network(base_channels=24, steps=1600, batch_size=64, learning_rate=2e-3)
-    head: Network = Network(base_channels=16, steps=300, batch_size=64, learning_rate=2e-3)
+    backbone: Network = Network(base_channels=16, steps=1500, batch_size=64, learning_rate=2e-3)
+    head: Network = Network(base_channels=16, steps=600, batch_size=64, learning_rate=2e-3)
     image_sets: int = 3
     images_per_set: int = 150
     seed: int = 7
-    publish_steps: int = 400
+    publish_steps: int = 500
 
     @classmethod
     def quick(cls) -> "Design":
