@@ -166,8 +166,25 @@ class Connection:
 
     def _run(self) -> None:
         self._connect()
-        self._ioloop.start()
+        while True:
+            try:
+                self._ioloop.start()
+            except Exception as error:  # noqa: BLE001  # a thread that ended would leave a process that looks alive
+                self._abandon(error)
+            else:
+                break
         self._ioloop.close()
+
+    def _abandon(self, error: Exception) -> None:
+        """Something failed here that should not have: say so, end this connection and make another."""
+        log.error(
+            "io_thread_failed", connection=self.name, error=f"{type(error).__name__}: {error}", exc_info=error
+        )
+        if self._amqp is None:
+            self._ioloop.call_later(self._backoff.next_seconds(), self._connect)
+            return
+        # Not `close`, which waits for an answer that the fault may keep from coming; pika offers no public abort.
+        self._amqp._terminate_stream(error)
 
     def _connect(self) -> None:
         if self._stopping:

@@ -17,7 +17,7 @@ import structlog
 from pika.channel import Channel
 
 from broker.codec import decode
-from broker.errors import ConnectionLost, InvalidName, Refused
+from broker.errors import ConnectionLost, InvalidName, PublishFailed, Refused
 from broker.messages import Message
 from broker.names import is_inbox, split_user
 from broker.publisher import PUBLISHED_AT_HEADER, Outgoing, Publisher
@@ -188,8 +188,12 @@ class Consumer:
         if self._dead_letters is None:
             self.end(delivery, lambda channel: channel.basic_nack(delivery._tag, requeue=False))
             return
-        copy = self._dead_letters.send(_dead_letter(delivery, reason, detail))
-        copy.add_done_callback(lambda done: self._copied(delivery, done))
+        try:
+            copy = self._dead_letters.send(_dead_letter(delivery, reason, detail))
+        except PublishFailed as error:
+            self._not_copied(delivery, error)
+        else:
+            copy.add_done_callback(lambda done: self._copied(delivery, done))
 
     # -- on the I/O thread --------------------------------------------------------------------------------------------
 
@@ -221,7 +225,7 @@ class Consumer:
         """An alarm stops publishers, not consumers."""
 
     def _consume(self) -> None:
-        if self._channel is not None and self._consumer_tag is None:
+        if self._channel is not None and self._channel.is_open and self._consumer_tag is None:
             self._consumer_tag = self._channel.basic_consume(
                 self.queue_name, self._on_message, callback=lambda _: self._agreed()
             )
@@ -236,7 +240,7 @@ class Consumer:
 
     def _pause(self) -> None:
         self._paused = True
-        if self._channel is None or self._consumer_tag is None:
+        if self._channel is None or not self._channel.is_open or self._consumer_tag is None:
             return
         channel, tag, self._consumer_tag = self._channel, self._consumer_tag, None
         # What arrives between the cancel and its answer goes back too.
@@ -264,8 +268,11 @@ class Consumer:
         error = copy.exception()
         if error is None:
             delivery.ack()
-            return
-        # The copy may or may not stand in the dead-letter queue; the message itself must not be lost.
+        else:
+            self._not_copied(delivery, error)
+
+    def _not_copied(self, delivery: Delivery, error: BaseException) -> None:
+        """The copy may or may not stand in the dead-letter queue; the message itself must not be lost."""
         log.warning("dead_letter_failed", message_id=delivery.message_id, error=str(error))
         delivery.requeue()
 
@@ -277,10 +284,10 @@ class Consumer:
         count = headers.get("x-delivery-count")
         delivery = Delivery(
             body=body,
-            type=properties.type or "",
-            message_id=properties.message_id or "",
-            user_id=properties.user_id,
-            correlation_id=properties.correlation_id,
+            type=_text(properties.type) or "",
+            message_id=_text(properties.message_id) or "",
+            user_id=_text(properties.user_id),
+            correlation_id=_text(properties.correlation_id),
             queue=self.queue_name,
             redelivered=method.redelivered,
             delivery_count=count if isinstance(count, int) else int(method.redelivered),
@@ -296,6 +303,11 @@ class Consumer:
         if delivery.lag_seconds is not None:
             metrics.consume_lag_seconds.labels(queue=_family(self.queue_name)).observe(delivery.lag_seconds)
         self._deliveries.put(delivery)
+
+
+def _text(value: str | bytes | None) -> str | None:
+    """A property; what is not UTF-8 (pika leaves it as bytes) counts as not given."""
+    return value if isinstance(value, str) else None
 
 
 def _family(queue_name: str) -> str:

@@ -197,7 +197,10 @@ class Publisher:
             self._held.append(entry)
 
     def _write(self, entry: _Entry) -> None:
-        if entry not in self._accepted or self._channel is None:
+        if entry not in self._accepted:
+            return
+        if self._channel is None or not self._channel.is_open:
+            self._finish(entry, ConnectionLost("the connection to the broker is being closed"))
             return
         message = entry.outgoing
         self._unconfirmed[next(self._tags)] = entry

@@ -311,6 +311,48 @@ def test_a_lost_link_fails_what_is_in_flight_and_heals(
         delivery.ack()
 
 
+def test_properties_that_are_no_text_are_refused_like_any_nonsense(
+    node: NodeInfo, server_settings: BrokerSettings, connect: Connect, queue: str
+) -> None:
+    connection = connect(server_settings)
+    consumer = connection.consumer(queue, prefetch=1)
+    dead = connection.consumer(QUEUE_DEAD, prefetch=1)
+    connection.wait_connected(10)
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+        no_text = pika.BasicProperties(message_id=b"\xff\xfe", type=b"\xff", correlation_id=b"\xc3")
+        amqp.channel().basic_publish("", queue, b"body", no_text)
+
+    delivery = consumer.get(10)
+
+    assert delivery is not None
+    assert (delivery.message_id, delivery.type, delivery.correlation_id) == ("", "", None)
+    with pytest.raises(Refused) as refusal:
+        delivery.message()
+    delivery.refuse(refusal.value.reason, refusal.value.detail)
+    buried = dead.get(10)
+    assert buried is not None
+    assert buried.body == b"body"
+    buried.ack()
+
+
+def test_a_fault_on_the_connections_own_thread_is_survived(
+    node: NodeInfo, server_settings: BrokerSettings, connect: Connect, queue: str
+) -> None:
+    connection = connect(server_settings)
+    publisher = connection.publisher()
+    connection.wait_connected(10)
+
+    def fail() -> None:
+        raise ArithmeticError("a fault of ours")
+
+    connection.call(fail)
+
+    wait_until(lambda: _value(connection.metrics.reconnects_total) >= 1, "the connection is made again")
+    connection.wait_connected(20)
+    publisher.publish(to(queue))
+    wait_until(lambda: depth(node, queue) == 1, "it works again")
+
+
 def test_a_killed_broker_comes_back_with_every_confirmed_message(tmp_path: Path, connect: Connect) -> None:
     local = LocalNode(tmp_path / "node")
     info = local.start()
