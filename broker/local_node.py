@@ -6,96 +6,36 @@ and it registers with an epmd of its own. It outlives the command that started i
 
 import contextlib
 import fcntl
+import os
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from broker import node_files
+from broker import node_files, node_record
 from broker.errors import NodeError
-from broker.node_files import NodePorts
 from broker.node_probe import is_ready, listens
 from broker.node_processes import ProcessId, alive, descendants, end, spawn, wait_until
+from broker.node_record import LOOPBACK, VHOST, NodeInfo, NodeRecord, NodeStatus
 
-SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-"""The script itself: the wrapper in /usr/sbin changes user and directory."""
-VHOST = "collafuse"
+__all__ = ["LocalNode", "NodeInfo", "NodeStatus", "find", "server_script"]
+
+RABBITMQ_VARIABLE = "COLLAFUSE_RABBITMQ"
+"""Names the folder of another RabbitMQ's `rabbitmq-server` and `rabbitmqctl`, if not the distribution's shall run."""
+RABBITMQ = Path("/usr/lib/rabbitmq/bin")
+"""The scripts themselves: the wrappers in /usr/sbin change user and directory."""
 USER = "admin"
 START_TIMEOUT_SECONDS = 120.0
 STOP_TIMEOUT_SECONDS = 60.0
 
-_LOOPBACK = "127.0.0.1"
-
 Progress = Callable[[str], None]
 
 
-class NodeInfo(BaseModel):
-    """A running private node; its password and URL are kept out of its repr.
-
-    Attributes:
-        directory: absolute, everything the node has.
-        ports: all on 127.0.0.1.
-        user: administrator of the node.
-        password: of that user.
-        vhost: the federation's.
-        pid: of the Erlang machine.
-        epmd_pid: of its port mapper.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    directory: Path
-    ports: NodePorts
-    user: str
-    password: str = Field(repr=False)
-    vhost: str
-    pid: int
-    epmd_pid: int
-
-    @property
-    def amqp_url(self) -> str:
-        """The administrator's AMQP URL; holds the password."""
-        return f"amqp://{self.user}:{self.password}@{_LOOPBACK}:{self.ports.amqp}/{self.vhost}"
-
-    @property
-    def management_url(self) -> str:
-        """Root of the management API and page, without credentials."""
-        return f"http://{_LOOPBACK}:{self.ports.management}"
-
-    @property
-    def prometheus_url(self) -> str:
-        """RabbitMQ's own metrics."""
-        return f"http://{_LOOPBACK}:{self.ports.prometheus}/metrics"
-
-
-@dataclass(frozen=True)
-class NodeStatus:
-    """How a private node is.
-
-    Attributes:
-        state: `absent` was never started here, `crashed` ended without being stopped.
-        info: of a running node, else None.
-    """
-
-    state: Literal["absent", "stopped", "running", "crashed"]
-    info: NodeInfo | None = None
-
-
-class _Record(BaseModel):
-    """What node.json remembers: credentials and ports for good, processes while they are meant to run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    ports: NodePorts
-    user: str
-    password: str
-    node: ProcessId | None = None
-    epmd: ProcessId | None = None
+def server_script() -> Path:
+    """Returns the script that runs RabbitMQ here."""
+    return Path(os.environ.get(RABBITMQ_VARIABLE) or RABBITMQ) / "rabbitmq-server"
 
 
 def find(directory: Path) -> NodeInfo | None:
@@ -112,24 +52,40 @@ class LocalNode:
 
     Args:
         directory: made when the node starts; readable by its owner alone.
-        server: the script that runs RabbitMQ.
+        server: the script that runs RabbitMQ, `rabbitmqctl` beside it.
+        config: more lines for rabbitmq.conf; they count from the next start on.
+        plugins: more plugins to enable.
+        name: the node's, before the @; nodes of one cluster have different ones.
+        beside: a running node with which this one may cluster: they share cookie, port mapper and administrator.
     """
 
-    def __init__(self, directory: Path, server: Path = SERVER) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        server: Path | None = None,
+        *,
+        config: Sequence[str] = (),
+        plugins: Sequence[str] = (),
+        name: str = "collafuse",
+        beside: NodeInfo | None = None,
+    ) -> None:
         self.directory = directory.absolute()
-        self._server = server
-        self._record_path = self.directory / "node.json"
+        self.name = f"{name}@localhost"
+        self._server = server or server_script()
+        self._config = tuple(config)
+        self._plugins = tuple(plugins)
+        self._beside = beside
 
     def status(self) -> NodeStatus:
         """Says whether the node runs."""
-        record = self._read()
+        record = node_record.read(self.directory)
         if record is None:
             return NodeStatus("absent")
-        if record.node is None or record.epmd is None:
-            return NodeStatus("stopped" if record.node is None and record.epmd is None else "crashed")
+        if record.node is None:
+            return NodeStatus("stopped" if record.epmd is None else "crashed")
         if not alive(record.node):
             return NodeStatus("crashed")
-        return NodeStatus("running", self._info(record, record.node, record.epmd))
+        return NodeStatus("running", record.info(self.directory))
 
     def start(
         self,
@@ -156,11 +112,11 @@ class LocalNode:
             status = self.status()
             if status.info is not None:
                 return status.info
-            record = self._read()
+            record = node_record.read(self.directory)
             if record is not None and record.epmd is not None:
                 end(record.epmd, signal_number=signal.SIGTERM, timeout_seconds=STOP_TIMEOUT_SECONDS)
             record = self._prepare(record, new_ports=new_ports)
-            node_files.write(self.directory, record.ports, VHOST, record.user, record.password)
+            self._write_files(record)
             try:
                 return self._launch(record, epmd, progress, timeout_seconds)
             except BaseException:  # an interrupt too must leave no process behind
@@ -173,7 +129,7 @@ class LocalNode:
         Raises:
             NodeError: if a process does not end in time.
         """
-        if not self._record_path.exists():
+        if not node_record.record_path(self.directory).exists():
             return False
         with self._locked():
             return self._end_all(signal.SIGTERM, timeout_seconds=timeout_seconds)
@@ -184,10 +140,37 @@ class LocalNode:
         Raises:
             NodeError: if a process does not end in time.
         """
-        record = self._read()
+        record = node_record.read(self.directory)
         for process in () if record is None else (record.node, record.epmd):
             if process is not None:
                 _end(process, signal.SIGKILL, timeout_seconds)
+
+    def control(self, *arguments: str, timeout_seconds: float = START_TIMEOUT_SECONDS) -> str:
+        """Runs `rabbitmqctl` on the node and returns what it prints.
+
+        Raises:
+            NodeError: if the node was never started here, or the command fails.
+        """
+        record = node_record.read(self.directory)
+        if record is None:
+            raise NodeError(f"no node was ever started in {self.directory}")
+        command = (str(self._server.with_name("rabbitmqctl")), "-q", *arguments)
+        try:
+            done = subprocess.run(
+                command,
+                env=self._environment(record),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout_seconds,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NodeError(f"cannot run {' '.join(command)}: {error}") from error
+        if done.returncode != 0:
+            said = " ".join((done.stderr or done.stdout).split())[:300]
+            raise NodeError(f"{' '.join(command)} failed: {said}")
+        return done.stdout
 
     def _installed(self) -> str:
         epmd = shutil.which("epmd")
@@ -221,34 +204,45 @@ class LocalNode:
         except PermissionError as error:
             raise NodeError(f"the node in {self.directory} belongs to another user: {error}") from error
 
-    def _prepare(self, record: _Record | None, *, new_ports: bool) -> _Record:
+    def _prepare(self, record: NodeRecord | None, *, new_ports: bool) -> NodeRecord:
         """Returns the record of a node about to start, its ports known to be free."""
+        beside = self._beside
+        epmd = None if beside is None else beside.ports.epmd
         if record is None:
-            return _Record(ports=node_files.choose_ports(), user=USER, password=secrets.token_urlsafe(24))
-        ports = node_files.choose_ports() if new_ports else record.ports
-        taken = node_files.taken_ports(ports)
+            return NodeRecord(
+                ports=node_files.choose_ports(epmd),
+                user=beside.user if beside else USER,
+                password=beside.password if beside else secrets.token_urlsafe(24),
+            )
+        ports = node_files.choose_ports(epmd) if new_ports else record.ports
+        taken = [port for port in node_files.taken_ports(ports) if port != epmd]
         if taken:
             raise NodeError(
                 f"port {taken[0]} of the node in {self.directory} is in use by another process: end that,"
                 " or let the node choose others with `collafuse broker node start --new-ports`"
             )
-        return _Record(ports=ports, user=record.user, password=record.password)
+        return NodeRecord(ports=ports, user=record.user, password=record.password)
 
-    def _launch(self, record: _Record, epmd: str, progress: Progress, timeout_seconds: float) -> NodeInfo:
-        environment = node_files.environment(self.directory, record.ports)
+    def _write_files(self, record: NodeRecord) -> None:
+        lines = node_files.configuration(record.ports, VHOST, record.user, record.password)
+        node_files.write(self.directory, [*lines, *self._config], self._plugins)
+        if self._beside is not None:
+            cookie = (self._beside.directory / ".erlang.cookie").read_text(encoding="ascii")
+            node_files.write_private(self.directory / ".erlang.cookie", cookie)
+
+    def _environment(self, record: NodeRecord) -> dict[str, str]:
+        return node_files.environment(self.directory, record.ports, self.name)
+
+    def _launch(self, record: NodeRecord, epmd: str, progress: Progress, timeout_seconds: float) -> NodeInfo:
         log = node_files.startup_log(self.directory)
         log.write_bytes(b"")
-        progress("starting the port mapper")
-        epmd_command = (epmd, "-address", _LOOPBACK, "-port", str(record.ports.epmd))
-        epmd_process = spawn(epmd_command, environment, self.directory / "epmd.log")
-        record = record.model_copy(update={"epmd": epmd_process})
-        self._write(record)
-        if not wait_until(lambda: listens(record.ports.epmd) or not alive(epmd_process), timeout_seconds):
-            raise NodeError(f"epmd did not come up; its output is in {self.directory / 'epmd.log'}")
+        if self._beside is None:
+            progress("starting the port mapper")
+            record = record.model_copy(update={"epmd": self._start_epmd(record, epmd, timeout_seconds)})
         progress("booting RabbitMQ")
-        node_process = spawn((str(self._server),), environment, log)
+        node_process = spawn((str(self._server),), self._environment(record), log)
         record = record.model_copy(update={"node": node_process})
-        self._write(record)
+        node_record.write(self.directory, record)
         ready = wait_until(
             lambda: is_ready(record.ports, VHOST, record.user, record.password) or not alive(node_process),
             timeout_seconds,
@@ -256,44 +250,27 @@ class LocalNode:
         if not ready or not alive(node_process):
             what = "ended while starting" if ready else f"was not ready after {timeout_seconds:g} s"
             raise NodeError(f"RabbitMQ {what}: {node_files.last_line(log)!r}; the whole log is {log}")
-        return self._info(record, node_process, epmd_process)
+        return record.info(self.directory)
+
+    def _start_epmd(self, record: NodeRecord, epmd: str, timeout_seconds: float) -> ProcessId:
+        output = self.directory / "epmd.log"
+        command = (epmd, "-address", LOOPBACK, "-port", str(record.ports.epmd))
+        process = spawn(command, self._environment(record), output)
+        node_record.write(self.directory, record.model_copy(update={"epmd": process}))
+        if not wait_until(lambda: listens(record.ports.epmd) or not alive(process), timeout_seconds):
+            raise NodeError(f"epmd did not come up; its output is in {output}")
+        return process
 
     def _end_all(self, signal_number: signal.Signals, *, timeout_seconds: float) -> bool:
-        record = self._read()
+        record = node_record.read(self.directory)
         if record is None:
             return False
         processes = [process for process in (record.node, record.epmd) if process is not None]
         running = [process for process in processes if alive(process)]
         for process in running:  # the node before its epmd
             _end(process, signal_number, timeout_seconds)
-        self._write(record.model_copy(update={"node": None, "epmd": None}))
+        node_record.write(self.directory, record.model_copy(update={"node": None, "epmd": None}))
         return bool(running)
-
-    def _info(self, record: _Record, node: ProcessId, epmd: ProcessId) -> NodeInfo:
-        return NodeInfo(
-            directory=self.directory,
-            ports=record.ports,
-            user=record.user,
-            password=record.password,
-            vhost=VHOST,
-            pid=node.pid,
-            epmd_pid=epmd.pid,
-        )
-
-    def _read(self) -> _Record | None:
-        try:
-            return _Record.model_validate_json(self._record_path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise NodeError(f"cannot read {self._record_path}: {error.strerror}") from error
-        except ValidationError as error:
-            raise NodeError(
-                f"{self._record_path} is not a private node's record: stop what runs there, then delete the directory"
-            ) from error
-
-    def _write(self, record: _Record) -> None:
-        node_files.write_private(self._record_path, record.model_dump_json(indent=2))
 
 
 def _end(process: ProcessId, signal_number: signal.Signals, timeout_seconds: float) -> None:

@@ -3,11 +3,11 @@
 import os
 import secrets
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-NODE_NAME = "collafuse@localhost"
 DISK_FREE_LIMIT_BYTES = 512 * 1024**2
 """Below this much free space the node refuses messages; RabbitMQ's own default of 50 MB is too late."""
 
@@ -32,14 +32,15 @@ class NodePorts(BaseModel):
         return (self.amqp, self.management, self.prometheus, self.distribution, self.epmd)
 
 
-def choose_ports() -> NodePorts:
-    """Returns ports that are free now."""
+def choose_ports(epmd: int | None = None) -> NodePorts:
+    """Returns ports that are free now; `epmd`: the port of a mapper that runs already."""
     free: set[int] = set()
     while len(free) < len(NodePorts.model_fields):
         port = secrets.choice(_PORT_RANGE)
         if _is_free(port):
             free.add(port)
-    return NodePorts(**dict(zip(NodePorts.model_fields, free, strict=True)))
+    ports = NodePorts(**dict(zip(NodePorts.model_fields, free, strict=True)))
+    return ports if epmd is None else ports.model_copy(update={"epmd": epmd})
 
 
 def taken_ports(ports: NodePorts) -> list[int]:
@@ -58,9 +59,9 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def write(directory: Path, ports: NodePorts, vhost: str, user: str, password: str) -> None:
-    """Writes the node's configuration; user and vhost are taken up when the node starts without data."""
-    lines = [
+def configuration(ports: NodePorts, vhost: str, user: str, password: str) -> list[str]:
+    """Returns the lines of rabbitmq.conf; user and vhost are taken up when the node starts without data."""
+    return [
         f"listeners.tcp.1 = 127.0.0.1:{ports.amqp}",
         "management.tcp.ip = 127.0.0.1",
         f"management.tcp.port = {ports.management}",
@@ -75,8 +76,13 @@ def write(directory: Path, ports: NodePorts, vhost: str, user: str, password: st
         # The log that quorum queues share is kept in memory as well; half a gigabyte of it, the default, suits a server.
         f"raft.wal_max_size_bytes = {64 * 1024**2}",
     ]
-    write_private(directory / "rabbitmq.conf", "\n".join(lines) + "\n")
-    write_private(directory / "enabled_plugins", "[rabbitmq_management,rabbitmq_prometheus].\n")
+
+
+def write(directory: Path, configuration: Sequence[str], plugins: Sequence[str]) -> None:
+    """Writes the node's configuration files."""
+    enabled = ",".join(("rabbitmq_management", "rabbitmq_prometheus", *plugins))
+    write_private(directory / "rabbitmq.conf", "\n".join(configuration) + "\n")
+    write_private(directory / "enabled_plugins", f"[{enabled}].\n")
     write_private(directory / "rabbitmq-env.conf", "")
 
 
@@ -90,7 +96,7 @@ def write_private(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def environment(directory: Path, ports: NodePorts) -> dict[str, str]:
+def environment(directory: Path, ports: NodePorts, name: str) -> dict[str, str]:
     """Returns the whole environment of the node and its epmd: ours, without what would point it to another node."""
     kept = {
         name: value
@@ -101,7 +107,7 @@ def environment(directory: Path, ports: NodePorts) -> dict[str, str]:
         "HOME": str(directory),  # Erlang's cookie is made there
         "ERL_EPMD_PORT": str(ports.epmd),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
-        "RABBITMQ_NODENAME": NODE_NAME,
+        "RABBITMQ_NODENAME": name,
         "RABBITMQ_DIST_PORT": str(ports.distribution),
         "RABBITMQ_CONF_ENV_FILE": str(directory / "rabbitmq-env.conf"),
         "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),

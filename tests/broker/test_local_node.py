@@ -16,7 +16,7 @@ import pytest
 
 from broker import node_files, node_processes
 from broker.errors import NodeError
-from broker.local_node import SERVER, LocalNode, NodeInfo, find
+from broker.local_node import LocalNode, NodeInfo, find, server_script
 from broker.management import Management
 from tests.conftest import is_registered, processes_of, wait_until
 
@@ -91,6 +91,7 @@ def test_a_node_survives_the_command_that_started_it(node: NodeInfo) -> None:
 
     assert int(done.stdout) == node.pid
     assert os.getsid(node.pid) == node.pid
+    assert node.epmd_pid is not None
     assert os.getsid(node.epmd_pid) == node.epmd_pid
 
 
@@ -117,7 +118,7 @@ def test_the_nodes_secrets_are_readable_by_their_owner_alone(node: NodeInfo) -> 
 def test_the_default_user_does_not_exist(node: NodeInfo) -> None:
     with Management(node.management_url, node.user, node.password) as management:
         assert "guest" not in management.users()
-        assert management.overview()["node"] == node_files.NODE_NAME
+        assert management.overview()["node"] == "collafuse@localhost"
 
 
 def test_the_password_is_not_on_a_command_line(node: NodeInfo) -> None:
@@ -217,9 +218,9 @@ def test_the_environment_does_not_lead_to_another_node(
     monkeypatch.setenv("ERL_FLAGS", "-setcookie shared")
     ports = node_files.choose_ports()
 
-    environment = node_files.environment(tmp_path, ports)
+    environment = node_files.environment(tmp_path, ports, "collafuse@localhost")
 
-    assert environment["RABBITMQ_NODENAME"] == node_files.NODE_NAME
+    assert environment["RABBITMQ_NODENAME"] == "collafuse@localhost"
     assert environment["ERL_EPMD_PORT"] == str(ports.epmd)
     assert "RABBITMQ_MNESIA_DIR" not in environment
     assert "ERL_FLAGS" not in environment
@@ -236,5 +237,5 @@ def test_ports_are_free_distinct_and_out_of_the_way_of_outgoing_connections() ->
 
 
 def test_the_server_is_the_script_and_not_the_wrapper_that_changes_user() -> None:
-    assert SERVER.is_file()
-    assert "su rabbitmq" not in SERVER.read_text()
+    assert server_script().is_file()
+    assert "su rabbitmq" not in server_script().read_text()
