@@ -16,7 +16,7 @@ from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
 from broker.backoff import Backoff
-from broker.consumer import Consumer
+from broker.consumer import IDLE_SECONDS, Consumer
 from broker.errors import BrokerUnreachable, ConnectionLost
 from broker.names import is_inbox
 from broker.parameters import connection_parameters
@@ -26,6 +26,8 @@ from monitoring.metrics import BrokerMetrics
 
 log = structlog.get_logger(__name__)
 
+WINDOW_BYTES = 16 * 2**20
+"""What a publisher has in flight at most: on a link with a round trip of 200 ms enough for 80 MB a second."""
 LASTING_SECONDS = 5.0
 """What stood for this long was a success: the next failure is the first again."""
 
@@ -115,20 +117,26 @@ class Connection:
         """Run `function` on the I/O thread after a while. On the I/O thread only."""
         self._ioloop.call_later(seconds, function)
 
-    def publisher(self, window: int = 64, confirm_timeout_seconds: float = 30.0) -> Publisher:
-        """A publisher on a channel of its own with at most `window` messages awaiting their confirm."""
-        publisher = Publisher(self, window=window, confirm_timeout_seconds=confirm_timeout_seconds)
+    def publisher(
+        self, window: int = 64, *, window_bytes: int = WINDOW_BYTES, confirm_timeout_seconds: float = 30.0
+    ) -> Publisher:
+        """A publisher on a channel of its own, with at most so many messages and bytes awaiting their confirm."""
+        publisher = Publisher(
+            self, window=window, window_bytes=window_bytes, confirm_timeout_seconds=confirm_timeout_seconds
+        )
         self.attach(publisher)
         return publisher
 
-    def consumer(self, queue: str, prefetch: int) -> Consumer:
-        """A consumer of `queue` that holds at most `prefetch` unacknowledged deliveries.
+    def consumer(self, queue: str, prefetch: int, *, idle_seconds: float = IDLE_SECONDS) -> Consumer:
+        """A consumer of `queue` that holds at most `prefetch` unacknowledged deliveries (`idle_seconds`: see there).
 
         What it refuses is set aside in the dead-letter queue with the reason; a device's inbox has none, since a device may
         write nowhere but to its own keys: there a refused message is dropped.
         """
         dead_letters = None if is_inbox(queue) else self.publisher(window=prefetch)
-        consumer = Consumer(self, queue, prefetch=prefetch, dead_letters=dead_letters)
+        consumer = Consumer(
+            self, queue, prefetch=prefetch, dead_letters=dead_letters, idle_seconds=idle_seconds
+        )
         self.attach(consumer)
         return consumer
 
@@ -146,6 +154,14 @@ class Connection:
         channel = self._users.get(user)
         if channel is not None and channel.is_open:
             channel.close(320, "renewed")
+
+    def replace(self, user: ChannelUser, *, unless: Callable[[], bool]) -> None:
+        """Open another channel for `user`, and close the one it has when that stands, unless something speaks against it then.
+
+        On the I/O thread only.
+        """
+        if self._users.get(user) is not None:
+            self._open_channel(user, unless)
 
     def check_ready(self) -> None:
         """A user became ready: perhaps everything stands now. On the I/O thread only."""
@@ -256,18 +272,20 @@ class Connection:
         user.lost(ConnectionLost("the channel was closed"))
         self.check_ready()
 
-    def _open_channel(self, user: ChannelUser) -> None:
+    def _open_channel(self, user: ChannelUser, unless: Callable[[], bool] = lambda: False) -> None:
         if self._amqp is None or not self._amqp.is_open or user not in self._users:
             return
 
         def opened(channel: Channel) -> None:
-            if user not in self._users:
+            if user not in self._users or unless():
                 channel.close()
                 return
             channel.add_on_close_callback(lambda _, reason: self._channel_closed(user, channel, reason))
-            self._users[user] = channel
+            replaced, self._users[user] = self._users[user], channel
             self._opened_at[user] = time.monotonic()
             user.opened(channel)
+            if replaced is not None and replaced.is_open:
+                replaced.close(200, "replaced")
 
         self._amqp.channel(on_open_callback=opened)
 

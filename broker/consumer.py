@@ -6,8 +6,9 @@ has gone cannot be ended any more: the broker delivers it again.
 """
 
 import queue
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -32,7 +33,12 @@ DETAIL_HEADER = "x-detail"
 ORIGIN_HEADER = "x-origin-queue"
 SENDER_HEADER = "x-origin-user"
 FIRST_SEEN_HEADER = "x-first-seen-ms"
+REPLAYED_HEADER = "x-replayed"
+"""On a message that came back from the dead-letter queue: how often it did. SENDER_HEADER is beside it."""
 DETAIL_LIMIT_CHARACTERS = 500
+IDLE_SECONDS = 120.0
+"""After so long without a delivery a consumer subscribes again. RabbitMQ 3.10 forgets one without a word when its quorum queue
+is deleted and comes back within milliseconds, and no passive look can tell which consumers of a queue are the forgotten ones."""
 
 
 class Loop(Protocol):
@@ -46,8 +52,14 @@ class Loop(Protocol):
     def check_ready(self) -> None:
         """Tell the connection that this user has become ready."""
 
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Run a function on the I/O thread after a while."""
+
     def renew(self, user: Any) -> None:
-        """Replace the channel of `user`."""
+        """Close the channel of `user`, which is of no use any more, and open another."""
+
+    def replace(self, user: Any, *, unless: Callable[[], bool]) -> None:
+        """Open another channel for `user`, and close the one it has when that stands, unless something speaks against it."""
 
     def detach(self, user: Any) -> None:
         """Close the channel of `user` for good."""
@@ -103,26 +115,54 @@ class Delivery:
 
 
 def expect_user(delivery: Delivery) -> tuple[str, str]:
-    """(client, device) of the sender, from the user the broker validated. Raises Refused when it did not validate any."""
+    """(client, device) of the sender, from the user the broker validated. Raises Refused when it did not validate any.
+
+    A message that was replayed from the dead-letter queue carries the operator's user, and its sender in SENDER_HEADER.
+    """
     if delivery.user_id is None:
         raise Refused(
             "no_user_id", "the message carries no user_id, so the broker did not validate its sender"
         )
+    sender = sender_of(delivery.user_id, delivery.headers)
     try:
-        return split_user(delivery.user_id)
+        return split_user(delivery.user_id if sender is None else sender)
     except InvalidName as error:
         raise Refused("not_a_device", str(error)) from error
+
+
+def sender_of(user_id: str | None, headers: Mapping[str, Any]) -> str | None:
+    """The device's user that a message is from, or None when nobody vouches for one.
+
+    user_id: as the broker validated it. A device is who it is, whatever its headers say; a user of the server, who may write
+    to every queue, is believed when it names the device for which it puts a message back.
+    """
+    for user in (user_id, headers.get(SENDER_HEADER) if user_id is not None else None):
+        try:
+            split_user(user if isinstance(user, str) else "")
+        except InvalidName:
+            continue
+        return user
+    return None
 
 
 class Consumer:
     """Takes from one queue on a channel of its own, at most `prefetch` messages ahead.
 
     dead_letters: where refused messages are set aside, or None to drop them.
+    idle_seconds: after so long without a delivery it subscribes again.
 
     A consumer that the broker cancels (its queue was deleted, its leader moved) opens a new channel: it never ends quietly.
     """
 
-    def __init__(self, loop: Loop, queue_name: str, *, prefetch: int, dead_letters: Publisher | None) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        queue_name: str,
+        *,
+        prefetch: int,
+        dead_letters: Publisher | None,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
         self.queue_name = queue_name
         self._loop = loop
         self._prefetch = prefetch
@@ -131,6 +171,9 @@ class Consumer:
         self._consumer_tag: str | None = None
         self._consuming = False
         self._paused = False
+        self._idle_seconds = idle_seconds
+        self._heard = False
+        self._unended = 0
         self._deliveries: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
 
     # -- for every thread ---------------------------------------------------------------------------------------------
@@ -169,6 +212,7 @@ class Consumer:
         def on_loop() -> None:
             channel = self._channel
             if channel is not None and channel is delivery._channel and channel.is_open:
+                self._unended -= 1
                 act(channel)
 
         self._loop.call(on_loop)
@@ -207,6 +251,7 @@ class Consumer:
         self._channel = channel
         self._consumer_tag = None
         self._consuming = False
+        self._unended = 0
         channel.add_on_cancel_callback(self._cancelled)
         channel.basic_qos(prefetch_count=self._prefetch)
         if self._paused:
@@ -233,6 +278,21 @@ class Consumer:
     def _agreed(self) -> None:
         self._consuming = True
         self._loop.check_ready()
+        self._listen(self._consumer_tag)
+
+    def _listen(self, tag: str | None) -> None:
+        """As long as this subscription lasts: if nothing came since the last look and nothing is held, subscribe again."""
+        self._heard = False
+
+        def look() -> None:
+            if tag is None or self._consumer_tag != tag:
+                return
+            if not self._heard:
+                # On a new channel: the old one may know the queue by the members it had before.
+                self._loop.replace(self, unless=lambda: self._unended > 0)
+            self._listen(tag)
+
+        self._loop.call_later(self._idle_seconds * random.uniform(0.75, 1.25), look)  # noqa: S311 - jitter, not a secret
 
     def _cancelled(self, _: Any) -> None:
         log.warning("consumer_cancelled", queue=self.queue_name)
@@ -254,6 +314,7 @@ class Consumer:
     def _give_back(self, channel: Channel) -> None:
         for delivery in self._drain():
             if delivery._channel is channel and channel.is_open:
+                self._unended -= 1
                 channel.basic_nack(delivery._tag, requeue=True)
 
     def _drain(self) -> list[Delivery]:
@@ -279,6 +340,8 @@ class Consumer:
     def _on_message(
         self, channel: Channel, method: pika.spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
     ) -> None:
+        if channel is not self._channel:
+            return  # of a channel that is being replaced: it comes again
         headers: dict[str, Any] = properties.headers or {}
         published_ms = headers.get(PUBLISHED_AT_HEADER)
         count = headers.get("x-delivery-count")
@@ -302,6 +365,8 @@ class Consumer:
         metrics.consumed_total.labels(queue=_family(self.queue_name)).inc()
         if delivery.lag_seconds is not None:
             metrics.consume_lag_seconds.labels(queue=_family(self.queue_name)).observe(delivery.lag_seconds)
+        self._heard = True
+        self._unended += 1
         self._deliveries.put(delivery)
 
 
@@ -328,7 +393,7 @@ def _dead_letter(delivery: Delivery, reason: str, detail: str) -> Outgoing:
             REASON_HEADER: reason,
             DETAIL_HEADER: detail[:DETAIL_LIMIT_CHARACTERS],
             ORIGIN_HEADER: delivery.queue,
-            SENDER_HEADER: delivery.user_id or "",
+            SENDER_HEADER: sender_of(delivery.user_id, delivery.headers) or delivery.user_id or "",
             FIRST_SEEN_HEADER: int((delivery.published_at or delivery.received_at) * 1000),
         },
     )

@@ -7,6 +7,7 @@ unroutable, refused (nack), no confirm in time, blocked by an alarm, or the link
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from pika.channel import Channel
 from broker.codec import encode
 from broker.errors import Blocked, ConfirmTimeout, ConnectionLost, Nacked, PublishFailed, Unroutable
 from broker.messages import Message
+from broker.window import Window
 from monitoring.metrics import BrokerMetrics
 
 log = structlog.get_logger(__name__)
@@ -79,7 +81,7 @@ def outgoing(
     correlation_id: str | None = None,
     ttl_seconds: float | None = None,
 ) -> Outgoing:
-    """The message encoded and addressed. Raises Refused when the message does not fit the limits of the codec."""
+    """The message encoded and addressed. Raises MessageTooLarge when its body exceeds what one message may hold."""
     return Outgoing(
         exchange=exchange,
         routing_key=routing_key,
@@ -104,15 +106,18 @@ class _Entry:
 class Publisher:
     """Confirmed, mandatory publishing on a channel of its own.
 
-    window: at most this many messages wait for their confirm; `send` blocks while it is full.
+    window, window_bytes: at most this many messages and bytes wait for their confirm; `send` blocks while there is no room.
     confirm_timeout_seconds: after this long without a confirm a message counts as failed. It may have arrived all the same:
     whoever sends it again relies on the message id being recognised.
     """
 
-    def __init__(self, loop: Loop, *, window: int, confirm_timeout_seconds: float) -> None:
+    def __init__(self, loop: Loop, *, window: int, window_bytes: int, confirm_timeout_seconds: float) -> None:
         self._loop = loop
         self._confirm_timeout_seconds = confirm_timeout_seconds
-        self._window = threading.BoundedSemaphore(window)
+        self._window = Window(window, window_bytes)
+        self._submitted: deque[_Entry] = deque()
+        self._submitting = threading.Lock()
+        self._called = False
         self._tags = itertools.count(1)
         self._channel: Channel | None = None
         self._confirming = False
@@ -129,14 +134,18 @@ class Publisher:
         The future ends with None, or with a PublishFailed. Its callbacks run on the I/O thread: keep them short.
         Raises ConfirmTimeout when the window stays full for longer than the confirm timeout.
         """
-        if not self._window.acquire(timeout=self._confirm_timeout_seconds):
+        if not self._window.acquire(len(message.body), self._confirm_timeout_seconds):
             raise ConfirmTimeout(
                 f"no confirm came for any message in flight within {self._confirm_timeout_seconds:g} s; "
                 f"message {message.message_id} was not sent"
             )
         entry = _Entry(message, Future(), time.monotonic())
         self._loop.metrics.confirms_outstanding.inc()
-        self._loop.call(lambda: self._submit(entry))
+        with self._submitting:
+            self._submitted.append(entry)
+            called, self._called = self._called, True
+        if not called:  # one wake-up of the I/O thread takes all that has come until it does
+            self._loop.call(self._submit)
         return entry.future
 
     def publish(self, message: Outgoing, timeout_seconds: float = 10.0) -> None:
@@ -177,6 +186,7 @@ class Publisher:
         self._unconfirmed.clear()
         for entry in list(self._accepted):
             self._finish(entry, error)
+        self._submit()
 
     def blocked(self, reason: str | None) -> None:
         """Hold back while the broker is in alarm, so that the socket's buffer does not grow; then send what was held."""
@@ -186,7 +196,14 @@ class Publisher:
             for entry in held:
                 self._write(entry)
 
-    def _submit(self, entry: _Entry) -> None:
+    def _submit(self) -> None:
+        with self._submitting:
+            submitted, self._submitted = self._submitted, deque()
+            self._called = False
+        for entry in submitted:
+            self._accept(entry)
+
+    def _accept(self, entry: _Entry) -> None:
         self._accepted.add(entry)
         if self._channel is None:
             self._finish(entry, ConnectionLost("the broker is not connected at the moment"))
@@ -255,7 +272,7 @@ class Publisher:
         self._accepted.remove(entry)
         metrics = self._loop.metrics
         metrics.confirms_outstanding.dec()
-        self._window.release()
+        self._window.release(len(entry.outgoing.body))
         if error is None:
             metrics.published_total.labels(type=entry.outgoing.type).inc()
             metrics.publish_confirm_seconds.observe(time.monotonic() - entry.started)

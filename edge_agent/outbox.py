@@ -62,12 +62,19 @@ def put(
     )
 
 
-def next_entries(spool: Spool, *, besides: Sequence[int], limit: int) -> list[Entry]:
-    """Up to `limit` messages to send next, interactive ones first, else oldest first; `besides` are in flight."""
+def next_entries(spool: Spool, *, besides: Sequence[int], limit: int, limit_bytes: int) -> list[Entry]:
+    """The messages to send next, interactive ones first, else oldest first; `besides` are in flight.
+
+    Up to `limit` of them, and no more than `limit_bytes` together, unless the first alone is larger.
+    """
     rows = spool.rows(
-        "SELECT sequence, message_id, kind, type, job_id, body FROM outbox"
-        " WHERE sequence NOT IN (SELECT value FROM json_each(?)) ORDER BY priority, sequence LIMIT ?",
-        (json.dumps(list(besides)), limit),
+        "WITH first AS (SELECT sequence, priority, size_bytes FROM outbox"
+        " WHERE sequence NOT IN (SELECT value FROM json_each(?)) ORDER BY priority, sequence LIMIT ?),"
+        " placed AS (SELECT sequence, sum(size_bytes) OVER place AS total_bytes, row_number() OVER place AS place"
+        " FROM first WINDOW place AS (ORDER BY priority, sequence))"
+        " SELECT sequence, message_id, kind, type, job_id, body FROM placed JOIN outbox USING (sequence)"
+        " WHERE total_bytes <= ? OR place = 1 ORDER BY place",
+        (json.dumps(list(besides)), limit, limit_bytes),
     )
     return [Entry(*row) for row in rows]
 

@@ -23,7 +23,9 @@ from monitoring.errors import Disposition
 
 log = structlog.get_logger(__name__)
 
-WINDOW = 8
+WINDOW = 64
+WINDOW_BYTES = 8 * 2**20
+"""What is in flight at most; a device has little memory, and the outbox keeps the rest on disk."""
 _POLL_SECONDS = 0.2
 _NOTHING = 0  # no row of the outbox has this sequence number
 
@@ -62,7 +64,7 @@ class Relay:
         self._connected = connected
         self._backoff = backoff or Backoff()
         self._ended: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
-        self._in_flight: set[int] = set()
+        self._in_flight: dict[int, int] = {}
         self._not_before = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
@@ -112,14 +114,16 @@ class Relay:
         self._settle(spool)
 
     def _send(self, spool: Spool) -> None:
-        room = WINDOW - len(self._in_flight)
-        if room <= 0:
+        room, room_bytes = WINDOW - len(self._in_flight), WINDOW_BYTES - sum(self._in_flight.values())
+        if room <= 0 or room_bytes <= 0:
             return
-        for entry in outbox.next_entries(spool, besides=sorted(self._in_flight), limit=room):
+        for entry in outbox.next_entries(
+            spool, besides=sorted(self._in_flight), limit=room, limit_bytes=room_bytes
+        ):
             message = self._outgoing(spool, entry)
             if message is None:
                 continue
-            self._in_flight.add(entry.sequence)
+            self._in_flight[entry.sequence] = len(entry.body)
             try:
                 future = self._sender.send(message)
             except PublishFailed as error:
@@ -156,7 +160,8 @@ class Relay:
             return
         while not self._ended.empty():
             ended.append(self._ended.get())
-        self._in_flight -= {sequence for sequence, _ in ended}
+        for sequence, _ in ended:
+            self._in_flight.pop(sequence, None)
         confirmed = [sequence for sequence, error in ended if error is None and sequence != _NOTHING]
         failures = [(sequence, error) for sequence, error in ended if error is not None]
         if confirmed:

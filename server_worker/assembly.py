@@ -15,7 +15,7 @@ from server_worker.contract import Contract, keep_contract
 from server_worker.denoise import DenoiseWorker
 from server_worker.engine import Engine
 from server_worker.ingest import RECEIPTS_IN_FLIGHT, Ingest
-from server_worker.replies import WINDOW, Replies
+from server_worker.replies import WINDOW, WINDOW_BYTES, Replies
 from server_worker.sample_store import SampleStore
 from server_worker.scheduler import Limits, Scheduler
 from server_worker.settings import DenoiseSettings, TrainSettings, WorkerSettings
@@ -82,7 +82,7 @@ def run_denoise(settings: DenoiseSettings, stop: threading.Event) -> None:
     server = _serve(registry, settings)
     try:
         with Connection(settings.broker(), name="denoise", metrics=BrokerMetrics(registry)) as connection:
-            replies = Replies(connection.publisher(window=WINDOW))
+            replies = Replies(connection.publisher(window=WINDOW, window_bytes=WINDOW_BYTES))
             connection.wait_connected(settings.connect_timeout_seconds)
 
             def consumers() -> tuple[Consumer, Consumer]:

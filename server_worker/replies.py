@@ -8,6 +8,7 @@ from broker.errors import PublishFailed, Unroutable
 from broker.publisher import Outgoing, Publisher
 
 WINDOW = 64
+WINDOW_BYTES = 16 * 2**20
 ATTEMPTS = 6
 RETRY_SECONDS = 1.0
 
@@ -33,7 +34,7 @@ class Outcome:
 class Replies:
     """Replies on their way. One thread calls in; the confirms come from the publisher's thread.
 
-    publisher: must have a window of WINDOW or more, and no other user.
+    publisher: must have a window of WINDOW messages and WINDOW_BYTES bytes or more, and no other user.
     """
 
     def __init__(self, publisher: Publisher) -> None:
@@ -41,6 +42,7 @@ class Replies:
         self._waiting: deque[Reply] = deque()
         self._ended: queue.SimpleQueue[tuple[Reply, BaseException | None]] = queue.SimpleQueue()
         self._in_flight = 0
+        self._in_flight_bytes = 0
 
     @property
     def idle(self) -> bool:
@@ -63,12 +65,13 @@ class Replies:
             except queue.Empty:
                 break
             self._in_flight -= 1
+            self._in_flight_bytes -= len(reply.outgoing.body)
             outcome = self._judge(reply, error, now_seconds)
             if outcome is not None:
                 outcomes.append(outcome)
         for _ in range(len(self._waiting)):
             reply = self._waiting.popleft()
-            if self._in_flight >= WINDOW or reply.not_before_seconds > now_seconds:
+            if reply.not_before_seconds > now_seconds or not self._has_room(len(reply.outgoing.body)):
                 self._waiting.append(reply)
             else:
                 self._start(reply)
@@ -78,8 +81,14 @@ class Replies:
         """Do not send what has not been sent for this request."""
         self._waiting = deque(reply for reply in self._waiting if reply.key != key)
 
+    def _has_room(self, size_bytes: int) -> bool:
+        if self._in_flight == 0:
+            return True
+        return self._in_flight < WINDOW and self._in_flight_bytes + size_bytes <= WINDOW_BYTES
+
     def _start(self, reply: Reply) -> None:
         self._in_flight += 1
+        self._in_flight_bytes += len(reply.outgoing.body)
         try:
             future = self._publisher.send(reply.outgoing)
         except PublishFailed as error:

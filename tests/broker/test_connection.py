@@ -257,6 +257,44 @@ def test_a_cancelled_consumer_consumes_again(
     delivery.ack()
 
 
+def test_a_consumer_that_the_broker_forgot_consumes_again(
+    node: NodeInfo, server_settings: BrokerSettings, connect: Connect, queue: str
+) -> None:
+    connection = connect(server_settings)
+    publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=1, idle_seconds=1.0)
+    connection.wait_connected(10)
+
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+        # Within milliseconds, RabbitMQ 3.10 tells no consumer of it.
+        amqp.channel().queue_delete(queue)
+        amqp.channel().queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+    publisher.publish(to(queue, message_id="after the deletion"))
+
+    delivery = consumer.get(30)
+    assert delivery is not None
+    assert delivery.message_id == "after the deletion"
+    delivery.ack()
+    wait_until(lambda: depth(node, queue) == 0, "the message is taken once")
+    assert consumer.get(2.0) is None
+
+
+def test_an_idle_consumer_misses_nothing_while_it_subscribes_again(
+    server_settings: BrokerSettings, connect: Connect, queue: str
+) -> None:
+    connection = connect(server_settings)
+    publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=4, idle_seconds=0.02)
+    connection.wait_connected(10)
+
+    for number in range(40):
+        publisher.publish(to(queue, message_id=f"{number}"))
+        delivery = consumer.get(20)
+        assert delivery is not None
+        assert delivery.message_id == f"{number}"
+        # Held for longer than the consumer may be idle: it must not come a second time.
+        assert consumer.get(0.05) is None
+        delivery.ack()
+
+
 def test_a_paused_consumer_leaves_the_messages_in_the_queue(
     node: NodeInfo, server_settings: BrokerSettings, connect: Connect, queue: str
 ) -> None:

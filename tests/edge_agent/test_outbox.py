@@ -27,7 +27,10 @@ def put(spool: Spool, message_id: str, kind: Kind = "samples", size_bytes: int =
 
 
 def next_ids(spool: Spool, besides: tuple[int, ...] = (), limit: int = 100) -> list[str]:
-    return [entry.message_id for entry in outbox.next_entries(spool, besides=besides, limit=limit)]
+    return [
+        entry.message_id
+        for entry in outbox.next_entries(spool, besides=besides, limit=limit, limit_bytes=2**20)
+    ]
 
 
 def test_interactive_messages_go_first_and_else_the_oldest(spool: Spool) -> None:
@@ -42,9 +45,24 @@ def test_interactive_messages_go_first_and_else_the_oldest(spool: Spool) -> None
 def test_what_is_in_flight_is_not_offered_again(spool: Spool) -> None:
     for number in range(4):
         put(spool, f"batch-{number}")
-    in_flight = tuple(entry.sequence for entry in outbox.next_entries(spool, besides=(), limit=2))
+    in_flight = tuple(
+        entry.sequence for entry in outbox.next_entries(spool, besides=(), limit=2, limit_bytes=2**20)
+    )
 
     assert next_ids(spool, besides=in_flight, limit=1) == ["batch-2"]
+
+
+def test_no_more_is_offered_than_may_be_held_in_memory(spool: Spool) -> None:
+    for number, size_bytes in enumerate((300, 100, 100)):
+        put(spool, f"batch-{number}", size_bytes=size_bytes)
+
+    def offered(limit_bytes: int) -> list[str]:
+        entries = outbox.next_entries(spool, besides=(), limit=100, limit_bytes=limit_bytes)
+        return [entry.message_id for entry in entries]
+
+    assert offered(400) == ["batch-0", "batch-1"]
+    assert offered(399) == ["batch-0"]
+    assert offered(10) == ["batch-0"], "one that is larger than the limit goes alone"
 
 
 def test_a_full_outbox_refuses_the_new_and_keeps_the_old(spool: Spool) -> None:
@@ -64,7 +82,7 @@ def test_a_full_outbox_refuses_the_new_and_keeps_the_old(spool: Spool) -> None:
 
 def test_a_failed_message_stays_with_its_reason(spool: Spool) -> None:
     put(spool, "batch")
-    entry = outbox.next_entries(spool, besides=(), limit=1)[0]
+    entry = outbox.next_entries(spool, besides=(), limit=1, limit_bytes=2**20)[0]
 
     outbox.failed(spool, [(entry.sequence, "the queue is full")])
 
@@ -100,7 +118,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data())
     def confirm_some(self, data: st.DataObject) -> None:
-        entries = outbox.next_entries(self.spool, besides=(), limit=100)
+        entries = outbox.next_entries(self.spool, besides=(), limit=100, limit_bytes=2**20)
         chosen = data.draw(st.lists(st.sampled_from(entries), unique_by=lambda entry: entry.sequence))
         outbox.confirmed(self.spool, [entry.sequence for entry in chosen])
         gone = {entry.message_id for entry in chosen}
@@ -109,7 +127,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule()
     def fail_all(self) -> None:
-        entries = outbox.next_entries(self.spool, besides=(), limit=100)
+        entries = outbox.next_entries(self.spool, besides=(), limit=100, limit_bytes=2**20)
         outbox.failed(self.spool, [(entry.sequence, "lost") for entry in entries])
 
     @rule(verify=st.booleans())
