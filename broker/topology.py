@@ -27,6 +27,9 @@ UP_KINDS = (*WORK_QUEUES, QUEUE_TELEMETRY, "receipt")
 
 DELIVERY_LIMIT = 5
 """Returns of one message before it counts as poison; a worker that dies returns all it held."""
+DEAD_DELIVERY_LIMIT = 1_000_000_000
+"""Every look into the dead-letter queue is a delivery of what it shows, and RabbitMQ 4 drops from a quorum queue what was
+delivered more than 20 times, unless told otherwise. A number that is never reached: 3.10 knows no word for *no limit*."""
 SAMPLES_MAX_BYTES = 8 * 1024**3
 DENOISE_MAX_BYTES = 256 * 1024**2
 PREFETCH_MAX_BYTES = 256 * 1024**2
@@ -98,6 +101,7 @@ FEDERATION = Topology(
             MappingProxyType(
                 {
                     "x-queue-type": "quorum",
+                    "x-delivery-limit": DEAD_DELIVERY_LIMIT,
                     "x-overflow": "reject-publish",
                     "x-max-length-bytes": DEAD_MAX_BYTES,
                 }
