@@ -22,7 +22,7 @@ from broker.errors import ConnectionLost, InvalidName, PublishFailed, Refused
 from broker.messages import Message
 from broker.names import is_inbox, split_user
 from broker.publisher import PUBLISHED_AT_HEADER, Outgoing, Publisher
-from broker.topology import QUEUE_DEAD
+from broker.topology import DELIVERY_LIMIT, QUEUE_DEAD
 from monitoring.metrics import BrokerMetrics
 
 log = structlog.get_logger(__name__)
@@ -94,6 +94,11 @@ class Delivery:
         """Seconds between publishing and receiving, by two machines' clocks; None when unknown."""
         return None if self.published_at is None else max(0.0, self.received_at - self.published_at)
 
+    @property
+    def is_last(self) -> bool:
+        """Whether the broker sets the message aside, without a word to anybody, if this delivery is not ended well."""
+        return self.delivery_count >= DELIVERY_LIMIT
+
     def message(self) -> Message:
         """What is inside, decoded and validated. Raises Refused with the reason, whatever the bytes."""
         return decode(self.type, self.body)
@@ -136,13 +141,27 @@ def sender_of(user_id: str | None, headers: Mapping[str, Any]) -> str | None:
     user_id: as the broker validated it. A device is who it is, whatever its headers say; a user of the server, who may write
     to every queue, is believed when it names the device for which it puts a message back.
     """
-    for user in (user_id, headers.get(SENDER_HEADER) if user_id is not None else None):
-        try:
-            split_user(user if isinstance(user, str) else "")
-        except InvalidName:
-            continue
-        return user
-    return None
+    if user_id is None or is_device(user_id):
+        return user_id
+    named = headers.get(SENDER_HEADER)
+    return named if isinstance(named, str) and is_device(named) else None
+
+
+def is_device(user: str) -> bool:
+    """Whether `user` has the form of a device's."""
+    try:
+        split_user(user)
+    except InvalidName:
+        return False
+    return True
+
+
+def replays_of(user_id: str | None, headers: Mapping[str, Any]) -> int:
+    """How often a message was replayed, as a user of the server says; 0 when a device, or nobody, says so."""
+    if user_id is None or is_device(user_id):
+        return 0
+    count = headers.get(REPLAYED_HEADER)
+    return max(0, count) if isinstance(count, int) else 0
 
 
 class Consumer:
@@ -353,7 +372,10 @@ class Consumer:
             correlation_id=_text(properties.correlation_id),
             queue=self.queue_name,
             redelivered=method.redelivered,
-            delivery_count=count if isinstance(count, int) else int(method.redelivered),
+            # The publisher may have written anything into the header; the broker does, from the second delivery on.
+            delivery_count=count
+            if method.redelivered and isinstance(count, int)
+            else int(method.redelivered),
             published_at=published_ms / 1000 if isinstance(published_ms, int) else None,
             headers=headers,
             received_at=time.time(),
@@ -395,5 +417,6 @@ def _dead_letter(delivery: Delivery, reason: str, detail: str) -> Outgoing:
             ORIGIN_HEADER: delivery.queue,
             SENDER_HEADER: sender_of(delivery.user_id, delivery.headers) or delivery.user_id or "",
             FIRST_SEEN_HEADER: int((delivery.published_at or delivery.received_at) * 1000),
+            REPLAYED_HEADER: replays_of(delivery.user_id, delivery.headers),
         },
     )

@@ -114,6 +114,15 @@ class DenoiseWorker:
             return
         held = InHand(key, user, delivery, request, time.monotonic())
         self._in_hand[key] = held
+        if delivery.is_last:
+            # It has outlived workers enough. The last delivery is for telling the device, which would wait for ever.
+            self._fail(
+                held,
+                "delivered_too_often",
+                f"given up after {delivery.delivery_count} attempts",
+                dead_letter=True,
+            )
+            return
         try:
             chain = prepare(request, backbone)
         except (CannotServe, PlanError) as error:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from broker.connection import Connection
 from broker.messages import DenoiseV1, FailedV1, LatentsV1
 from broker.settings import BrokerSettings
-from broker.topology import QUEUE_DENOISE, QUEUE_PREFETCH
+from broker.topology import DELIVERY_LIMIT, QUEUE_DENOISE, QUEUE_PREFETCH
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics
 from server_worker.denoise import DenoiseWorker
 from server_worker.engine import Engine
@@ -161,6 +161,31 @@ def test_what_cannot_be_served_fails_for_the_device_and_is_set_aside(
     wait_until(
         lambda: sorted(dead_letters()) == sorted(reason for _, reason in UNSERVABLE), "all were set aside"
     )
+
+
+def test_a_request_that_outlived_too_many_workers_fails_for_the_device_before_it_is_set_aside(
+    storage: Storage,
+    running: Running,
+    server_settings: BrokerSettings,
+    device: Callable[..., Device],
+    dead_letters: Callable[[], list[str]],
+) -> None:
+    sender, each = device(), request()
+    sender.ask(each)
+    with pika.BlockingConnection(pika.URLParameters(server_settings.url.get_secret_value())) as amqp:
+        channel = amqp.channel()
+        for returned in range(DELIVERY_LIMIT):
+            method, properties, _ = channel.basic_get(QUEUE_DENOISE)
+            assert (properties.headers or {}).get("x-delivery-count", 0) == returned
+            channel.basic_nack(method.delivery_tag, requeue=True)
+
+    publish_backbone(storage)
+
+    failed = sender.failure(each)
+    assert failed.reason == "delivered_too_often"
+    assert f"after {DELIVERY_LIMIT} attempts" in failed.detail
+    wait_until(lambda: dead_letters() == ["delivered_too_often"], "it was set aside")
+    assert running.metric("collafuse_network_calls_total") == 0
 
 
 def test_a_request_that_waited_too_long_fails_as_expired(
