@@ -1,7 +1,7 @@
 """AMQP headers that somebody else wrote, read without harm.
 
-pika reads every header of a message before we see it, and raises on what it cannot express in Python: a number that is not a
-number, a time after the year 9999, tables nested a thousand deep. A device chooses its headers, RabbitMQ hands them on as they
+pika reads every header of a message before we see it, and raises on what it cannot express in Python: a time after the year
+9999, tables nested a thousand deep. A device chooses its headers, RabbitMQ hands them on as they
 are, and the exception ends the connection of whoever is sent the message, with all that this connection had in hand.
 """
 
