@@ -112,10 +112,7 @@ class LocalNode:
             status = self.status()
             if status.info is not None:
                 return status.info
-            record = node_record.read(self.directory)
-            if record is not None and record.epmd is not None:
-                end(record.epmd, signal_number=signal.SIGTERM, timeout_seconds=STOP_TIMEOUT_SECONDS)
-            record = self._prepare(record, new_ports=new_ports)
+            record = self._prepare(node_record.read(self.directory), new_ports=new_ports)
             self._write_files(record)
             try:
                 return self._launch(record, epmd, progress, timeout_seconds)
@@ -134,14 +131,18 @@ class LocalNode:
         with self._locked():
             return self._end_all(signal.SIGTERM, timeout_seconds=timeout_seconds)
 
-    def kill(self, *, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
+    def kill(self, *, port_mapper: bool = True, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
         """Kills the node as a power cut would, leaving its record stale.
+
+        Args:
+            port_mapper: kill its epmd too, as a power cut would; companions in a cluster need it alive.
+            timeout_seconds: for the processes to end.
 
         Raises:
             NodeError: if a process does not end in time.
         """
         record = node_record.read(self.directory)
-        for process in () if record is None else (record.node, record.epmd):
+        for process in () if record is None else (record.node, record.epmd if port_mapper else None):
             if process is not None:
                 _end(process, signal.SIGKILL, timeout_seconds)
 
@@ -214,14 +215,19 @@ class LocalNode:
                 user=beside.user if beside else USER,
                 password=beside.password if beside else secrets.token_urlsafe(24),
             )
+        left_epmd = record.epmd if record.epmd is not None and alive(record.epmd) else None
+        if left_epmd is not None and new_ports:
+            end(left_epmd, signal_number=signal.SIGTERM, timeout_seconds=STOP_TIMEOUT_SECONDS)
+            left_epmd = None
         ports = node_files.choose_ports(epmd) if new_ports else record.ports
-        taken = [port for port in node_files.taken_ports(ports) if port != epmd]
+        mapped = None if epmd is None and left_epmd is None else ports.epmd
+        taken = [port for port in node_files.taken_ports(ports) if port != mapped]
         if taken:
             raise NodeError(
                 f"port {taken[0]} of the node in {self.directory} is in use by another process: end that,"
                 " or let the node choose others with `collafuse broker node start --new-ports`"
             )
-        return NodeRecord(ports=ports, user=record.user, password=record.password)
+        return NodeRecord(ports=ports, user=record.user, password=record.password, epmd=left_epmd)
 
     def _write_files(self, record: NodeRecord) -> None:
         lines = node_files.configuration(record.ports, VHOST, record.user, record.password)
@@ -236,7 +242,7 @@ class LocalNode:
     def _launch(self, record: NodeRecord, epmd: str, progress: Progress, timeout_seconds: float) -> NodeInfo:
         log = node_files.startup_log(self.directory)
         log.write_bytes(b"")
-        if self._beside is None:
+        if self._beside is None and record.epmd is None:
             progress("starting the port mapper")
             record = record.model_copy(update={"epmd": self._start_epmd(record, epmd, timeout_seconds)})
         progress("booting RabbitMQ")
