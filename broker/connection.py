@@ -4,6 +4,7 @@ The thread does nothing but move bytes. Everything else calls in through `Connec
 queues and futures of consumers and publishers, so a computation of any length never delays a heartbeat.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
 from broker.backoff import Backoff
+from broker.causes import in_words
 from broker.consumer import IDLE_SECONDS, Consumer
 from broker.errors import BrokerUnreachable, ConnectionLost
 from broker.names import is_inbox
@@ -88,6 +90,8 @@ class Connection:
 
     def start(self) -> None:
         """Begin connecting; returns at once."""
+        # What pika tells of a lost link in many lines, a stack among them, is told here in one.
+        logging.getLogger("pika").setLevel(logging.CRITICAL)
         self._thread.start()
 
     def wait_connected(self, timeout_seconds: float) -> None:
@@ -227,7 +231,7 @@ class Connection:
 
     def _closed(self, _: pika.SelectConnection, error: BaseException | str) -> None:
         was_open, self._amqp = self._amqp is not None, None
-        self._last_error = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
+        self._last_error = in_words(error)
         self._ready.clear()
         self.metrics.connected.set(0)
         for user, channel in list(self._users.items()):

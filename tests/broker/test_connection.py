@@ -137,7 +137,7 @@ def test_a_dead_broker_is_named_and_the_attempts_go_on(node: NodeInfo, connect: 
 
 def test_wrong_credentials_are_named(node: NodeInfo, connect: Connect) -> None:
     url = node.amqp_url.replace(node.user, "nobody")
-    with pytest.raises(BrokerUnreachable, match=r"(?i)authentication|access"):
+    with pytest.raises(BrokerUnreachable, match="user or the password"):
         connect(BrokerSettings.from_url(url)).wait_connected(2)
 
 
