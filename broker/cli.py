@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from broker import names, topology
+from broker import dead_cli, names, topology
 from broker.errors import BrokerUnreachable, ConfigError
 from broker.local_node import LocalNode, NodeInfo, find
 from broker.parameters import connection_parameters
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Declare queues, run a private RabbitMQ node, enrol devices.", no_args_is_help=True)
 node_app = typer.Typer(help="A private RabbitMQ node on this machine.", no_args_is_help=True)
 app.add_typer(node_app, name="node")
+app.add_typer(dead_cli.app, name="dead")
 
 Url = Annotated[
     str | None,

@@ -1,6 +1,7 @@
 """The dead-letter queue as its operator works on it: looked through, put back, or emptied."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pika.exceptions import (
     UnroutableError,
 )
 
+from broker.causes import in_words
 from broker.consumer import DEFAULT_EXCHANGE, REPLAYED_HEADER, SENDER_HEADER, is_device
 from broker.errors import Blocked, BrokerUnreachable, ConfigError, Nacked, PublishFailed, Unroutable
 from broker.foreign_headers import make_harmless
@@ -59,6 +61,7 @@ class DeadLetters:
                 f"user {settings.user!r} has the form of a device's, <client>_<device>: take a user without an underscore"
             )
         make_harmless()
+        logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it says is said again, in one line
         self._settings = settings
         parameters = connection_parameters(settings, name="collafuse broker dead")
         parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
@@ -136,7 +139,7 @@ class DeadLetters:
             raise Blocked(f"{name} was not replayed: the broker is in alarm and takes no messages") from error
         except (AMQPError, OSError) as error:
             raise PublishFailed(
-                f"{name} may have been replayed, and stays: the connection ended ({error})"
+                f"{name} may have been replayed, and stays: the connection ended ({in_words(error)})"
             ) from error
 
     def _translated(self) -> "_Translated":
@@ -162,7 +165,7 @@ class _Translated:
             ) from error
         if isinstance(error, AMQPError | OSError):
             raise BrokerUnreachable(
-                f"cannot use the broker at {self._settings}: {error or type(error).__name__}"
+                f"cannot use the broker at {self._settings}: {in_words(error)}"
             ) from error
 
 

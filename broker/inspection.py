@@ -4,6 +4,7 @@ Nothing is changed. A queue is declared anew only when it is there, which compar
 the message size goes through a queue of its own that goes with its connection.
 """
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ from pika.exceptions import (
 )
 
 from broker import topology
+from broker.causes import in_words
 from broker.errors import BrokerUnreachable, ManagementError
 from broker.facts import Facts, Link, Managed, Probe, QueueState, is_loopback
 from broker.fields import MAX_BODY_BYTES
@@ -43,6 +45,7 @@ def inspect(settings: BrokerSettings, management_url: str) -> Facts:
     Raises:
         BrokerUnreachable: if there is no AMQP connection.
     """
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # to be turned away is an answer here
     link, states, dead = _over_amqp(settings)
     managed: Managed | None = None
     unmanaged = None
@@ -83,7 +86,7 @@ def _over_amqp(settings: BrokerSettings) -> tuple[Link, dict[str, QueueState], i
                 states[queue.name] = _queue_state(connection, queue)
             return link, states, _depth(connection, QUEUE_DEAD)
     except FAILURES as error:
-        raise BrokerUnreachable(f"cannot use the broker at {settings}: {_cause(error)}") from error
+        raise BrokerUnreachable(f"cannot use the broker at {settings}: {in_words(error)}") from error
 
 
 def _link(settings: BrokerSettings, connection: pika.BlockingConnection) -> Link:
@@ -156,8 +159,10 @@ def _probe(settings: BrokerSettings) -> Probe:
             _, _, body = channel.basic_get(queue.method.queue, auto_ack=True)
     except ConnectionBlockedTimeout:
         return Probe(MAX_BODY_BYTES, False, "the broker is in alarm and takes no messages")
+    except ChannelClosedByBroker as error:
+        return Probe(MAX_BODY_BYTES, False, str(error.reply_text))
     except FAILURES as error:
-        return Probe(MAX_BODY_BYTES, False, _cause(error))
+        return Probe(MAX_BODY_BYTES, False, in_words(error))
     whole = body is not None and len(body) == MAX_BODY_BYTES
     return Probe(MAX_BODY_BYTES, whole, "" if whole else "the message did not come out whole")
 
@@ -175,13 +180,3 @@ def _guest_may_enter(settings: BrokerSettings) -> bool | None:
     except (AMQPConnectionError, *FAILURES):
         return None
     return True
-
-
-def _cause(error: BaseException) -> str:
-    if isinstance(error, AuthenticationError | ProbableAuthenticationError):
-        return "it does not accept the user or the password"
-    if isinstance(error, ProbableAccessDeniedError):
-        return "the user may not enter the vhost, or there is none of that name"
-    if isinstance(error, ChannelClosedByBroker):
-        return str(error.reply_text)
-    return str(error) or f"no connection ({type(error).__name__}); is it running?"

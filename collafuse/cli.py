@@ -11,6 +11,7 @@ from monitoring.errors import CollafuseError
 
 ROOMS = {
     "demo": "collafuse.demo.cli",
+    "doctor": "collafuse.doctor",
     "broker": "broker.cli",
     "worker": "server_worker.cli",
     "edge": "edge_agent.cli",
