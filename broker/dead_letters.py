@@ -30,6 +30,7 @@ from broker.settings import BrokerSettings
 from broker.topology import QUEUE_DEAD
 
 BLOCKED_TIMEOUT_SECONDS = 15.0
+RETURN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +64,14 @@ class DeadLetters:
         make_harmless()
         logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it says is said again, in one line
         self._settings = settings
+        self._held = 0
         parameters = connection_parameters(settings, name="collafuse broker dead")
         parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
         with self._translated():
             self._connection = pika.BlockingConnection(parameters)
             self._channel = self._connection.channel()
             self._channel.confirm_delivery()
-            found = self._channel.queue_declare(QUEUE_DEAD, passive=True)
-        self.total = int(found.method.message_count)
+            self.total = self._ready()
 
     def __enter__(self) -> Self:
         return self
@@ -81,11 +82,19 @@ class DeadLetters:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection, and so gives back what was not ended."""
+        """Gives back what was not ended, and closes the connection once it is there for the next one to see."""
         if not self._connection.is_open:
             return
         with self._translated():
+            if self._held and self._channel.is_open:
+                self._channel.basic_nack(delivery_tag=0, multiple=True, requeue=True)
+                deadline = time.monotonic() + RETURN_SECONDS
+                while self._ready() < self._held and time.monotonic() < deadline:
+                    self._connection.sleep(0.02)
             self._connection.close()
+
+    def _ready(self) -> int:
+        return int(self._channel.queue_declare(QUEUE_DEAD, passive=True).method.message_count)
 
     def letters(self, wanted: Wanted) -> Iterator[Held]:
         """Yields the letters that are meant, each at most once, of those that were there when the connection was opened."""
@@ -94,6 +103,7 @@ class DeadLetters:
                 method, properties, body = self._channel.basic_get(QUEUE_DEAD)
             if method is None:
                 return
+            self._held += 1
             held = Held(read(properties, body), body, properties, method.delivery_tag)
             del properties, body
             if wanted.takes(held.letter):
@@ -117,6 +127,7 @@ class DeadLetters:
         """Takes the letter away for good."""
         with self._translated():
             self._channel.basic_ack(held.tag)
+        self._held -= 1
 
     def _publish(self, held: Held) -> None:
         letter = held.letter
