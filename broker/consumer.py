@@ -19,6 +19,7 @@ from pika.channel import Channel
 
 from broker.codec import decode
 from broker.errors import ConnectionLost, InvalidName, PublishFailed, Refused
+from broker.foreign_headers import make_harmless
 from broker.messages import Message
 from broker.names import is_inbox, split_user
 from broker.publisher import PUBLISHED_AT_HEADER, Outgoing, Publisher
@@ -182,6 +183,7 @@ class Consumer:
         dead_letters: Publisher | None,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
+        make_harmless()
         self.queue_name = queue_name
         self._loop = loop
         self._prefetch = prefetch

@@ -234,6 +234,23 @@ def test_headers_that_cannot_be_read_do_not_end_the_looking(
     assert (letter.reason, letter.sender) == ("expired", DEVICE)
 
 
+def test_headers_that_cannot_be_read_harm_nobody_elses_messages(
+    send: Send, enrolled: dict[str, Credentials], server: Connection, channel: BlockingChannel
+) -> None:
+    send("samples", message_id="before", user=OTHER)
+    with pika.BlockingConnection(pika.URLParameters(enrolled[DEVICE].amqp_url)) as link:
+        properties = FarFuture(user_id=DEVICE, message_id="hostile", headers={"x-time": 2**62})
+        link.channel().basic_publish(EXCHANGE_UP, f"{DEVICE}.samples", b"", properties)
+    wait_until(lambda: depth(channel, QUEUE_SAMPLES) == 2, "both are there")
+    send("samples", message_id="after", user=OTHER)
+
+    consumer = server.consumer(QUEUE_SAMPLES, prefetch=8)
+    taken = [consumer.get(20) for _ in range(3)]
+
+    assert [delivery and delivery.message_id for delivery in taken] == ["before", "hostile", "after"]
+    assert not any(delivery is None or delivery.redelivered for delivery in taken)
+
+
 def test_a_device_may_not_work_on_the_dead_letters(enrolled: dict[str, Credentials]) -> None:
     with pytest.raises(ConfigError, match="without an underscore"):
         DeadLetters(BrokerSettings.from_url(enrolled[DEVICE].amqp_url))
