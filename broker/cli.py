@@ -1,45 +1,24 @@
-"""`collafuse broker`: declare the topology, run a private node, enrol devices."""
+"""`collafuse broker`: declare the topology, enrol devices and revoke them, make certificates."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import Annotated
 from urllib.parse import quote
 
-import pika
-import pika.exceptions
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
-from broker import dead_cli, names, topology
-from broker.errors import BrokerUnreachable, ConfigError
-from broker.local_node import LocalNode, NodeInfo, find
-from broker.parameters import connection_parameters
-from broker.settings import BROKER_URL_VARIABLE, NODE_DIRECTORY, BrokerSettings, broker_settings
+from broker import dead_cli, names, node_cli, topology
+from broker.command import Directory, Json, ManagementUrl, Status, Url, declare_on, management
+from broker.errors import ConfigError, NotEnrolled
+from broker.settings import NODE_DIRECTORY, BrokerSettings, broker_settings
 
-if TYPE_CHECKING:
-    from broker.management import Management
-
-app = typer.Typer(help="Declare queues, run a private RabbitMQ node, enrol devices.", no_args_is_help=True)
-node_app = typer.Typer(help="A private RabbitMQ node on this machine.", no_args_is_help=True)
-app.add_typer(node_app, name="node")
+app = typer.Typer(help="Queues, identities, dead letters, and a private RabbitMQ node.", no_args_is_help=True)
+app.add_typer(node_cli.app, name="node")
 app.add_typer(dead_cli.app, name="dead")
 
-Url = Annotated[
-    str | None,
-    typer.Option(
-        "--url",
-        envvar=BROKER_URL_VARIABLE,
-        show_envvar=True,
-        help="amqp[s]://user:password@host:port/vhost; the private node if left out.",
-    ),
-]
-Directory = Annotated[Path, typer.Option("--dir", help="Everything the node has is below it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-ManagementUrl = Annotated[
-    str | None,
-    typer.Option("--management-url", help="Management API; http://HOST:15672 of the broker if left out."),
-]
 PublicUrl = Annotated[
     str | None,
     typer.Option(
@@ -47,6 +26,8 @@ PublicUrl = Annotated[
         help="amqp[s]://host:port under which the new user reaches the broker, if other than --url.",
     ),
 ]
+Client = Annotated[str, typer.Argument(help="Who owns the device.")]
+DeviceName = Annotated[str, typer.Argument(help="The device's name within the client.")]
 Out = Annotated[Path, typer.Option("--out", help="File for the credentials, readable by you alone.")]
 
 
@@ -54,7 +35,7 @@ Out = Annotated[Path, typer.Option("--out", help="File for the credentials, read
 def init(url: Url = None, directory: Directory = NODE_DIRECTORY, as_json: Json = False) -> None:
     """Declare exchanges, queues and bindings; safe to repeat."""
     settings = broker_settings(url, directory)
-    with _Status(f"declaring the queues on {settings}"):
+    with Status(f"declaring the queues on {settings}"):
         declare_on(settings)
     queues = [queue.name for queue in topology.FEDERATION.queues]
     if as_json:
@@ -65,31 +46,137 @@ def init(url: Url = None, directory: Directory = NODE_DIRECTORY, as_json: Json =
 
 @app.command()
 def enroll(
-    client: Annotated[str, typer.Argument(help="Who owns the device.")],
-    device: Annotated[str, typer.Argument(help="The device's name within the client.")],
+    client: Client,
+    device: DeviceName,
     *,
     out: Out,
     url: Url = None,
     management_url: ManagementUrl = None,
     public_url: PublicUrl = None,
     directory: Directory = NODE_DIRECTORY,
-    renew: Annotated[bool, typer.Option("--renew", help="Give an enrolled device a new password.")] = False,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Give an enrolled device a new password or certificate.")
+    ] = False,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            "--certificate",
+            help="Let it log in with a certificate, signed by the authority in this directory.",
+        ),
+    ] = None,
+    max_connections: Annotated[
+        int, typer.Option("--max-connections", min=1, help="That it may hold open at a time.")
+    ] = 8,
+    max_channels: Annotated[
+        int, typer.Option("--max-channels", min=2, help="That it may hold open at a time.")
+    ] = 32,
 ) -> None:
-    """Make a device's user, rights and inbox, and write the credentials it starts with."""
+    """Make a device's user, rights, limits and inbox, and write the credentials it starts with."""
     from broker import identities  # brings httpx, which the other commands do without
 
     names.user_name(client, device)
     _check_out(out, renew)
     settings = broker_settings(url, directory)
-    with (
-        _Status(f"enrolling {client} {device}"),
-        _management(settings, management_url, directory) as management,
-    ):
+    address = _address(settings, public_url)
+    authority = None
+    if certificate is not None:
+        from broker.certificates import Authority  # brings cryptography
+
+        authority = Authority.of(certificate, make=False)
+    with Status(f"enrolling {client} {device}"), management(settings, management_url, directory) as api:
         credentials = identities.enroll(
-            management, client, device, address=_address(settings, public_url), renew=renew
+            api,
+            client,
+            device,
+            address=address,
+            renew=renew,
+            limits=identities.Limits(max_connections, max_channels),
+            authority=authority,
         )
     identities.write_credentials(credentials, out, replace=renew)
     print(f"{client} {device} is enrolled; its credentials are in {out}")
+
+
+@app.command()
+def revoke(
+    client: Client,
+    device: DeviceName,
+    *,
+    url: Url = None,
+    management_url: ManagementUrl = None,
+    directory: Directory = NODE_DIRECTORY,
+) -> None:
+    """End a device at once: its user, its open connections, its inbox and what is in it."""
+    from broker import identities  # brings httpx, which the other commands do without
+
+    settings = broker_settings(url, directory)
+    with Status(f"revoking {client} {device}"), management(settings, management_url, directory) as api:
+        known = identities.revoke(api, client, device, vhost=settings.vhost)
+    if not known:
+        raise NotEnrolled(f"{client} {device} is not enrolled; `collafuse broker list` shows who is")
+    print(f"{client} {device} is revoked: its connections are closed and its inbox is gone")
+
+
+@app.command("list")
+def list_(
+    client: Annotated[str | None, typer.Argument(help="Only devices of this client.")] = None,
+    *,
+    url: Url = None,
+    management_url: ManagementUrl = None,
+    directory: Directory = NODE_DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Show the enrolled devices: how they log in, whether they are connected, and what waits for them."""
+    from broker import identities  # brings httpx, which the other commands do without
+
+    settings = broker_settings(url, directory)
+    with Status("asking the broker"), management(settings, management_url, directory) as api:
+        everyone = identities.enrolled(api, settings.vhost)
+    found = [one for one in everyone if client in (None, one.client)]
+    if as_json:
+        print(json.dumps([asdict(one) for one in found]))
+        return
+    if not found:
+        print("no device is enrolled" if client is None else f"no device of {client} is enrolled")
+        return
+    table = Table("client", "device", "connected", "in its inbox", "logs in with", "connections", "channels")
+    for one in found:
+        waiting = "no inbox" if one.inbox_messages is None else f"{one.inbox_messages:,}"
+        limits = [
+            "no limit" if limit is None else f"at most {limit}"
+            for limit in (one.max_connections, one.max_channels)
+        ]
+        table.add_row(one.client, one.device, "yes" if one.connected else "no", waiting, one.login, *limits)
+    Console().print(table)
+
+
+@app.command()
+def certs(
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", help="Directory of the authority and the broker's certificate.")
+    ],
+    host: Annotated[
+        list[str], typer.Option("--host", help="Name or address of the broker; may be given again.")
+    ],
+) -> None:
+    """Make an authority for development and closed networks, and the broker's certificate; print how RabbitMQ uses them."""
+    from broker.certificates import Authority, rabbitmq_lines  # brings cryptography
+    from broker.node_files import write_private
+
+    authority = Authority.of(out, make=True)
+    pair = authority.server(host)
+    write_private(out / "server.key", pair.key)
+    (out / "server.pem").write_text(pair.certificate, encoding="ascii")
+    print(
+        f"# The broker's certificate for {', '.join(host)}. RabbitMQ has to be able to read server.key. rabbitmq.conf:"
+    )
+    print("\n".join(rabbitmq_lines(out.absolute())))
+    print("# To log in with certificates: rabbitmq-plugins enable rabbitmq_auth_mechanism_ssl")
+    print(
+        f"# Everybody who connects: COLLAFUSE_BROKER_CA={out.absolute() / 'ca.pem'} (enrolment hands it on to devices)"
+    )
+    print(f"# Keep {out.absolute() / 'ca.key'} to yourself: who has it can be anybody.")
 
 
 @app.command("server-user")
@@ -106,107 +193,11 @@ def server_user(
     from broker import identities  # brings httpx, which the other commands do without
 
     settings = broker_settings(url, directory)
-    with _Status(f"making the user {name}"), _management(settings, management_url, directory) as management:
-        worker = identities.server_user(management, name, address=_address(settings, public_url))
-    identities.write_secret(f'broker_url = "{worker.url.get_secret_value()}"\n', out, replace=True)
+    address = _address(settings, public_url)
+    with Status(f"making the user {name}"), management(settings, management_url, directory) as api:
+        worker = identities.server_user(api, name, address=address)
+    identities.write_worker(worker, out)
     print(f"{name} may work in the vhost {worker.vhost}; its broker_url is in {out}")
-
-
-@node_app.command("start")
-def node_start(
-    directory: Directory = NODE_DIRECTORY,
-    new_ports: Annotated[
-        bool, typer.Option("--new-ports", help="Choose other ports than last time.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Start the private node, or find it running, and declare the queues on it."""
-    with _Status("starting a private RabbitMQ") as show:
-        info = LocalNode(directory).start(show.update_text, new_ports=new_ports)
-        show.update_text("declaring the queues")
-        declare_on(BrokerSettings.from_url(info.amqp_url))
-    _print_node("running", info, as_json)
-
-
-@node_app.command("stop")
-def node_stop(directory: Directory = NODE_DIRECTORY, as_json: Json = False) -> None:
-    """Stop the private node; its data stays."""
-    with _Status("stopping the private RabbitMQ"):
-        stopped = LocalNode(directory).stop()
-    if as_json:
-        print(json.dumps({"stopped": stopped}))
-    else:
-        print(f"the node in {directory} was stopped" if stopped else f"no node runs in {directory}")
-
-
-@node_app.command("status")
-def node_status(directory: Directory = NODE_DIRECTORY, as_json: Json = False) -> None:
-    """Say whether the private node runs, and where; exit 3 when it does not."""
-    status = LocalNode(directory).status()
-    _print_node(status.state, status.info, as_json)
-    if status.info is None:
-        raise typer.Exit(3)
-
-
-def declare_on(settings: BrokerSettings) -> None:
-    """Declares the federation's topology on a broker.
-
-    Raises:
-        BrokerUnreachable: if there is no connection.
-        TopologyMismatch: if something exists with other arguments.
-    """
-    try:
-        with pika.BlockingConnection(connection_parameters(settings, name="collafuse broker")) as link:
-            topology.declare(link.channel())
-    except (pika.exceptions.AMQPError, OSError) as error:
-        raise BrokerUnreachable(f"cannot use the broker at {settings}: {_cause(error)}") from error
-
-
-def _cause(error: Exception) -> str:
-    """Says in words what pika says in class names."""
-    if isinstance(error, pika.exceptions.AuthenticationError | pika.exceptions.ProbableAuthenticationError):
-        return "it does not accept the user or the password"
-    if isinstance(error, pika.exceptions.ProbableAccessDeniedError):
-        return "the user may not enter the vhost, or there is none of that name"
-    return str(error) or f"no connection ({type(error).__name__}); is it running?"
-
-
-class _Status:
-    """A spinner on stderr with the seconds that have passed; nothing when stderr is no terminal."""
-
-    def __init__(self, text: str) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task(text)
-
-    def update_text(self, text: str) -> None:
-        self._progress.update(self._task, description=text)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-
-def _management(settings: BrokerSettings, url: str | None, directory: Path) -> "Management":
-    """Returns the API of the broker: the one that was named, the private node's, or where RabbitMQ has it by default."""
-    from broker.management import Management  # brings httpx
-
-    node = find(directory)
-    if url is None and node is not None and node.ports.amqp == settings.port:
-        url = node.management_url
-    return Management(
-        url or f"http://{settings.host}:15672", settings.user, settings.password.get_secret_value()
-    )
 
 
 def _address(settings: BrokerSettings, public_url: str | None) -> BrokerSettings:
@@ -217,7 +208,9 @@ def _address(settings: BrokerSettings, public_url: str | None) -> BrokerSettings
     if not separator or "@" in place:
         raise ConfigError("--public-url must read amqp[s]://host:port, without user or password")
     return BrokerSettings.from_url(
-        f"{scheme}://nobody:nothing@{place.rstrip('/')}/{quote(settings.vhost, safe='')}"
+        f"{scheme}://nobody:nothing@{place.rstrip('/')}/{quote(settings.vhost, safe='')}",
+        ca=settings.ca,
+        plaintext=settings.plaintext,
     )
 
 
@@ -227,25 +220,3 @@ def _check_out(out: Path, replace: bool) -> None:
         raise ConfigError(f"{out} exists already: name another file")
     if not out.parent.is_dir():
         raise ConfigError(f"cannot write {out}: there is no directory {out.parent}")
-
-
-def _print_node(state: str, info: NodeInfo | None, as_json: bool) -> None:
-    found = (
-        {}
-        if info is None
-        else {
-            "directory": str(info.directory),
-            "amqp": f"127.0.0.1:{info.ports.amqp}",
-            "vhost": info.vhost,
-            "management_url": info.management_url,
-            "prometheus_url": info.prometheus_url,
-            "pid": info.pid,
-            "credentials": str(info.directory / "node.json"),
-        }
-    )
-    if as_json:
-        print(json.dumps({"state": state} | found))
-        return
-    print(f"state: {state}")
-    for name, value in found.items():
-        print(f"{name}: {value}")

@@ -1,13 +1,19 @@
-"""What the commands of this room share: their options, and a sign of life while they work."""
+"""What the commands of this room share: their options, a sign of life while they work, and the ways to the broker."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
+import pika
+import pika.exceptions
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from broker import topology
+from broker.causes import in_words
+from broker.errors import BrokerUnreachable
 from broker.local_node import find
+from broker.parameters import connection_parameters
 from broker.settings import BROKER_URL_VARIABLE, BrokerSettings
 
 if TYPE_CHECKING:
@@ -22,12 +28,29 @@ Url = Annotated[
         help="amqp[s]://user:password@host:port/vhost; the private node if left out.",
     ),
 ]
-Directory = Annotated[Path, typer.Option("--dir", help="Everything the node has is below it.")]
+Directory = Annotated[Path, typer.Option("--dir", help="Everything the private node has is below it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 ManagementUrl = Annotated[
     str | None,
-    typer.Option("--management-url", help="Management API; http://HOST:15672 of the broker if left out."),
+    typer.Option(
+        "--management-url",
+        help="Management API; port 15671 (https) or, on this machine, 15672 of the broker if left out.",
+    ),
 ]
+
+
+def declare_on(settings: BrokerSettings) -> None:
+    """Declares the federation's topology on a broker.
+
+    Raises:
+        BrokerUnreachable: if there is no connection.
+        TopologyMismatch: if something exists with other arguments.
+    """
+    try:
+        with pika.BlockingConnection(connection_parameters(settings, name="collafuse broker")) as link:
+            topology.declare(link.channel())
+    except (pika.exceptions.AMQPError, OSError) as error:
+        raise BrokerUnreachable(f"cannot use the broker at {settings}: {in_words(error)}") from error
 
 
 class Status:
@@ -46,7 +69,7 @@ class Status:
         self._task = self._progress.add_task(text)
 
     def update_text(self, text: str) -> None:
-        """Says what is being done now."""
+        """Say what is being done now."""
         self._progress.update(self._task, description=text)
 
     def __enter__(self) -> Self:
@@ -62,13 +85,11 @@ def management_url(settings: BrokerSettings, url: str | None, directory: Path) -
     node = find(directory)
     if url is None and node is not None and node.ports.amqp == settings.port:
         return node.management_url
-    return url or f"http://{settings.host}:15672"
+    return url or (f"https://{settings.host}:15671" if settings.tls else f"http://{settings.host}:15672")
 
 
 def management(settings: BrokerSettings, url: str | None, directory: Path) -> "Management":
     """Returns the broker's API; see `management_url`."""
     from broker.management import Management  # noqa: PLC0415  # brings httpx
 
-    return Management(
-        management_url(settings, url, directory), settings.user, settings.password.get_secret_value()
-    )
+    return Management.of(settings, management_url(settings, url, directory))

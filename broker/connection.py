@@ -4,7 +4,9 @@ The thread does nothing but move bytes. Everything else calls in through `Connec
 queues and futures of consumers and publishers, so a computation of any length never delays a heartbeat.
 """
 
+import itertools
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ import structlog
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
+from broker.address import BrokerSettings
 from broker.backoff import Backoff
 from broker.causes import in_words
 from broker.consumer import IDLE_SECONDS, Consumer
@@ -23,7 +26,6 @@ from broker.errors import BrokerUnreachable, ConnectionLost
 from broker.names import is_inbox
 from broker.parameters import connection_parameters
 from broker.publisher import Publisher
-from broker.settings import BrokerSettings
 from monitoring.metrics import BrokerMetrics
 
 log = structlog.get_logger(__name__)
@@ -73,6 +75,9 @@ class Connection:
         self._opened_at: dict[object, float] = {}
         self._amqp: pika.SelectConnection | None = None
         self._last_error = "no attempt was made yet"
+        # Each process begins elsewhere, so that a fleet spreads over the nodes of a cluster.
+        self._addresses = itertools.cycle(random.sample(settings.addresses, len(settings.addresses)))
+        self._address = settings.addresses[0]
         self._ready = threading.Event()
         self._stopping = False
 
@@ -101,7 +106,7 @@ class Connection:
         """
         if not self._ready.wait(timeout_seconds):
             raise BrokerUnreachable(
-                f"the broker at {self._settings.host}:{self._settings.port} (vhost {self._settings.vhost!r}, "
+                f"the broker at {self._settings.places} (vhost {self._settings.vhost!r}, "
                 f"user {self.user!r}) could not be used within {timeout_seconds:g} s: {self._last_error}. "
                 "Check that it runs, the address and the credentials"
             )
@@ -209,8 +214,9 @@ class Connection:
     def _connect(self) -> None:
         if self._stopping:
             return
+        self._address = next(self._addresses)
         pika.SelectConnection(
-            connection_parameters(self._settings, name=self.name),
+            connection_parameters(self._settings, name=self.name, address=self._address),
             on_open_callback=self._opened,
             on_open_error_callback=self._closed,
             on_close_callback=self._closed,
@@ -218,7 +224,7 @@ class Connection:
         )
 
     def _opened(self, amqp: pika.SelectConnection) -> None:
-        log.info("broker_connected", connection=self.name, host=self._settings.host, port=self._settings.port)
+        log.info("broker_connected", connection=self.name, host=self._address[0], port=self._address[1])
         self._amqp = amqp
         self._opened_at[self] = time.monotonic()
         amqp.add_on_connection_blocked_callback(lambda _, frame: self._tell_blocked(str(frame.method.reason)))
@@ -246,8 +252,8 @@ class Connection:
         log.warning(
             "broker_lost" if was_open else "broker_unreachable",
             connection=self.name,
-            host=self._settings.host,
-            port=self._settings.port,
+            host=self._address[0],
+            port=self._address[1],
             error=self._last_error,
             retry_in_seconds=round(wait_seconds, 2),
         )

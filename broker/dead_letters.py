@@ -65,10 +65,14 @@ class DeadLetters:
         logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it says is said again, in one line
         self._settings = settings
         self._held = 0
-        parameters = connection_parameters(settings, name="collafuse broker dead")
-        parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
+        hosts = [
+            connection_parameters(settings, name="collafuse broker dead", address=address)
+            for address in settings.addresses
+        ]
+        for parameters in hosts:
+            parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
         with self._translated():
-            self._connection = pika.BlockingConnection(parameters)
+            self._connection = pika.BlockingConnection(hosts)
             self._channel = self._connection.channel()
             self._channel.confirm_delivery()
             self.total = self._ready()

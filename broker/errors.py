@@ -99,5 +99,13 @@ class AlreadyEnrolled(BrokerError):
     """A user of this name exists; its password is changed only when asked for."""
 
 
+class NotEnrolled(BrokerError):
+    """There is no such device to revoke."""
+
+
+class CertificateError(BrokerError):
+    """An authority or a certificate cannot be made, read or used."""
+
+
 class NodeError(BrokerError):
     """The private RabbitMQ node could not be started, found or stopped."""

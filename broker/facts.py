@@ -5,7 +5,6 @@ None stands for what could not be found out, never for zero or nothing.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any, Literal
 
 QueueState = Literal["ok", "missing", "other arguments", "unknown"]
@@ -140,13 +139,3 @@ class Facts:
     guest: bool | None
     managed: Managed | None
     unmanaged: str | None
-
-
-def is_loopback(host: str) -> bool:
-    """Says whether `host` is this machine and nothing else; a name that is no address and not localhost is not."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

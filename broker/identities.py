@@ -7,25 +7,59 @@ it, with patterns that name the user literally; names hold nothing that has a me
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from broker import names, topology
+from broker.address import BrokerSettings
 from broker.errors import AlreadyEnrolled, ConfigError, InvalidName, ManagementError
 from broker.management import Management
-from broker.settings import BrokerSettings
+
+if TYPE_CHECKING:
+    from broker.certificates import Authority
 
 _PASSWORD_BYTES = 24
+_COMMON_NAME_CHARACTERS = 64
 _NOTHING = "^$"
 _EVERYTHING = ".*"
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What one device may hold open at a time.
+
+    connections: more than one, for a link that broke without a word stands at the broker until two heartbeats have passed.
+    channels: over all its connections.
+    """
+
+    connections: int = 8
+    channels: int = 32
+
+
+@dataclass(frozen=True)
 class Credentials:
-    """What a device needs to be itself; the URL holds its password."""
+    """What a device needs to be itself; the URL holds its password, if it has one."""
 
     client: str
     device: str
     amqp_url: str = field(repr=False)
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = field(default=None, repr=False)
+    plaintext: bool = False
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """A device as the broker knows it; inbox_messages is None when its inbox is gone."""
+
+    client: str
+    device: str
+    connected: bool
+    inbox_messages: int | None
+    login: Literal["password", "certificate"]
+    max_connections: int | None
+    max_channels: int | None
 
 
 def enroll(
@@ -35,49 +69,103 @@ def enroll(
     *,
     address: BrokerSettings,
     renew: bool = False,
+    limits: Limits | None = None,
+    authority: "Authority | None" = None,
 ) -> Credentials:
-    """Makes the user, the rights and the inbox of a device.
+    """Makes the user, the rights, the limits and the inbox of a device.
 
     Args:
         management: with the tag `administrator`.
         client: whose device it is.
         device: its name within the client.
-        address: scheme, host, port and vhost under which the device reaches the broker; its user is not looked at.
-        renew: give a device that is enrolled a new password (and its rights and inbox, should they be damaged).
+        address: scheme, hosts, vhost and authority by which the device reaches the broker; its user is not looked at.
+        renew: give a device that is enrolled a new password or certificate (and its rights and inbox, should they be damaged).
+        limits: what it may hold open.
+        authority: signs a certificate with which the device logs in instead of a password; the address must be amqps then.
 
     Raises:
         InvalidName: if a name is not usable.
         AlreadyEnrolled: if the device is enrolled and `renew` is not set.
+        ConfigError: if a certificate is wanted for an address that is not amqps, or the user's name is too long for one.
         ManagementError: if the broker cannot be managed; a new user is taken back then.
     """
     user = names.user_name(client, device)
+    if authority is not None:
+        _check_certifiable(user, address)
     known = management.user_exists(user)
     if known and not renew:
         raise AlreadyEnrolled(f"{client} {device} is enrolled already: add --renew to give it a new password")
     if renew and not known:
         raise AlreadyEnrolled(f"{client} {device} is not enrolled yet: leave out --renew")
     management.declare(address.vhost, topology.inbox(client, device))
-    password = secrets.token_urlsafe(_PASSWORD_BYTES)
-    management.put_user(user, password)
+    password = None if authority is not None else secrets.token_urlsafe(_PASSWORD_BYTES)
+    if password is None:
+        management.put_user_without_password(user)
+    else:
+        management.put_user(user, password)
     try:
-        _grant_device(management, address.vhost, user)
+        _grant_device(management, address.vhost, user, limits or Limits())
     except ManagementError:
         if not known:
             management.delete_user(user)
         raise
-    return Credentials(client, device, _url(address, user, password))
+    pair = None if authority is None else authority.user(user)
+    return Credentials(
+        client,
+        device,
+        _url(address, user, password),
+        ca=address.ca,
+        certificate=None if pair is None else pair.certificate,
+        key=None if pair is None else pair.key,
+        plaintext=address.plaintext and not address.tls,
+    )
 
 
-def revoke(management: Management, client: str, device: str, *, vhost: str) -> None:
-    """Deletes a device's user, which ends its connections, and its inbox with all it holds.
+def revoke(management: Management, client: str, device: str, *, vhost: str) -> bool:
+    """Ends a device: its user is deleted, which closes its connections at once, and its inbox with all it holds.
+
+    Returns whether there was such a device.
 
     Raises:
         InvalidName: if a name is not usable.
         ManagementError: if the broker cannot be managed.
     """
     user = names.user_name(client, device)
+    known = management.user_exists(user)
     management.delete_user(user)
     management.delete_queue(vhost, names.inbox(user))
+    return known
+
+
+def enrolled(management: Management, vhost: str) -> list[Enrolled]:
+    """Returns every enrolled device, in the order of their names; a connection of the last seconds may not show yet.
+
+    Raises:
+        ManagementError: if the broker cannot be managed.
+    """
+    limits = management.user_limits()
+    connected = {str(connection["user"]) for connection in management.connections()}
+    inboxes = {str(queue["name"]): int(queue.get("messages", 0)) for queue in management.queues(vhost)}
+    found = []
+    for user in sorted(management.users_in_full(), key=lambda user: str(user["name"])):
+        name = str(user["name"])
+        try:
+            client, device = names.split_user(name)
+        except InvalidName:
+            continue
+        own = limits.get(name, {})
+        found.append(
+            Enrolled(
+                client,
+                device,
+                connected=name in connected,
+                inbox_messages=inboxes.get(names.inbox(name)),
+                login="password" if user.get("password_hash") else "certificate",
+                max_connections=own.get("max-connections"),
+                max_channels=own.get("max-channels"),
+            )
+        )
+    return found
 
 
 def server_user(management: Management, name: str, *, address: BrokerSettings) -> BrokerSettings:
@@ -101,11 +189,11 @@ def server_user(management: Management, name: str, *, address: BrokerSettings) -
     management.put_permissions(
         address.vhost, name, configure=_EVERYTHING, write=_EVERYTHING, read=_EVERYTHING
     )
-    return BrokerSettings.from_url(_url(address, name, password))
+    return BrokerSettings.from_url(_url(address, name, password), ca=address.ca, plaintext=address.plaintext)
 
 
 def write_credentials(credentials: Credentials, path: Path, *, replace: bool = False) -> None:
-    """Writes a TOML file that only its owner can read, with the agent's settings client, device and broker_url.
+    """Writes a TOML file that only its owner can read: the agent's client, device and broker_url, authority and certificate.
 
     Args:
         credentials: of the device.
@@ -115,9 +203,33 @@ def write_credentials(credentials: Credentials, path: Path, *, replace: bool = F
     Raises:
         ConfigError: if the file exists, or cannot be written.
     """
-    # Names and the URL are free of quotes, backslashes and control characters, so that they are TOML as they stand.
-    text = f'client = "{credentials.client}"\ndevice = "{credentials.device}"\nbroker_url = "{credentials.amqp_url}"\n'
-    write_secret(text, path, replace=replace)
+    # Names, the URL and PEM are free of quotes, backslashes and control characters, so that they are TOML as they stand.
+    lines = [
+        f'client = "{credentials.client}"',
+        f'device = "{credentials.device}"',
+        f'broker_url = "{credentials.amqp_url}"',
+    ]
+    lines += _link_lines(credentials.ca, credentials.certificate, credentials.key, credentials.plaintext)
+    write_secret("\n".join(lines) + "\n", path, replace=replace)
+
+
+def write_worker(settings: BrokerSettings, path: Path) -> None:
+    """Writes a TOML file that only its owner can read, with a worker's broker_url and what else its link needs.
+
+    Raises:
+        ConfigError: if the file cannot be written.
+    """
+    key = None if settings.key is None else settings.key.get_secret_value()
+    plaintext = settings.plaintext and not settings.tls
+    lines = [f'broker_url = "{settings.url.get_secret_value()}"']
+    lines += _link_lines(settings.ca, settings.certificate, key, plaintext)
+    write_secret("\n".join(lines) + "\n", path, replace=True)
+
+
+def _link_lines(ca: str | None, certificate: str | None, key: str | None, plaintext: bool) -> list[str]:
+    pems = {"broker_ca": ca, "broker_certificate": certificate, "broker_key": key}
+    lines = [f'{name} = """\n{pem.strip()}\n"""' for name, pem in pems.items() if pem]
+    return [*lines, "broker_plaintext = true"] if plaintext else lines
 
 
 def write_secret(text: str, path: Path, *, replace: bool) -> None:
@@ -137,7 +249,19 @@ def write_secret(text: str, path: Path, *, replace: bool) -> None:
         raise ConfigError(f"cannot write the credentials to {path}: {error.strerror}") from error
 
 
-def _grant_device(management: Management, vhost: str, user: str) -> None:
+def _check_certifiable(user: str, address: BrokerSettings) -> None:
+    if not address.tls:
+        raise ConfigError(f"a device logs in with a certificate over amqps only, not at {address.places}")
+    if len(user) > _COMMON_NAME_CHARACTERS:
+        raise ConfigError(
+            f"{user} has {len(user)} characters, and a certificate names at most {_COMMON_NAME_CHARACTERS}:"
+            " choose shorter names, or a password"
+        )
+
+
+def _grant_device(management: Management, vhost: str, user: str, limits: Limits) -> None:
+    management.put_user_limit(user, "max-connections", limits.connections)
+    management.put_user_limit(user, "max-channels", limits.channels)
     # Topic rights first: on an exchange without any, every routing key is open to those who may write there.
     management.put_topic_permission(
         vhost, user, topology.EXCHANGE_UP, write=rf"^{user}\.({'|'.join(topology.UP_KINDS)})$", read=_NOTHING
@@ -156,9 +280,7 @@ def _exactly(name: str) -> str:
     return f"^{dotted}$"
 
 
-def _url(address: BrokerSettings, user: str, password: str) -> str:
+def _url(address: BrokerSettings, user: str, password: str | None) -> str:
     scheme = "amqps" if address.tls else "amqp"
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return (
-        f"{scheme}://{user}:{quote(password, safe='')}@{host}:{address.port}/{quote(address.vhost, safe='')}"
-    )
+    login = user if password is None else f"{user}:{quote(password, safe='')}"
+    return f"{scheme}://{login}@{address.places}/{quote(address.vhost, safe='')}"

@@ -20,9 +20,10 @@ from pika.exceptions import (
 )
 
 from broker import topology
+from broker.address import is_loopback
 from broker.causes import in_words
-from broker.errors import BrokerUnreachable, ManagementError
-from broker.facts import Facts, Link, Managed, Probe, QueueState, is_loopback
+from broker.errors import BrokerUnreachable, ConfigError, ManagementError
+from broker.facts import Facts, Link, Managed, Probe, QueueState
 from broker.fields import MAX_BODY_BYTES
 from broker.management_facts import managed_facts
 from broker.parameters import connection_parameters
@@ -51,7 +52,7 @@ def inspect(settings: BrokerSettings, management_url: str) -> Facts:
     unmanaged = None
     try:
         managed = managed_facts(settings, management_url)
-    except ManagementError as error:
+    except (ManagementError, ConfigError) as error:
         unmanaged = str(error)
     return Facts(
         broker=str(settings),
@@ -70,9 +71,14 @@ def inspect(settings: BrokerSettings, management_url: str) -> Facts:
 
 
 def _connect(settings: BrokerSettings) -> pika.BlockingConnection:
-    parameters = connection_parameters(settings, name="collafuse doctor")
-    parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
-    return pika.BlockingConnection(parameters)
+    """Returns a connection to the first host that answers, which does not wait long for an alarm to end."""
+    hosts = [
+        connection_parameters(settings, name="collafuse doctor", address=address)
+        for address in settings.addresses
+    ]
+    for parameters in hosts:
+        parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
+    return pika.BlockingConnection(hosts)
 
 
 def _over_amqp(settings: BrokerSettings) -> tuple[Link, dict[str, QueueState], int | None]:

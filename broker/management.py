@@ -1,13 +1,16 @@
 """RabbitMQ's management API, as far as we need it: users, rights, queues and bindings."""
 
+import ssl
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
-from broker.errors import ManagementError
+from broker.address import BrokerSettings, is_loopback
+from broker.errors import ConfigError, ManagementError
+from broker.parameters import tls_context
 from broker.topology import Topology
 
 TIMEOUT_SECONDS = 15.0
@@ -20,19 +23,46 @@ class Management:
         url: root of the API, `http[s]://host:port`, without credentials.
         user: a user with the tag `administrator` for identities, `monitoring` for looking on.
         password: of that user; never part of an error.
+        tls: how https is checked; by the system's authorities if left out.
         timeout_seconds: for one call.
     """
 
     def __init__(
-        self, url: str, user: str, password: str, *, timeout_seconds: float = TIMEOUT_SECONDS
+        self,
+        url: str,
+        user: str,
+        password: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         self.url = url.rstrip("/")
         try:
             self._client = httpx.Client(
-                base_url=f"{self.url}/api/", auth=(user, password), timeout=timeout_seconds
+                base_url=f"{self.url}/api/",
+                auth=(user, password),
+                verify=tls or True,
+                timeout=timeout_seconds,
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise ManagementError(f"{self.url} is not the URL of a management API: {error}") from error
+
+    @classmethod
+    def of(cls, settings: BrokerSettings, url: str) -> Self:
+        """Returns the API at `url`, as the user of an AMQP link, with the authority that the link trusts.
+
+        Raises:
+            ConfigError: if the password would go to another machine unencrypted, or a certificate is of no use.
+        """
+        secure = url.startswith("https://")
+        host = urlsplit(url).hostname or ""
+        if not secure and not is_loopback(host) and not settings.plaintext:
+            raise ConfigError(
+                f"{url} would send the operator's password to {host} unencrypted: use https://, or allow it with"
+                " COLLAFUSE_BROKER_PLAINTEXT=true if the whole way is your own"
+            )
+        tls = tls_context(settings) if secure else None
+        return cls(url, settings.user, settings.password.get_secret_value(), tls=tls)
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +124,30 @@ class Management:
     def delete_user(self, name: str) -> None:
         """Deletes a user and ends its connections; one that is not there is fine."""
         self._call("DELETE", "users", name, absent_is_fine=True)
+
+    def users_in_full(self) -> list[dict[str, Any]]:
+        """Returns every user, as the API gives it: name, tags, password_hash (empty: no password will do)."""
+        found: list[dict[str, Any]] = self._call("GET", "users").json()
+        return found
+
+    def put_user_without_password(self, name: str) -> None:
+        """Makes a user who can log in by other means than a password alone."""
+        self._call("PUT", "users", name, body={"password_hash": "", "tags": ""})
+
+    def put_user_limit(self, name: str, limit: str, value: int) -> None:
+        """Sets `max-connections` or `max-channels` of a user."""
+        self._call("PUT", "user-limits", name, limit, body={"value": value})
+
+    def user_limits(self) -> dict[str, dict[str, int]]:
+        """Returns limit → value of every user that has any."""
+        found = self._call("GET", "user-limits").json()
+        return {str(one["user"]): dict(one["value"]) for one in found}
+
+    def connections(self, user: str | None = None) -> list[dict[str, Any]]:
+        """Returns the open connections, of one user or of all; those of the last seconds may be missing."""
+        path = ("connections",) if user is None else ("connections", "username", user)
+        found: list[dict[str, Any]] = self._call("GET", *path).json()
+        return found
 
     def put_permissions(self, vhost: str, user: str, *, configure: str, write: str, read: str) -> None:
         """Sets what a user may configure, write and read in a vhost: three patterns of names."""

@@ -4,50 +4,27 @@ import time
 from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote
-
-import httpx
 
 from broker.errors import ManagementError
 from broker.facts import Listener, Managed, Node, Queue, Rights, User
+from broker.management import Management
 from broker.names import is_inbox
 from broker.settings import BrokerSettings
 from broker.topology import FEDERATION
 
-TIMEOUT_SECONDS = 10.0
 RESOLUTION_SECONDS = 2.0
 
 
-class _Api:
+class _Api(Management):
     """The management API, read only. Raises ManagementError."""
 
-    def __init__(self, url: str, settings: BrokerSettings) -> None:
-        self.url = url.rstrip("/")
-        credentials = (settings.user, settings.password.get_secret_value())
-        try:
-            self._client = httpx.Client(
-                base_url=f"{self.url}/api/", auth=credentials, timeout=TIMEOUT_SECONDS
-            )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise ManagementError(f"{self.url} is not the URL of a management API: {error}") from error
-
-    def __enter__(self) -> "_Api":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
     def get(self, *path: str) -> Any:
-        return self.respond(*path).json()
+        return self._call("GET", *path).json()
 
-    def respond(self, *path: str) -> httpx.Response:
-        try:
-            response = self._client.get("/".join(quote(part, safe="") for part in path))
-        except httpx.HTTPError as error:
-            raise ManagementError(f"{self.url} does not answer: {error}") from error
-        if not response.is_success:
-            raise ManagementError(f"{self.url} refused {path[0]}: {response.status_code}")
-        return response
+    def date(self) -> str | None:
+        """When it answered, by the broker's clock."""
+        found: str | None = self._call("GET", "overview").headers.get("date")
+        return found
 
     def optional(self, *path: str) -> list[dict[str, Any]] | None:
         """What needs more rights, or a newer broker, than there may be."""
@@ -63,12 +40,12 @@ def managed_facts(settings: BrokerSettings, url: str) -> Managed:
 
     Raises:
         ManagementError: if it does not answer, or refuses what a user with the tag `monitoring` may read.
+        ConfigError: if the password would cross a network unencrypted.
     """
-    with _Api(url, settings) as api:
+    with _Api.of(settings, url) as api:
         before = time.time()
-        response = api.respond("overview")
-        ahead = _clock_ahead(response.headers.get("date"), before, time.time())
-        overview = response.json()
+        ahead = _clock_ahead(api.date(), before, time.time())
+        overview = api.overview()
         vhost = settings.vhost
         return Managed(
             version=str(overview.get("rabbitmq_version", "unknown")),

@@ -1,4 +1,4 @@
-"""Settings of the broker's connection, and the ground on which every process's settings stand.
+"""The ground on which every process's settings stand, and how each of them finds the broker.
 
 Flags come before the environment, the environment before the TOML file, the file before the defaults. A key that nobody
 knows is an error with the nearest known name, for a silently ignored setting is a wrong setting. Secrets never appear in a
@@ -11,9 +11,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
-from urllib.parse import SplitResult, unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -22,97 +21,30 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
+from broker.address import BrokerSettings, Pem, SecretPem
 from broker.errors import ConfigError
 from broker.local_node import find
+
+__all__ = [
+    "BROKER_URL_VARIABLE",
+    "NODE_DIRECTORY",
+    "BrokerSettings",
+    "ProcessSettings",
+    "broker_settings",
+]
 
 BROKER_URL_VARIABLE = "COLLAFUSE_BROKER_URL"
 NODE_DIRECTORY = Path(".collafuse/broker")
 """Where a private node lives, below the working directory, unless told otherwise."""
 
-_PORTS = {"amqp": 5672, "amqps": 5671}
-
-
-class BrokerSettings(BaseModel):
-    """Where the broker is and who we are there.
-
-    Attributes:
-        url: `amqp[s]://user:password@host[:port][/vhost]`; percent-encode what is special in it.
-        heartbeat_seconds: after two of them without a sign of life the link counts as dead.
-        connect_timeout_seconds: for one attempt, TCP, TLS and AMQP together.
-        ca_file: certificate authority for amqps, or None for the system's.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    url: SecretStr
-    heartbeat_seconds: int = Field(default=30, ge=1, le=3600)
-    connect_timeout_seconds: float = Field(default=10.0, gt=0, le=600)
-    ca_file: Path | None = None
-
-    @field_validator("url")
-    @classmethod
-    def _is_amqp(cls, url: SecretStr) -> SecretStr:
-        form = "must read amqp[s]://user:password@host[:port][/vhost]"
-        try:
-            parts = urlsplit(url.get_secret_value())
-            port = parts.port
-        except ValueError:
-            raise ValueError(form) from None
-        if parts.scheme not in _PORTS or not parts.hostname or not parts.username or parts.password is None:
-            raise ValueError(form)
-        if port == 0 or parts.query or parts.fragment or "/" in parts.path[1:]:
-            raise ValueError(f"{form}, with nothing after it and any / in the vhost written %2F")
-        return url
-
-    @classmethod
-    def from_url(cls, url: str | SecretStr) -> Self:
-        """Returns the settings for `url`.
-
-        Raises:
-            ConfigError: if it is not a broker's URL; the message does not show it.
-        """
-        secret = url if isinstance(url, SecretStr) else SecretStr(url)
-        try:
-            return cls(url=secret)
-        except ValidationError as error:
-            raise ConfigError(f"the broker URL {_reason(error.errors()[0]['msg'])}") from None
-
-    @property
-    def _parts(self) -> SplitResult:
-        return urlsplit(self.url.get_secret_value())
-
-    @property
-    def host(self) -> str:
-        """Host name or address."""
-        return self._parts.hostname or ""
-
-    @property
-    def port(self) -> int:
-        """TCP port; 5672, or 5671 for amqps, unless given."""
-        return self._parts.port or _PORTS[self._parts.scheme]
-
-    @property
-    def user(self) -> str:
-        """AMQP user."""
-        return unquote(self._parts.username or "")
-
-    @property
-    def password(self) -> SecretStr:
-        """Password of the user."""
-        return SecretStr(unquote(self._parts.password or ""))
-
-    @property
-    def vhost(self) -> str:
-        """Virtual host; `/` unless given."""
-        return unquote(self._parts.path[1:]) or "/"
-
-    @property
-    def tls(self) -> bool:
-        """Whether the link is encrypted."""
-        return self._parts.scheme == "amqps"
-
-    def __str__(self) -> str:
-        return f"{self._parts.scheme}://{self.user}@{self.host}:{self.port}/{self.vhost.removeprefix('/')}"
+_SHARED = {
+    "COLLAFUSE_BROKER_URL": "broker_url",
+    "COLLAFUSE_BROKER_CA": "broker_ca",
+    "COLLAFUSE_BROKER_CERTIFICATE": "broker_certificate",
+    "COLLAFUSE_BROKER_KEY": "broker_key",
+    "COLLAFUSE_BROKER_PLAINTEXT": "broker_plaintext",
+}
+"""Environment variable → field, of what is the same for every process on a machine."""
 
 
 class ProcessSettings(BaseSettings):
@@ -124,7 +56,17 @@ class ProcessSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     node_directory: ClassVar[Path] = NODE_DIRECTORY
 
-    broker_url: SecretStr | None = None
+    broker_url: SecretStr | None = Field(default=None, description="amqp[s]://user:password@host:port/vhost")
+    broker_ca: Pem | None = Field(
+        default=None, description="PEM, or its file, of the authority that signed the broker's certificate"
+    )
+    broker_certificate: Pem | None = Field(
+        default=None, description="PEM, or its file, of the certificate to log in with"
+    )
+    broker_key: SecretPem | None = Field(
+        default=None, description="PEM, or its file, of that certificate's key"
+    )
+    broker_plaintext: bool = Field(default=False, description="allow an unencrypted link to another machine")
 
     @classmethod
     def settings_customise_sources(
@@ -171,7 +113,15 @@ class ProcessSettings(BaseSettings):
         Raises:
             ConfigError: if there is neither, or the URL is malformed.
         """
-        return broker_settings(self.broker_url, self.node_directory)
+        if self.broker_url is None:
+            return _private_node(self.node_directory)
+        return BrokerSettings.from_url(
+            self.broker_url,
+            ca=self.broker_ca,
+            certificate=self.broker_certificate,
+            key=self.broker_key,
+            plaintext=self.broker_plaintext,
+        )
 
     @classmethod
     def _file(cls, path: Path | None) -> dict[str, Any]:
@@ -200,23 +150,30 @@ class ProcessSettings(BaseSettings):
             found = dict(EnvSettingsSource(cls)())
         except SettingsError as error:
             raise ConfigError(f"the environment: {error}") from None
-        if "broker_url" not in found and environment.get(BROKER_URL_VARIABLE):
-            found["broker_url"] = environment[BROKER_URL_VARIABLE]
-        return found
+        shared = {
+            name: environment[variable] for variable, name in _SHARED.items() if environment.get(variable)
+        }
+        return shared | found
 
 
 def broker_settings(url: SecretStr | str | None, node_directory: Path = NODE_DIRECTORY) -> BrokerSettings:
     """Returns the settings for `url`, or for the private node that runs in `node_directory` when there is no URL.
 
+    What else a link needs (authority, certificate, leave to go unencrypted) comes from the environment.
+
     Raises:
         ConfigError: if there is neither, or the URL is malformed.
     """
-    if url is not None:
-        return BrokerSettings.from_url(url)
-    node = find(node_directory)
+    if url is None:
+        return _private_node(node_directory)
+    return ProcessSettings.load(broker_url=url).broker()
+
+
+def _private_node(directory: Path) -> BrokerSettings:
+    node = find(directory)
     if node is None:
         raise ConfigError(
-            f"no broker: set {BROKER_URL_VARIABLE} to amqp://user:password@host:port/vhost,"
+            f"no broker: set {BROKER_URL_VARIABLE} to amqp[s]://user:password@host:port/vhost,"
             " or start a private one with `collafuse broker node start`"
         )
     return BrokerSettings.from_url(node.amqp_url)

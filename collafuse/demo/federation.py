@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.cli import declare_on
+from broker.command import declare_on
 from broker.identities import enroll, server_user, write_credentials, write_secret
 from broker.local_node import NodeInfo
 from broker.management import Management

@@ -48,7 +48,7 @@ def test_init_takes_the_broker_from_the_environment(node: NodeInfo, monkeypatch:
     ("url", "complaint"),
     [
         ("amqp://a:b@127.0.0.1:1/x", "is it running"),
-        ("amqp://a:b@nowhere.invalid/x", "nowhere.invalid"),
+        ("amqps://a:b@nowhere.invalid/x", "nowhere.invalid"),
     ],
 )
 def test_a_broker_that_is_not_there_is_one_line(url: str, complaint: str) -> None:

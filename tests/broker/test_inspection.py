@@ -9,7 +9,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from broker import identities
 from broker.errors import BrokerUnreachable
-from broker.facts import Facts, Listener, Managed, Node, Queue, is_loopback
+from broker.facts import Facts, Listener, Managed, Node, Queue
 from broker.finding import Finding, Severity
 from broker.findings import judge, limits
 from broker.inspection import inspect
@@ -452,8 +452,3 @@ def test_the_worst_comes_first(healthy: Facts) -> None:
     order = [finding.severity for finding in judge(facts)]
     assert order == sorted(order, key=list(Severity).index)
     assert order[0] is Severity.UNSAFE
-
-
-def test_loopback_is_this_machine_alone() -> None:
-    assert [is_loopback(host) for host in ("localhost", "127.0.0.1", "127.8.8.8", "::1")] == [True] * 4
-    assert [is_loopback(host) for host in ("broker.example", "0.0.0.0", "::", "10.0.0.1")] == [False] * 4

@@ -11,7 +11,7 @@ from broker.errors import ConfigError
 from broker.local_node import NodeInfo
 from broker.settings import BROKER_URL_VARIABLE, BrokerSettings, ProcessSettings
 
-URL = "amqp://hospital-a_pc-1:s3cret@broker.example:5673/federation"
+URL = "amqps://hospital-a_pc-1:s3cret@broker.example:5673/federation"
 
 
 class PressSettings(ProcessSettings):
@@ -156,12 +156,12 @@ def test_the_broker_is_found_through_its_own_variable(monkeypatch: pytest.Monkey
     monkeypatch.setenv(BROKER_URL_VARIABLE, URL)
     assert PressSettings.load(storage="x").broker().host == "broker.example"
 
-    monkeypatch.setenv("COLLAFUSE_PRESS_BROKER_URL", "amqp://a:b@nearer.example")
+    monkeypatch.setenv("COLLAFUSE_PRESS_BROKER_URL", "amqps://a:b@nearer.example")
     assert PressSettings.load(storage="x").broker().host == "nearer.example"
 
 
 def test_the_brokers_variable_comes_before_the_file(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    toml.write_text('storage = "x"\nbroker_url = "amqp://a:b@file.example"\n')
+    toml.write_text('storage = "x"\nbroker_url = "amqps://a:b@file.example"\n')
     assert PressSettings.load(toml).broker().host == "file.example"
 
     monkeypatch.setenv(BROKER_URL_VARIABLE, URL)
@@ -191,9 +191,9 @@ def test_a_url_is_taken_apart() -> None:
 
 @pytest.mark.parametrize(("path", "vhost"), [("", "/"), ("/", "/"), ("/%2F", "/"), ("/x", "x")])
 def test_the_vhost_of_a_url(path: str, vhost: str) -> None:
-    settings = BrokerSettings.from_url(f"amqp://a:b@host{path}")
+    settings = BrokerSettings.from_url(f"amqps://a:b@host{path}")
 
-    assert (settings.vhost, settings.port, settings.tls) == (vhost, 5672, False)
+    assert (settings.vhost, settings.port, settings.tls) == (vhost, 5671, True)
 
 
 @pytest.mark.parametrize(
@@ -234,4 +234,4 @@ def test_secrets_are_never_shown() -> None:
 
     for shown in (repr(settings), str(settings), repr(settings.password), repr(process), str(process)):
         assert "s3cret" not in shown
-    assert str(settings) == "amqp://hospital-a_pc-1@broker.example:5673/federation"
+    assert str(settings) == "amqps://hospital-a_pc-1@broker.example:5673/federation"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.cli import declare_on
+from broker.command import declare_on
 from broker.local_node import LocalNode, NodeInfo
 from broker.management import Management
 from broker.settings import BrokerSettings

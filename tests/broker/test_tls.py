@@ -1,0 +1,236 @@
+"""TLS and certificates against a real node that speaks nothing else to devices."""
+
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pika
+import pytest
+from prometheus_client import CollectorRegistry
+
+from broker import identities, node_files
+from broker.address import BrokerSettings
+from broker.certificates import Authority, Pair, rabbitmq_lines
+from broker.connection import Connection
+from broker.errors import BrokerUnreachable, ConfigError
+from broker.identities import Credentials
+from broker.local_node import LocalNode, NodeInfo
+from broker.management import Management
+from broker.node_files import write_private
+from broker.publisher import Outgoing
+from broker.settings import ProcessSettings
+from broker.topology import FEDERATION, declare
+from monitoring.metrics import BrokerMetrics
+from tests.conftest import wait_until
+
+
+@dataclass(frozen=True)
+class Secure:
+    """A node with TLS on `port`, and the authority that signed its certificate."""
+
+    node: NodeInfo
+    port: int
+    authority: Authority
+
+    @property
+    def management(self) -> Management:
+        return Management(self.node.management_url, self.node.user, self.node.password)
+
+    @property
+    def address(self) -> BrokerSettings:
+        return BrokerSettings.from_url(
+            f"amqps://nobody:nothing@localhost:{self.port}/{self.node.vhost}", ca=self.authority.pem
+        )
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
+    directory = tmp_path_factory.mktemp("certificates")
+    authority = Authority.of(directory, make=True)
+    pair = authority.server(["localhost", "127.0.0.2"])
+    (directory / "server.pem").write_text(pair.certificate)
+    write_private(directory / "server.key", pair.key)
+    port = node_files.choose_ports().amqp
+    lines = [line for line in rabbitmq_lines(directory, port) if line != "listeners.tcp = none"]
+    lines = [line.replace("listeners.ssl.default = ", "listeners.ssl.1 = 127.0.0.1:") for line in lines]
+    local = LocalNode(
+        tmp_path_factory.mktemp("secure"), config=lines, plugins=("rabbitmq_auth_mechanism_ssl",)
+    )
+    node = local.start()
+    try:
+        with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+            declare(amqp.channel(), FEDERATION)
+        yield Secure(node, port, authority)
+    finally:
+        local.stop()
+
+
+def settings_of(credentials: Credentials, tmp_path: Path) -> BrokerSettings:
+    """What a device reads from the one file that enrolment wrote for it."""
+    path = tmp_path / f"{credentials.device}.toml"
+    identities.write_credentials(credentials, path, replace=True)
+    found = tomllib.loads(path.read_text())
+    return ProcessSettings.load(
+        **{name: found[name] for name in found if name.startswith("broker_")}
+    ).broker()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[BrokerSettings], Connection]]:
+    opened: list[Connection] = []
+
+    def make(settings: BrokerSettings) -> Connection:
+        opened.append(Connection(settings, name="test", metrics=BrokerMetrics(CollectorRegistry())))
+        opened[-1].start()
+        return opened[-1]
+
+    yield make
+    for connection in opened:
+        connection.stop()
+
+
+Connect = Callable[[BrokerSettings], Connection]
+
+
+def send(connection: Connection, user: str) -> None:
+    """Publish one message as a device does."""
+    publisher = connection.publisher()
+    connection.wait_connected(20)
+    publisher.publish(Outgoing("collafuse.up", f"{user}.samples", "1", "samples.v1", b"body"))
+
+
+def test_a_device_with_a_password_works_over_tls(secure: Secure, connect: Connect, tmp_path: Path) -> None:
+    with secure.management as management:
+        credentials = identities.enroll(management, "clinic", "tls", address=secure.address)
+
+    send(connect(settings_of(credentials, tmp_path)), "clinic_tls")
+
+
+def test_a_device_with_a_certificate_needs_no_password(
+    secure: Secure, connect: Connect, tmp_path: Path
+) -> None:
+    with secure.management as management:
+        credentials = identities.enroll(
+            management, "clinic", "x509", address=secure.address, authority=secure.authority
+        )
+        settings = settings_of(credentials, tmp_path)
+        (listed,) = [
+            one for one in identities.enrolled(management, secure.node.vhost) if one.device == "x509"
+        ]
+
+    assert settings.password.get_secret_value() == ""
+    assert listed.login == "certificate"
+    send(connect(settings), "clinic_x509")
+
+
+@pytest.mark.parametrize("password", ["", "nothing"])
+def test_a_device_with_a_certificate_cannot_come_with_a_password(
+    secure: Secure, connect: Connect, password: str
+) -> None:
+    with secure.management as management:
+        if not management.user_exists("clinic_x509b"):
+            identities.enroll(
+                management, "clinic", "x509b", address=secure.address, authority=secure.authority
+            )
+    url = f"amqp://clinic_x509b:{password}@127.0.0.1:{secure.node.ports.amqp}/{secure.node.vhost}"
+
+    with pytest.raises(BrokerUnreachable, match="user or the password"):
+        connect(BrokerSettings.from_url(url)).wait_connected(3)
+
+
+def test_a_certificate_speaks_for_its_own_user_alone(
+    secure: Secure, connect: Connect, tmp_path: Path
+) -> None:
+    with secure.management as management:
+        a, _ = (
+            identities.enroll(management, "clinic", name, address=secure.address, authority=secure.authority)
+            for name in ("ca", "cb")
+        )
+    settings = settings_of(a, tmp_path)
+    as_b = settings.model_copy(
+        update={
+            "url": type(settings.url)(settings.url.get_secret_value().replace("clinic_ca@", "clinic_cb@"))
+        }
+    )
+    connection = connect(as_b)
+    publisher = connection.publisher()
+    connection.wait_connected(20)
+
+    # Whatever its URL says, the broker knows it by its certificate, and takes nothing in the name of the other.
+    with pytest.raises(Exception, match=r"closed|not confirmed|lost"):
+        publisher.publish(Outgoing("collafuse.up", "clinic_cb.samples", "1", "samples.v1", b"body"))
+
+
+@pytest.mark.parametrize(
+    ("what", "complaint"),
+    [
+        ("an authority that is not ours", "certificate cannot be trusted"),
+        ("a name that is not the broker's", r"cannot be trusted.*127\.0\.0\.1"),
+        ("the system's authorities", "certificate cannot be trusted"),
+    ],
+)
+def test_a_broker_that_cannot_show_who_it_is_is_not_spoken_to(
+    secure: Secure, connect: Connect, tmp_path: Path, what: str, complaint: str
+) -> None:
+    host = "127.0.0.1" if what.startswith("a name") else "localhost"
+    ca = {
+        "an authority that is not ours": Authority.of(tmp_path, make=True).pem,
+        "the system's authorities": None,
+    }.get(what, secure.authority.pem)
+    url = f"amqps://{secure.node.user}:{secure.node.password}@{host}:{secure.port}/{secure.node.vhost}"
+
+    with pytest.raises(BrokerUnreachable, match=complaint):
+        connect(BrokerSettings.from_url(url, ca=ca)).wait_connected(3)
+
+
+@pytest.mark.parametrize("what", ["expired", "of another authority"])
+def test_a_certificate_that_is_not_valid_does_not_log_in(
+    secure: Secure, connect: Connect, tmp_path: Path, what: str
+) -> None:
+    with secure.management as management:
+        if not management.user_exists("clinic_old"):
+            identities.enroll(management, "clinic", "old", address=secure.address, authority=secure.authority)
+    pair: Pair = (
+        secure.authority.user("clinic_old", days=-1)
+        if what == "expired"
+        else Authority.of(tmp_path, make=True).user("clinic_old")
+    )
+    settings = BrokerSettings.from_url(
+        f"amqps://clinic_old@localhost:{secure.port}/{secure.node.vhost}",
+        ca=secure.authority.pem,
+        certificate=pair.certificate,
+        key=pair.key,  # type: ignore[arg-type]  # pydantic makes the secret
+    )
+
+    with pytest.raises(BrokerUnreachable, match=r"TLS failed|broke off|ended before"):
+        connect(settings).wait_connected(4)
+
+
+def test_a_revoked_certificate_is_out_at_once_though_it_is_valid(
+    secure: Secure, connect: Connect, tmp_path: Path
+) -> None:
+    with secure.management as management:
+        credentials = identities.enroll(
+            management, "clinic", "gone", address=secure.address, authority=secure.authority
+        )
+        connection = connect(settings_of(credentials, tmp_path))
+        connection.publisher()
+        connection.wait_connected(20)
+
+        assert identities.revoke(management, "clinic", "gone", vhost=secure.node.vhost)
+
+        wait_until(lambda: not connection.connected, "the open connection ends", 5)
+    with pytest.raises(BrokerUnreachable, match="user or the password"):
+        connection.wait_connected(3)
+
+
+def test_a_certificate_is_not_made_for_a_link_without_tls_or_a_name_that_does_not_fit(secure: Secure) -> None:
+    plain = BrokerSettings.from_url(secure.node.amqp_url)
+    with secure.management as management:
+        with pytest.raises(ConfigError, match="over amqps only"):
+            identities.enroll(management, "clinic", "no", address=plain, authority=secure.authority)
+        with pytest.raises(ConfigError, match="at most 64"):
+            identities.enroll(management, "c" * 63, "no", address=secure.address, authority=secure.authority)
+
+        assert not management.user_exists("clinic_no")
