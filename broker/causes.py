@@ -1,5 +1,6 @@
 """Why a connection to the broker failed, in words for people instead of the class names of libraries."""
 
+import re
 import socket
 import ssl
 
@@ -10,6 +11,8 @@ def in_words(error: BaseException | str) -> str:
     """Returns one line that says what went wrong with a connection, and where to look when that helps."""
     if isinstance(error, str):
         return error
+    if isinstance(error, tuple(_WHILE)):
+        return _while_opening(error)
     text = _BY_TYPE.get(type(error))
     if text is not None:
         return text
@@ -23,12 +26,25 @@ def in_words(error: BaseException | str) -> str:
 
 
 _BY_TYPE: dict[type[BaseException], str] = {
-    pika.exceptions.ProbableAuthenticationError: "it does not accept the user or the password",
-    pika.exceptions.AuthenticationError: "it does not accept the user or the password, or offers no way to log in so",
-    pika.exceptions.ProbableAccessDeniedError: "the user may not enter the vhost, or there is none of that name",
+    pika.exceptions.AuthenticationError: "it offers no way to log in that we know",
     pika.exceptions.ConnectionOpenAborted: "it did not answer in time",
     pika.exceptions.AMQPHeartbeatTimeout: "no sign of life came within two heartbeats",
 }
+_WHILE: dict[type[BaseException], str] = {
+    pika.exceptions.ProbableAuthenticationError: "it does not accept the user or the password",
+    pika.exceptions.ProbableAccessDeniedError: "the user may not enter the vhost, or there is none of that name",
+}
+"""What an end of the connection means while it is being opened, if it was the broker that ended it."""
+
+
+def _while_opening(error: BaseException) -> str:
+    """Returns why a connection ended before it was open; pika keeps the cause as text only."""
+    said = re.search(r"ConnectionClosedByBroker: \(\d+\) ['\"](?P<text>.*?)['\"]*\)?$", str(error))
+    if said is None:
+        return "the connection broke off while logging in"
+    if "limit" in said["text"]:
+        return f"it takes no more connections: {said['text']}"
+    return _WHILE[type(error)]
 
 
 def _of_transport(error: BaseException) -> str | None:

@@ -421,6 +421,12 @@ def test_a_node_that_is_down_or_alone_is_unsafe(healthy: Facts) -> None:
     assert found == ["a does not run", "b has lost sight of a"]
 
 
+def test_a_node_of_which_nothing_is_known_yet_is_not_called_sound(healthy: Facts) -> None:
+    facts = changed(healthy, nodes=(Node("a", running=True),))
+
+    assert any("has not told of its memory and disk" in what for what in warned(facts))
+
+
 def test_letters_that_do_not_arrive_deprecated_features_and_clocks_are_worth_a_look(healthy: Facts) -> None:
     facts = changed(
         healthy,
