@@ -128,6 +128,12 @@ def _nodes(_: Facts, managed: Managed) -> Findings:
     for node in managed.nodes:
         if not node.running:
             yield unsafe("nodes", f"{node.name} does not run", "start it, or take it out of the cluster")
+        elif node.disk_free_limit is None or node.memory_limit is None:
+            yield warning(
+                "nodes",
+                f"{node.name} has not told of its memory and disk yet, as after a start",
+                "look again in ten seconds",
+            )
         if node.partitions:
             yield unsafe(
                 "nodes",
