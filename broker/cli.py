@@ -26,6 +26,15 @@ PublicUrl = Annotated[
         help="amqp[s]://host:port under which the new user reaches the broker, if other than --url.",
     ),
 ]
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca",
+        envvar="COLLAFUSE_BROKER_CA",
+        show_envvar=True,
+        help="PEM of the authority by which the new user knows the broker.",
+    ),
+]
 Client = Annotated[str, typer.Argument(help="Who owns the device.")]
 DeviceName = Annotated[str, typer.Argument(help="The device's name within the client.")]
 Out = Annotated[Path, typer.Option("--out", help="File for the credentials, readable by you alone.")]
@@ -53,6 +62,7 @@ def enroll(
     url: Url = None,
     management_url: ManagementUrl = None,
     public_url: PublicUrl = None,
+    ca: Ca = None,
     directory: Directory = NODE_DIRECTORY,
     renew: Annotated[
         bool, typer.Option("--renew", help="Give an enrolled device a new password or certificate.")
@@ -77,12 +87,13 @@ def enroll(
     names.user_name(client, device)
     _check_out(out, renew)
     settings = broker_settings(url, directory)
-    address = _address(settings, public_url)
     authority = None
     if certificate is not None:
         from broker.certificates import Authority  # brings cryptography
 
         authority = Authority.of(certificate, make=False)
+        ca = ca or certificate / "ca.pem"
+    address = _address(settings, public_url, ca)
     with Status(f"enrolling {client} {device}"), management(settings, management_url, directory) as api:
         credentials = identities.enroll(
             api,
@@ -187,29 +198,31 @@ def server_user(
     url: Url = None,
     management_url: ManagementUrl = None,
     public_url: PublicUrl = None,
+    ca: Ca = None,
     directory: Directory = NODE_DIRECTORY,
 ) -> None:
     """Make a worker's user, or give it a new password, and write its broker_url."""
     from broker import identities  # brings httpx, which the other commands do without
 
     settings = broker_settings(url, directory)
-    address = _address(settings, public_url)
+    address = _address(settings, public_url, ca)
     with Status(f"making the user {name}"), management(settings, management_url, directory) as api:
         worker = identities.server_user(api, name, address=address)
     identities.write_worker(worker, out)
     print(f"{name} may work in the vhost {worker.vhost}; its broker_url is in {out}")
 
 
-def _address(settings: BrokerSettings, public_url: str | None) -> BrokerSettings:
-    """Returns the settings with scheme, host and port of `public_url`, if one was given."""
-    if public_url is None:
-        return settings
-    scheme, separator, place = public_url.partition("://")
-    if not separator or "@" in place:
-        raise ConfigError("--public-url must read amqp[s]://host:port, without user or password")
+def _address(settings: BrokerSettings, public_url: str | None, ca: Path | None) -> BrokerSettings:
+    """Returns how the new user reaches the broker: as we do, or at the scheme, host and port of `public_url`."""
+    place, authority = settings.places, settings.ca if ca is None else str(ca)
+    scheme = "amqps" if settings.tls else "amqp"
+    if public_url is not None:
+        scheme, separator, place = public_url.partition("://")
+        if not separator or "@" in place:
+            raise ConfigError("--public-url must read amqp[s]://host:port, without user or password")
     return BrokerSettings.from_url(
         f"{scheme}://nobody:nothing@{place.rstrip('/')}/{quote(settings.vhost, safe='')}",
-        ca=settings.ca,
+        ca=authority if scheme == "amqps" else None,
         plaintext=settings.plaintext,
     )
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from broker.cli import app
-from broker.errors import AlreadyEnrolled, BrokerUnreachable, ConfigError, InvalidName
+from broker.errors import AlreadyEnrolled, BrokerUnreachable, ConfigError, InvalidName, NotEnrolled
 from broker.local_node import NodeInfo
 from broker.settings import BROKER_URL_VARIABLE, BrokerSettings
 
@@ -169,3 +169,66 @@ def test_where_no_node_runs_status_says_so_by_its_exit_code_and_stop_does_nothin
 
     assert (result.exit_code, result.stdout) == (3, "state: absent\n")
     assert json.loads(output("node", "stop", "--dir", tmp_path, "--json")) == {"stopped": False}
+
+
+def test_devices_are_listed_and_revoked(node: NodeInfo, tmp_path: Path) -> None:
+    common = ("--dir", node.directory)
+    output("enroll", "lab-l", "pc-1", *common, "--out", tmp_path / "1.toml", "--max-connections", "3")
+    output("enroll", "lab-l", "pc-2", *common, "--out", tmp_path / "2.toml")
+
+    listed = {one["device"]: one for one in json.loads(output("list", "lab-l", *common, "--json"))}
+    assert set(listed) == {"pc-1", "pc-2"}
+    assert listed["pc-1"] == {
+        "client": "lab-l",
+        "device": "pc-1",
+        "connected": False,
+        "inbox_messages": 0,
+        "login": "password",
+        "max_connections": 3,
+        "max_channels": 32,
+    }
+    assert "pc-1" in output("list", "lab-l", *common)
+
+    assert "is revoked" in output("revoke", "lab-l", "pc-1", *common)
+
+    assert [one["device"] for one in json.loads(output("list", "lab-l", *common, "--json"))] == ["pc-2"]
+    with pytest.raises(NotEnrolled, match="pc-1 is not enrolled"):
+        output("revoke", "lab-l", "pc-1", *common)
+    output("revoke", "lab-l", "pc-2", *common)
+    assert "no device of lab-l" in output("list", "lab-l", *common)
+
+
+def test_certificates_are_made_with_the_lines_that_use_them(tmp_path: Path) -> None:
+    text = output("certs", "--out", tmp_path / "tls", "--host", "broker.example", "--host", "10.0.0.5")
+
+    assert f"ssl_options.certfile = {tmp_path}/tls/server.pem" in text
+    assert "listeners.tcp = none" in text
+    for name in ("ca.key", "server.key"):
+        assert stat.S_IMODE((tmp_path / "tls" / name).stat().st_mode) == 0o600
+    authority = (tmp_path / "tls" / "ca.pem").read_text()
+    output("certs", "--out", tmp_path / "tls", "--host", "other.example")
+    assert (tmp_path / "tls" / "ca.pem").read_text() == authority
+
+
+def test_a_device_is_enrolled_with_a_certificate_in_its_one_file(node: NodeInfo, tmp_path: Path) -> None:
+    output("certs", "--out", tmp_path / "tls", "--host", "broker.example")
+    output(
+        "enroll",
+        "lab-x",
+        "pc-1",
+        "--dir",
+        node.directory,
+        "--out",
+        tmp_path / "x.toml",
+        "--public-url",
+        "amqps://broker.example",
+        "--certificate",
+        tmp_path / "tls",
+    )
+
+    found = tomllib.loads((tmp_path / "x.toml").read_text())
+    assert found["broker_url"] == "amqps://lab-x_pc-1@broker.example:5671/collafuse"
+    assert found["broker_ca"].strip() == (tmp_path / "tls" / "ca.pem").read_text().strip()
+    assert "BEGIN CERTIFICATE" in found["broker_certificate"]
+    assert "PRIVATE KEY" in found["broker_key"]
+    output("revoke", "lab-x", "pc-1", "--dir", node.directory)
