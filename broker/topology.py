@@ -27,7 +27,7 @@ UP_KINDS = (*WORK_QUEUES, QUEUE_TELEMETRY, "receipt")
 
 DELIVERY_LIMIT = 5
 """Returns of one message before it counts as poison; a worker that dies returns all it held."""
-DEAD_DELIVERY_LIMIT = 1_000_000_000
+BROKER_DELIVERY_LIMIT = 1_000_000_000
 """Every look into the dead-letter queue is a delivery of what it shows, and RabbitMQ 4 drops from a quorum queue what was
 delivered more than 20 times, unless told otherwise. A number that is never reached: 3.10 knows no word for *no limit*."""
 SAMPLES_MAX_BYTES = 8 * 1024**3
@@ -76,16 +76,17 @@ class Topology:
 
 
 def _work_queue(name: str, max_bytes: int) -> QueueSpec:
-    """A replicated queue that loses nothing: full means a nack, and repeated failure means the dead-letter queue."""
+    """A replicated queue that loses nothing: full means a nack, and what fails again and again is set aside by its consumers.
+
+    It has no dead-letter exchange. RabbitMQ 3.10 believes the `x-death` header that a publisher sent along: one device could
+    end the broker's dead-lettering of a queue, and with it keep what others sent from being set aside (docs/adr/0002).
+    """
     return QueueSpec(
         name,
         MappingProxyType(
             {
                 "x-queue-type": "quorum",
-                "x-delivery-limit": DELIVERY_LIMIT,
-                "x-dead-letter-exchange": "",
-                "x-dead-letter-routing-key": QUEUE_DEAD,
-                "x-dead-letter-strategy": "at-least-once",
+                "x-delivery-limit": BROKER_DELIVERY_LIMIT,
                 "x-overflow": "reject-publish",
                 "x-max-length-bytes": max_bytes,
             }
@@ -101,7 +102,7 @@ FEDERATION = Topology(
             MappingProxyType(
                 {
                     "x-queue-type": "quorum",
-                    "x-delivery-limit": DEAD_DELIVERY_LIMIT,
+                    "x-delivery-limit": BROKER_DELIVERY_LIMIT,
                     "x-overflow": "reject-publish",
                     "x-max-length-bytes": DEAD_MAX_BYTES,
                 }

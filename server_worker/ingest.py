@@ -76,6 +76,9 @@ class Ingest:
 
         Raises StorageFull when there is no room; the delivery is still in hand then.
         """
+        if delivery.is_last:
+            delivery.refuse("delivered_too_often", f"given up after {delivery.delivery_count} attempts")
+            return
         try:
             client, device = _sender(delivery)
             message = self._checked(delivery)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
@@ -60,6 +61,18 @@ def enrolled(node: NodeInfo) -> Iterator[dict[str, Credentials]]:
         }
         for client, device in names:
             identities.revoke(management, client, device, vhost=node.vhost)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def policy(node: NodeInfo) -> Iterator[None]:
+    """An operator's policy lets the broker set aside too, as our own declarations do not: what comes of it is not believed."""
+    definition = {"dead-letter-exchange": "", "dead-letter-routing-key": QUEUE_DEAD, "delivery-limit": 5}
+    body = {"pattern": "^(samples|denoise|prefetch)$", "definition": definition, "apply-to": "queues"}
+    with httpx.Client(base_url=node.management_url, auth=(node.user, node.password)) as management:
+        place = f"/api/policies/{node.vhost}/set-aside"
+        management.put(place, json=body).raise_for_status()
+        yield
+        management.delete(place).raise_for_status()
 
 
 @pytest.fixture

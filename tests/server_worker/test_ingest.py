@@ -11,7 +11,7 @@ from broker.codec import encode
 from broker.connection import Connection
 from broker.messages import DenoiseV1, ReceiptV1, SamplesV1
 from broker.settings import BrokerSettings
-from broker.topology import QUEUE_SAMPLES
+from broker.topology import DELIVERY_LIMIT, QUEUE_SAMPLES
 from monitoring.metrics import TrainMetrics
 from server_worker.ingest import RECEIPTS_IN_FLIGHT, Ingest
 from server_worker.sample_store import SampleStore
@@ -81,6 +81,33 @@ def test_a_batch_delivered_again_and_again_is_stored_once(
     assert running.store.samples == 4
     assert running.metric("collafuse_samples_stored_total") == 4
     assert running.metric("collafuse_samples_duplicate_total") == 8
+
+
+def test_a_batch_that_outlived_too_many_workers_is_set_aside_and_not_tried_again(
+    device: Callable[..., Device],
+    connection: Connection,
+    server_settings: BrokerSettings,
+    dead_letters: Callable[[], list[str]],
+    tmp_path: Path,
+) -> None:
+    sender = device()
+    sender.send_samples(sample_batch(1))
+    with pika.BlockingConnection(pika.URLParameters(server_settings.url.get_secret_value())) as amqp:
+        channel = amqp.channel()
+        for _ in range(DELIVERY_LIMIT):
+            method, _, _ = channel.basic_get(QUEUE_SAMPLES)
+            channel.basic_nack(method.delivery_tag, requeue=True)
+    ingest = Running(tmp_path / "store", connection)
+    connection.start()
+    ingest.thread.start()
+    try:
+        wait_until(lambda: dead_letters() == ["delivered_too_often"], "it was set aside")
+        assert ingest.store.samples == 0
+        sender.send_samples(sample_batch(2))
+        wait_until(lambda: ingest.store.samples == 4, "the next one is stored")
+    finally:
+        ingest.stop.set()
+        ingest.thread.join(20.0)
 
 
 POISON: list[tuple[str, SamplesV1]] = [
