@@ -1,0 +1,65 @@
+"""The benchmarks can be called, and tell their figures in the agreed form; how fast anything is, no test says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import report
+from benchmarks.report import Result
+
+ROOT = Path(__file__).parents[2]
+NAMES = sorted(
+    path.stem
+    for path in (ROOT / "benchmarks").glob("*.py")
+    if "typer.run(main)" in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_benchmark_has_its_two_modes(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        cwd=ROOT,
+    )
+
+    assert {"--quick", "--json"} <= set(done.stdout.split())
+
+
+def test_results_are_told_in_the_agreed_form(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    fast = report.rate("1 KiB", "messages/s", [9.0, 12.0, 10.0], "another", [2.0, 2.0], 5)
+    slow = report.rate("1 MiB", "messages/s", [1.0], "another", [2.0], 0.8)
+    alone = Result("memory", "kB", 3.0, None, None, None, None, "3 to 3, 1 rounds")
+
+    report.emit("trial", [fast, slow, alone], as_json=True, quick=False, broker="3.10.8")
+
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "trial.json").read_text())
+    assert set(printed) == {"benchmark", "machine", "results"}
+    assert [set(result) for result in printed["results"]] == [
+        {"name", "unit", "ours", "rival", "rival_value", "ratio", "bar", "spread"}
+    ] * 3
+    assert (fast.ratio, fast.missed, slow.missed, alone.missed) == (5.0, False, True, False)
+    assert fast.spread == "9 to 12, 3 rounds"
+
+    report.emit("trial", [fast, slow, alone], as_json=False, quick=True, broker="3.10.8")
+    assert "MISSED" in capsys.readouterr().out
+
+
+def test_kept_results_are_of_benchmarks_that_exist() -> None:
+    kept = {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+
+    assert kept <= set(NAMES)
+    for name in kept:
+        found = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+        assert found["benchmark"] == name
+        assert found["results"]
