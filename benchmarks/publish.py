@@ -123,7 +123,7 @@ class Bench:
 def compare(
     bench: Bench, case: Case, rivals: dict[str, Sender], rounds: int
 ) -> tuple[list[float], dict[str, list[float]]]:
-    """Messages per second of ours and of each rival; the order is drawn anew in every round, for what one leaves behind slows the next."""
+    """Messages per second of ours and of each rival; the order is drawn anew in every round."""
     senders = {"": ours} | rivals
     rates: dict[str, list[float]] = {name: [] for name in senders}
     for number in range(rounds):
