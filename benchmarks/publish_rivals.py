@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import aio_pika
 import dramatiq
-import kombu
 import pika
 from celery import Celery
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from kombu.entity import Exchange, Queue
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.channel import Channel
 
@@ -111,7 +111,7 @@ def celery_pickle(url: str, queue: str, bodies: list[bytes], wait: Wait) -> None
     app = Celery("benchmark", broker=url)
     app.conf.update(broker_transport_options={"confirm_publish": True}, task_serializer="pickle")
     # By a direct exchange Celery means the default one, with the queue's name as the routing key.
-    place = kombu.Queue(queue, kombu.Exchange(type="direct"), no_declare=True)
+    place = Queue(queue, Exchange(type="direct"), no_declare=True)  # type: ignore[no-untyped-call]
     with app.connection_for_write() as link, app.amqp.Producer(link, auto_declare=False) as producer:
         for body in bodies:
             app.send_task("samples", args=(body,), producer=producer, queue=place, declare=[], retry=False)

@@ -138,7 +138,10 @@ def test_the_limits_are_those_of_the_broker(found: Callable[[], Facts]) -> None:
 
     assert shown["heartbeat"] == "30 s"
     assert shown["message"] == "4.19 MB passes"
-    assert shown["deliveries of a message"] == "samples 1,000,000,000, denoise 1,000,000,000, prefetch 1,000,000,000"
+    assert (
+        shown["deliveries of a message"]
+        == "samples 1,000,000,000, denoise 1,000,000,000, prefetch 1,000,000,000"
+    )
     assert "stops at 1 GB" in shown["disk of collafuse@localhost"]
     assert facts.link.frame_max_bytes == 131_072
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pydantic import ValidationError
 
-from broker.fields import MAX_PLAN_STEPS, MAX_REQUEST_SAMPLES, MAX_T
+from broker.fields import MAX_PLAN_STEPS, MAX_REQUEST_SAMPLES, MAX_T, all_finite
 from broker.messages import (
     DenoiseV1,
     FailedV1,
@@ -287,3 +287,15 @@ def test_every_type_name_is_the_word_and_its_version() -> None:
         "round.v1",
         "receipt.v1",
     ]
+
+
+@given(st.binary(min_size=4, max_size=64), st.sampled_from(["<f2", "<f4"]))
+def test_finite_is_what_numpy_says_is_finite(bits: bytes, dtype: str) -> None:
+    values = np.frombuffer(bits[: len(bits) // 4 * 4], dtype)
+
+    assert all_finite(values) == bool(np.isfinite(values).all())
+
+
+def test_finite_is_what_numpy_says_for_every_float16_there_is() -> None:
+    for value in np.arange(2**16, dtype=np.uint16).view(np.float16):
+        assert all_finite(np.array([0.5, value, -0.5], np.float16)) == bool(np.isfinite(value))
