@@ -2,11 +2,16 @@
 PYTHON := .venv/bin/python
 SOURCES := broker server_worker edge_agent export monitoring diffusion evaluation collafuse tests benchmarks
 
-.PHONY: help demo test lint types imports format setup clean
+CHAOS_FLAGS ?=
+FUZZ_INPUTS ?= 1000000
+
+.PHONY: help demo test chaos fuzz lint types imports format setup clean
 
 help:
 	@echo "make demo     train and run one split diffusion model across three clients here; writes demo_out/report.html"
 	@echo "make test     the whole test suite against a real RabbitMQ"
+	@echo "make chaos    ten minutes at most: a federation under random faults, and where everything went"
+	@echo "make fuzz     a million inputs against the decoder"
 	@echo "make lint     ruff: rules and format        make types    mypy --strict"
 	@echo "make imports  rooms import downwards only   make format   let ruff mend what it can"
 	@echo "make clean    remove the virtual environment and everything made here"
@@ -20,6 +25,14 @@ demo: setup
 test:
 	@deploy/setup.sh test
 	@$(PYTHON) -m pytest $(TEST_FLAGS)
+
+chaos:
+	@deploy/setup.sh demo
+	@$(PYTHON) -m tests.chaos $(CHAOS_FLAGS)
+
+fuzz:
+	@deploy/setup.sh demo
+	@$(PYTHON) -m tests.fuzz --inputs $(FUZZ_INPUTS)
 
 lint: setup
 	$(PYTHON) -m ruff check $(SOURCES)

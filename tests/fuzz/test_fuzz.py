@@ -1,0 +1,53 @@
+"""The fuzzer itself: it runs, counts, and finds what is wrong when something is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from broker.errors import Refused
+from broker.messages import Message
+from tests.fuzz.__main__ import fuzz
+from tests.fuzz.target import Check
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_many_inputs_break_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+    code, ran, text = fuzz(20_000, seed=7, directory=tmp_path, show=False)
+
+    assert code == 0, text
+    assert ran >= 20_000
+
+
+def test_a_decoder_that_raises_anything_else_is_found() -> None:
+    def broken(type_name: str, body: bytes) -> Message:
+        raise IndexError
+
+    with pytest.raises(IndexError):
+        Check(broken)(b"\x00abc")
+
+
+def test_a_decoder_that_runs_code_is_found() -> None:
+    script = (
+        "import os, sys; from tests.fuzz.target import Check; check = Check(lambda *_: os.system('true'));"
+        "sys.addaudithook(check.forbid); check(b'abc')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False, timeout=60
+    )
+
+    assert done.returncode == 1
+    assert "decoding did os.system" in done.stderr
+
+
+def test_a_decoder_that_holds_too_much_is_found() -> None:
+    def hungry(type_name: str, body: bytes) -> Message:
+        held = bytearray(4 * 2**20)
+        raise Refused("too_much", f"{len(held)}")
+
+    with pytest.raises(AssertionError, match="bytes for 3"):
+        Check(hungry, measured_every=1)(b"\x00abc")
