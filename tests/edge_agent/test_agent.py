@@ -258,6 +258,76 @@ def test_a_link_that_breaks_again_and_again_loses_nothing(
     assert {message_id for message_id, _ in queued(node, "samples")} == accepted
 
 
+def test_days_without_a_broker_fill_the_outbox_to_its_quota_and_cost_nothing_that_was_accepted(
+    node: NodeInfo, device: Device, state: StateDirectory, run_agent: RunAgent, tmp_path: Path
+) -> None:
+    config = tmp_path / "small.toml"
+    config.write_text("outbox_max_bytes = 1048576\nschedule_steps = 200\n")
+
+    def contribute(number: int) -> "subprocess.CompletedProcess[str]":
+        images = np.random.default_rng(number).uniform(-1, 1, (30, 1, 64, 64)).astype(np.float32)
+        np.savez(tmp_path / f"{number}.npz", images=images)
+        data = tmp_path / f"{number}.npz"
+        return collafuse("edge", "contribute", data, "--state", state.path, "--config", config, "--json")
+
+    with Link(node.ports.amqp) as link:
+        link.refuses = True
+        agent = ready(
+            run_agent(device.url.replace(f":{node.ports.amqp}/", f":{link.port}/"), "--cut-ratio", 0.2)
+        )
+        answers = [contribute(number) for number in range(6)]
+        refused = [answer for answer in answers if answer.returncode != 0]
+        assert len(refused) >= 2
+        assert all("the outbox is full" in answer.stderr and "quota" in answer.stderr for answer in refused)
+        with Spool(state.spool) as spool:
+            accepted = [row[0] for row in spool.rows("SELECT message_id FROM outbox ORDER BY sequence")]
+        assert len(accepted) == len(answers) - len(refused)
+        assert agent.exit_code is None
+
+        link.refuses = False
+
+        with Spool(state.spool) as spool:
+            wait_until(lambda: spool.rows("SELECT count(*) FROM outbox")[0][0] == 0, "the outbox drains", 60)
+        assert contribute(9).returncode == 0, "there is room again"
+    arrived = [message_id for message_id, _ in queued(node, "samples") if message_id in accepted]
+    assert arrived == accepted
+
+
+WRONG_CLOCK = """
+    import os, time
+
+    true, off = time.time, float(os.environ["OFF_SECONDS"])
+    time.time = lambda: true() + off
+    from collafuse.cli import main
+    main()
+"""
+
+
+@pytest.mark.parametrize("years", [-56, 30])
+def test_a_device_whose_clock_is_decades_off_is_served_like_any_other(
+    device: Device,
+    server: Server,
+    state: StateDirectory,
+    head_bundle: Path,
+    run_agent: RunAgent,
+    years: float,
+) -> None:
+    off = str(years * 365.25 * 86_400)
+    ready(run_agent(device.url, "--head", head_bundle, code=WRONG_CLOCK, OFF_SECONDS=off))
+
+    done = collafuse(
+        "edge", "generate", "--state", state.path, "--count", 3, "--label", 1, "--ttl", 60, "--json",
+        code=WRONG_CLOCK, OFF_SECONDS=off,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["state"] == "completed"
+    hopeless = collafuse(
+        "edge", "generate", "--state", state.path, "--ttl", 0.001, "--json", code=WRONG_CLOCK, OFF_SECONDS=off
+    )
+    assert json.loads(hopeless.stdout)["reason"] == "expired"
+
+
 def test_a_server_that_cannot_help_fails_the_job_with_its_reason(
     device: Device, server: Server, state: StateDirectory, head_bundle: Path, run_agent: RunAgent
 ) -> None:

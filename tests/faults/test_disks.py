@@ -1,0 +1,140 @@
+"""Full disks, real ones: small file systems that the test fills."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pika
+
+from broker.address import BrokerSettings
+from broker.codec import digest, encode
+from broker.local_node import NodeInfo
+from broker.publisher import Outgoing
+from broker.topology import EXCHANGE_UP, QUEUE_SAMPLES
+from server_worker.sample_store import SampleStore
+from server_worker.storage import Storage
+from tests.faults.conftest import Connect, SmallDisk, wait_for_event
+from tests.server_worker.backbones import SCHEDULE, SHAPE, sample_batch
+
+Start = Callable[..., SmallDisk]
+
+
+def test_a_full_store_stops_taking_says_so_and_goes_on_by_itself(
+    node: NodeInfo,
+    server_settings: BrokerSettings,
+    device_url: str,
+    connect: Connect,
+    on_small_disk: Start,
+    tmp_path: Path,
+) -> None:
+    connection = connect(BrokerSettings.from_url(device_url))
+    publisher = connection.publisher()
+    connection.wait_connected(20)
+
+    def send(first: int, count: int) -> set[str]:
+        bodies = [encode(sample_batch(number, 500)) for number in range(first, first + count)]
+        for body in bodies:
+            publisher.publish(
+                Outgoing(EXCHANGE_UP, f"{connection.user}.samples", digest(body), "samples.v1", body),
+                timeout_seconds=30,
+            )
+        return {digest(body) for body in bodies}
+
+    shape = [
+        "--channels",
+        SHAPE[0],
+        "--image-size",
+        SHAPE[1],
+        "--base-channels",
+        8,
+        "--channel-multipliers",
+        "1,2",
+    ]
+    disk = on_small_disk(
+        "worker", "train", "--storage", tmp_path / "small" / "server", "--min-samples", 10**9, "--device", "cpu", *shape,
+        "--schedule", "linear", "--schedule-steps", SCHEDULE.T, "--cut-min", 0.2, "--cut-max", 0.8, "--num-classes", 3,
+        "--threads", 1, "--ingest-prefetch", 4,
+        megabytes=8,
+        environment={"COLLAFUSE_BROKER_URL": server_settings.url.get_secret_value()},
+    )  # fmt: skip
+    first = send(0, 3)
+    wait_for_event(disk, "samples_stored", 3)
+
+    disk.fill()
+    second = send(100, 12)
+    wait_for_event(disk, "ingest_paused")
+    assert disk.process.poll() is None
+    port = json.loads(next(line for line in disk.events().splitlines() if "metrics_listening" in line))[
+        "port"
+    ]
+    assert _metric(port, "collafuse_ingest_paused") == 1.0
+    waiting = _depth(node, QUEUE_SAMPLES)
+    assert waiting > 0
+
+    disk.make_room()
+    wait_for_event(disk, "ingest_resumed")
+    wait_for_event(disk, "samples_stored", 15)
+    assert _metric(port, "collafuse_ingest_paused") == 0.0
+    stored = SampleStore(Storage(disk.outside / "server"), quarantine=False)
+    assert {entry.message_id for entry in stored.entries()} == first | second
+    assert stored.quarantined == {}
+
+
+def test_a_full_device_says_so_and_keeps_what_it_had_accepted(on_small_disk: Start, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for name, count in (("few", 8), ("many", 3000)):
+        np.savez(tmp_path / f"{name}.npz", images=rng.uniform(-1, 1, (count, 1, 8, 8)).astype(np.float32))
+    state = tmp_path / "small" / "edge"
+    agent = on_small_disk("edge", "run", "--state", state, megabytes=3, environment={
+        "COLLAFUSE_BROKER_URL": "amqp://ward_x:secret@127.0.0.1:1/nowhere"
+    })  # fmt: skip
+    wait_for_event(agent, "agent_started")
+
+    def contribute(name: str) -> tuple[int, str]:
+        return _inside(agent, "edge", "contribute", tmp_path / f"{name}.npz", "--state", state, "--json")
+
+    code, text = contribute("few")
+    assert code == 0, text
+    before = json.loads(text)
+    agent.fill()
+
+    code, text = contribute("many")
+
+    assert code == 1
+    assert len(text.strip().splitlines()) == 1
+    assert "error: " in text
+    assert "full" in text
+    assert agent.process.poll() is None
+    agent.make_room()
+    code, text = contribute("few")
+    assert code == 0, text
+    again = json.loads(text)
+    assert (again["released"], again["released_before"]) == (0, before["released"])
+    code, text = _inside(agent, "edge", "status", "--state", state, "--json")
+    assert json.loads(text)["outbox"]["messages"] >= before["batches"]
+
+
+def _inside(disk: SmallDisk, *arguments: object) -> tuple[int, str]:
+    """Run a command where the small disk can be seen; returns its exit code and what it said."""
+    user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
+    done = subprocess.run(
+        ["nsenter", "--target", str(disk.process.pid), "--mount", *user, sys.executable, "-m", "collafuse",
+         *(str(argument) for argument in arguments)],
+        capture_output=True, text=True, check=False, timeout=60, cwd=Path.cwd(),
+    )  # fmt: skip
+    return done.returncode, done.stdout or done.stderr
+
+
+def _metric(port: int, name: str) -> float:
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    return float(next(line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith(f"{name} ")))
+
+
+def _depth(node: NodeInfo, queue: str) -> int:
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+        return int(amqp.channel().queue_declare(queue, passive=True).method.message_count)

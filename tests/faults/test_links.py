@@ -1,0 +1,199 @@
+"""Links that break off, stall, crawl and cut a message in two: what was confirmed is stored once, the rest is sent again."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.address import BrokerSettings
+from broker.backoff import Backoff
+from broker.codec import digest, encode
+from broker.connection import Connection
+from broker.errors import ConfirmTimeout, ConnectionLost
+from broker.local_node import NodeInfo
+from broker.publisher import Outgoing
+from broker.topology import EXCHANGE_UP
+from edge_agent import outbox
+from edge_agent.relay import Relay
+from edge_agent.spool import Spool
+from edge_agent.state import open_state
+from tests.conftest import wait_until
+from tests.faults.conftest import Connect, Store, through
+from tests.link import Link
+from tests.server_worker.backbones import sample_batch
+
+BATCHES = 12
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    with Spool(open_state(tmp_path / "edge").spool) as spool:
+        yield spool
+
+
+def accept(spool: Spool, first: int, count: int, images: int = 4) -> list[str]:
+    """Put batches of samples into the outbox; returns their ids."""
+    ids = []
+    for number in range(first, first + count):
+        body = encode(sample_batch(number, images))
+        with spool.transaction() as transaction:
+            outbox.put(
+                transaction,
+                message_id=digest(body),
+                kind="samples",
+                type_name="samples.v1",
+                body=body,
+                max_bytes=2**30,
+            )
+        ids.append(digest(body))
+    return ids
+
+
+@pytest.fixture
+def relay(spool: Spool) -> Iterator[Callable[[Connection], Relay]]:
+    """The device's own relay, from its own outbox."""
+    running: list[Relay] = []
+
+    def start(connection: Connection) -> Relay:
+        relay = Relay(
+            spool.path,
+            connection.publisher(confirm_timeout_seconds=3),
+            user=connection.user,
+            connected=lambda: connection.connected,
+            backoff=Backoff(first_seconds=0.05, limit_seconds=0.2),
+        )
+        running.append(relay)
+        relay.start()
+        return relay
+
+    yield start
+    for one in running:
+        one.stop()
+
+
+Start = Callable[[Connection], Relay]
+
+
+def is_empty(spool: Spool) -> bool:
+    return outbox.load(spool).messages == 0
+
+
+@pytest.mark.parametrize("allowed_bytes", [1, 150, 1_000, 5_000, 9_000])
+def test_a_message_that_is_cut_in_two_is_sent_again_and_stored_once(
+    node: NodeInfo,
+    link: Link,
+    device_url: str,
+    connect: Connect,
+    spool: Spool,
+    relay: Start,
+    store: Store,
+    allowed_bytes: int,
+) -> None:
+    connection = connect(through(device_url, node, link))
+    relay(connection)
+    connection.wait_connected(20)
+    link.truncate_after(allowed_bytes)
+
+    ids = accept(spool, allowed_bytes, BATCHES)
+
+    wait_until(lambda: is_empty(spool), "the outbox is empty", 60)
+    wait_until(lambda: store.store.samples == 4 * BATCHES, "every batch is stored once")
+    assert {entry.message_id for entry in store.store.entries()} == set(ids)
+    assert connection.metrics.reconnects_total._value.get() >= 1
+
+
+def test_a_confirm_that_never_comes_leaves_the_row_and_the_repeat_is_recognised(
+    node: NodeInfo, link: Link, device_url: str, connect: Connect, spool: Spool, relay: Start, store: Store
+) -> None:
+    connection = connect(through(device_url, node, link))
+    relay(connection)
+    connection.wait_connected(20)
+
+    link.stall("down")
+    ids = accept(spool, 0, BATCHES)
+    wait_until(lambda: store.store.samples == 4 * BATCHES, "the broker has them, and nobody told the device")
+    assert outbox.load(spool).messages == BATCHES
+    link.cut()
+    link.resume()
+
+    wait_until(lambda: is_empty(spool), "the outbox is empty", 60)
+    wait_until(lambda: store.repeats >= 4, "the repeats were recognised")
+    assert {entry.message_id for entry in store.store.entries()} == set(ids)
+    assert store.store.samples == 4 * BATCHES
+
+
+@pytest.mark.parametrize("directions", [("up",), ("down",), ("up", "down")])
+def test_a_link_that_stalls_counts_as_dead_after_two_heartbeats(
+    node: NodeInfo, link: Link, server_settings: BrokerSettings, connect: Connect, directions: tuple[str, ...]
+) -> None:
+    connection = connect(through(node.amqp_url, node, link), heartbeat_seconds=1)
+    publisher = connection.publisher()
+    connection.wait_connected(20)
+
+    link.stall(*directions)
+    begun = time.monotonic()
+    with pytest.raises((ConnectionLost, ConfirmTimeout)):
+        publisher.publish(Outgoing("", "samples", "1", "samples.v1", b"x"), timeout_seconds=20)
+    assert time.monotonic() - begun < 15
+
+    link.resume()
+    connection.wait_connected(30)
+    publisher.publish(Outgoing("", "samples", "2", "samples.v1", b"x"), timeout_seconds=20)
+
+
+def test_over_a_slow_link_large_messages_arrive_whole_and_once(
+    node: NodeInfo, link: Link, device_url: str, connect: Connect, spool: Spool, relay: Start, store: Store
+) -> None:
+    connection = connect(through(device_url, node, link), heartbeat_seconds=2)
+    relay(connection)
+    connection.wait_connected(20)
+    link.delay_seconds, link.bytes_per_second = 0.1, 400_000.0
+
+    # Each takes a second and more on this link, and heartbeats still come through.
+    accept(spool, 0, 3, images=3000)
+
+    wait_until(lambda: is_empty(spool), "the outbox is empty", 60)
+    wait_until(lambda: store.store.samples == 9000, "every batch is stored")
+    assert store.repeats == 0
+    assert connection.metrics.reconnects_total._value.get() == 0
+
+
+def test_a_broker_that_is_away_is_waited_for_and_everything_arrives(
+    node: NodeInfo, link: Link, device_url: str, connect: Connect, spool: Spool, relay: Start, store: Store
+) -> None:
+    link.refuses = True
+    connection = connect(through(device_url, node, link))
+    relay(connection)
+    ids = accept(spool, 0, BATCHES)
+    wait_until(lambda: connection.metrics.reconnects_total._value.get() >= 3, "it has tried again and again")
+    assert outbox.load(spool).messages == BATCHES
+
+    link.refuses = False
+
+    wait_until(lambda: is_empty(spool), "the outbox is empty", 60)
+    wait_until(lambda: {entry.message_id for entry in store.store.entries()} == set(ids), "all are stored")
+
+
+def test_nothing_of_an_unfinished_message_reaches_the_queue(
+    node: NodeInfo, link: Link, device_url: str, connect: Connect, store: Store
+) -> None:
+    connection = connect(through(device_url, node, link))
+    publisher = connection.publisher()
+    connection.wait_connected(20)
+    body = encode(sample_batch(1, 500))
+    link.truncate_after(len(body) // 2)
+
+    with pytest.raises(ConnectionLost):
+        publisher.publish(
+            Outgoing(EXCHANGE_UP, f"{connection.user}.samples", digest(body), "samples.v1", body),
+            timeout_seconds=20,
+        )
+
+    connection.wait_connected(30)
+    small = encode(sample_batch(2, 1))
+    publisher.publish(Outgoing(EXCHANGE_UP, f"{connection.user}.samples", digest(small), "samples.v1", small))
+    wait_until(
+        lambda: [entry.message_id for entry in store.store.entries()] == [digest(small)],
+        "only the whole one came",
+    )
