@@ -9,7 +9,7 @@ import pika
 from broker.local_node import LocalNode, NodeInfo
 from broker.management import Management
 from broker.settings import BrokerSettings
-from broker.topology import FEDERATION, declare
+from broker.topology import FEDERATION, QUEUE_SAMPLES, declare
 from tests.conftest import is_registered, wait_until
 
 
@@ -32,6 +32,10 @@ class Brokers:
             with pika.BlockingConnection(pika.URLParameters(self.first.amqp_url)) as amqp:
                 declare(amqp.channel(), FEDERATION)
             self._wait_registered()
+            wait_until(
+                lambda: len(self.members(QUEUE_SAMPLES)) == self._count,
+                "every node has a member of the queues",
+            )
         except BaseException:
             self.__exit__(None, None, None)
             raise

@@ -123,14 +123,23 @@ class Faults:
         self._later(self._rng.uniform(0, 3), process.start)
         self._note(kind, f"{process.name} is killed")
 
+    def kill_leader_after(self, seconds: float) -> None:
+        """Kill the node that leads the samples when so much time has passed, whatever else is drawn."""
+        self._later(seconds, self._leader)
+
+    def _leader(self) -> None:
+        if self._broken_brokers:
+            self._later(1.0, self._leader)
+            return
+        self._kill_broker(self.federation.brokers.leader("samples"), "the leader, ")
+
     def _broker(self) -> None:
         """One node at a time: a cluster of three stands as long as two do."""
+        if not self._broken_brokers:
+            self._kill_broker(self._rng.randrange(len(self.federation.brokers.nodes)), "")
+
+    def _kill_broker(self, number: int, which: str) -> None:
         brokers = self.federation.brokers
-        if self._broken_brokers:
-            return
-        number = self._rng.randrange(len(brokers.nodes))
-        if len(brokers.nodes) > 1 and self._rng.random() < 0.5:
-            number = brokers.leader("samples")
         brokers.kill(number)
         self._broken_brokers.add(number)
 
@@ -140,4 +149,4 @@ class Faults:
             self.tell(f"broker {number} is back")
 
         self._later(self._rng.uniform(0, 6), restart)
-        self._note("broker", f"broker {number} is killed")
+        self._note("broker", f"{which}broker {number}, is killed")

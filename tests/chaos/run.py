@@ -21,6 +21,7 @@ class Plan:
 
     seconds: during which work comes in and things break.  every_seconds: the mean time between two faults.
     drain_seconds: how long all may take to find its place afterwards.
+    kill_leader_at: kill the node that leads `samples` when this part of the time has passed, besides what is drawn.
     """
 
     seed: int
@@ -32,6 +33,7 @@ class Plan:
     nodes: int = 1
     every_seconds: float = 2.0
     drain_seconds: float = 180.0
+    kill_leader_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def run(plan: Plan, root: Path, tell: Tell) -> Outcome:
     ):
         load = Load(federation, plan.samples, plan.requests, plan.seconds, plan.seed)
         faults = Faults(federation, plan.seed, plan.every_seconds, say)
+        if plan.kill_leader_at is not None:
+            faults.kill_leader_after(plan.kill_leader_at * plan.seconds)
         say("work comes in, and things break")
         load.start()
         faults.start()
