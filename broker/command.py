@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from broker import topology
+from broker.address import is_loopback
 from broker.causes import in_words
 from broker.errors import BrokerUnreachable
 from broker.local_node import find
@@ -40,14 +41,18 @@ ManagementUrl = Annotated[
 
 
 def declare_on(settings: BrokerSettings) -> None:
-    """Declares the federation's topology on a broker.
+    """Declares the federation's topology on a broker, through the first of its nodes that answers.
 
     Raises:
         BrokerUnreachable: if there is no connection.
         TopologyMismatch: if something exists with other arguments.
     """
+    ways = [
+        connection_parameters(settings, name="collafuse broker", address=address)
+        for address in settings.addresses
+    ]
     try:
-        with pika.BlockingConnection(connection_parameters(settings, name="collafuse broker")) as link:
+        with pika.BlockingConnection(ways) as link:
             topology.declare(link.channel())
     except (pika.exceptions.AMQPError, OSError) as error:
         raise BrokerUnreachable(f"cannot use the broker at {settings}: {in_words(error)}") from error
@@ -83,7 +88,10 @@ class Status:
 def management_url(settings: BrokerSettings, url: str | None, directory: Path) -> str:
     """Returns where the broker's API is: what was named, the private node's, or where RabbitMQ has it by default."""
     node = find(directory)
-    if url is None and node is not None and node.ports.amqp == settings.port:
+    if url is None and node is not None and (is_loopback(settings.host), settings.port) == (
+        True,
+        node.ports.amqp,
+    ):
         return node.management_url
     return url or (f"https://{settings.host}:15671" if settings.tls else f"http://{settings.host}:15672")
 

@@ -80,6 +80,7 @@ def enroll(
         device: its name within the client.
         address: scheme, hosts, vhost and authority by which the device reaches the broker; its user is not looked at.
         renew: give a device that is enrolled a new password or certificate (and its rights and inbox, should they be damaged).
+            What is open under the old one is closed. An old certificate remains good until it expires, as long as there is the user.
         limits: what it may hold open.
         authority: signs a certificate with which the device logs in instead of a password; the address must be amqps then.
 
@@ -109,6 +110,9 @@ def enroll(
         if not known:
             management.delete_user(user)
         raise
+    if known:
+        # RabbitMQ asks for the password at the beginning of a connection alone: whoever had the old one would stay in.
+        management.close_connections(user)
     pair = None if authority is None else authority.user(user)
     return Credentials(
         client,
@@ -133,6 +137,7 @@ def revoke(management: Management, client: str, device: str, *, vhost: str) -> b
     user = names.user_name(client, device)
     known = management.user_exists(user)
     management.delete_user(user)
+    management.close_connections(user)  # one that was in the middle of logging in
     management.delete_queue(vhost, names.inbox(user))
     return known
 
@@ -144,7 +149,7 @@ def enrolled(management: Management, vhost: str) -> list[Enrolled]:
         ManagementError: if the broker cannot be managed.
     """
     limits = management.user_limits()
-    connected = {str(connection["user"]) for connection in management.connections()}
+    connected = {connection.get("user") for connection in management.connections()}
     inboxes = {str(queue["name"]): int(queue.get("messages", 0)) for queue in management.queues(vhost)}
     found = []
     for user in sorted(management.users_in_full(), key=lambda user: str(user["name"])):

@@ -24,6 +24,7 @@ from pydantic_settings.exceptions import SettingsError
 from broker.address import BrokerSettings, Pem, SecretPem
 from broker.errors import ConfigError
 from broker.local_node import find
+from broker.parameters import tls_context
 
 __all__ = [
     "BROKER_URL_VARIABLE",
@@ -111,17 +112,20 @@ class ProcessSettings(BaseSettings):
         """Returns where the broker is: the URL that was given, else the private node if one is running.
 
         Raises:
-            ConfigError: if there is neither, or the URL is malformed.
+            ConfigError: if there is neither, the URL is malformed, or a certificate or key is of no use.
         """
         if self.broker_url is None:
             return _private_node(self.node_directory)
-        return BrokerSettings.from_url(
+        settings = BrokerSettings.from_url(
             self.broker_url,
             ca=self.broker_ca,
             certificate=self.broker_certificate,
             key=self.broker_key,
             plaintext=self.broker_plaintext,
         )
+        if settings.tls:
+            tls_context(settings)  # what is of no use is told now, and not at every attempt to connect
+        return settings
 
     @classmethod
     def _file(cls, path: Path | None) -> dict[str, Any]:
