@@ -5,6 +5,7 @@ Keys are of the curve P-256 and stand in files that only their owner can read. A
 
 import datetime as dt
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,11 @@ CLOCK_SKEW = dt.timedelta(hours=1)
 """Certificates are valid from a little before they were made, for machines whose clocks are late."""
 
 CERTIFICATE_NAME, KEY_NAME = "ca.pem", "ca.key"
+SERVER_CERTIFICATE_NAME, SERVER_KEY_NAME = "server.pem", "server.key"
+
+_HOST_NAME_CHARACTERS = 253
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_HOST_NAME = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -81,14 +87,15 @@ class Authority:
         return self.certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
     def server(self, hosts: Sequence[str], *, days: int = LEAF_DAYS) -> Pair:
-        """Returns a broker's certificate, valid for every one of `hosts`: names or addresses."""
-        names: list[x509.GeneralName] = []
-        for host in hosts:
-            try:
-                names.append(x509.IPAddress(ipaddress.ip_address(host)))
-            except ValueError:
-                names.append(x509.DNSName(host))
-        return self._sign(hosts[0], days, ExtendedKeyUsageOID.SERVER_AUTH, names)
+        """Returns a broker's certificate, valid for every one of `hosts`: names or addresses.
+
+        Raises:
+            CertificateError: if one of them is neither.
+        """
+        # Who it is for stands in the alternative names; a common name of a host could be that of a user.
+        return self._sign(
+            "CollaFuse broker", days, ExtendedKeyUsageOID.SERVER_AUTH, [_host(name) for name in hosts]
+        )
 
     def user(self, name: str, *, days: int = LEAF_DAYS) -> Pair:
         """Returns a certificate with which the AMQP user `name` logs in: its common name is the user's."""
@@ -101,6 +108,7 @@ class Authority:
         builder = _builder(name, self.certificate.subject, key, days)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        builder = builder.add_extension(_key_usage(digital_signature=True), critical=True)
         builder = builder.add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
         )
@@ -110,17 +118,17 @@ class Authority:
         return Pair(certificate.public_bytes(serialization.Encoding.PEM).decode("ascii"), _key_pem(key))
 
 
-def rabbitmq_lines(directory: Path, port: int = 5671) -> list[str]:
+def rabbitmq_lines(directory: Path, port: int = 5671, management_port: int = 15671) -> list[str]:
     """Returns the lines of rabbitmq.conf that use ca.pem, server.pem and server.key of a directory.
 
-    Devices may log in with a password or with a certificate of the authority; the unencrypted listener is off.
+    Devices may log in with a password or with a certificate of the authority; the unencrypted listeners are off.
     """
     return [
         "listeners.tcp = none",
         f"listeners.ssl.default = {port}",
         f"ssl_options.cacertfile = {directory / CERTIFICATE_NAME}",
-        f"ssl_options.certfile = {directory / 'server.pem'}",
-        f"ssl_options.keyfile = {directory / 'server.key'}",
+        f"ssl_options.certfile = {directory / SERVER_CERTIFICATE_NAME}",
+        f"ssl_options.keyfile = {directory / SERVER_KEY_NAME}",
         "ssl_options.verify = verify_peer",
         "ssl_options.fail_if_no_peer_cert = false",
         "ssl_options.versions.1 = tlsv1.3",
@@ -129,7 +137,37 @@ def rabbitmq_lines(directory: Path, port: int = 5671) -> list[str]:
         "auth_mechanisms.2 = AMQPLAIN",
         "auth_mechanisms.3 = EXTERNAL",
         "ssl_cert_login_from = common_name",
+        f"management.ssl.port = {management_port}",
+        f"management.ssl.cacertfile = {directory / CERTIFICATE_NAME}",
+        f"management.ssl.certfile = {directory / SERVER_CERTIFICATE_NAME}",
+        f"management.ssl.keyfile = {directory / SERVER_KEY_NAME}",
+        "management.ssl.versions.1 = tlsv1.3",
+        "management.ssl.versions.2 = tlsv1.2",
     ]
+
+
+def write_server(pair: Pair, directory: Path) -> None:
+    """Writes a broker's certificate and its key, which only their owner can read, over those that are there.
+
+    Raises:
+        CertificateError: if they cannot be written.
+    """
+    try:
+        write_private(directory / SERVER_KEY_NAME, pair.key)
+        (directory / SERVER_CERTIFICATE_NAME).write_text(pair.certificate, encoding="ascii")
+    except OSError as error:
+        raise CertificateError(f"cannot write the certificate to {directory}: {error.strerror}") from error
+
+
+def _host(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        if len(name) > _HOST_NAME_CHARACTERS or not _HOST_NAME.fullmatch(name):
+            raise CertificateError(
+                f"{name[:80]!r} is not the name or address of a host: leave out scheme and port"
+            ) from None
+        return x509.DNSName(name)
 
 
 def _make_authority() -> Authority:
@@ -137,20 +175,23 @@ def _make_authority() -> Authority:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "CollaFuse federation authority")])
     builder = _builder("CollaFuse federation authority", name, key, AUTHORITY_DAYS)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    usage = dict.fromkeys(
-        (
-            "digital_signature",
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "encipher_only",
-            "decipher_only",
-        ),
-        False,
-    )
-    builder = builder.add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
+    builder = builder.add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
     return Authority(builder.sign(key, hashes.SHA256()), key)
+
+
+def _key_usage(**granted: bool) -> x509.KeyUsage:
+    usages = (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    )
+    return x509.KeyUsage(**(dict.fromkeys(usages, False) | granted))
 
 
 def _builder(

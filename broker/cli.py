@@ -106,6 +106,11 @@ def enroll(
         )
     identities.write_credentials(credentials, out, replace=renew)
     print(f"{client} {device} is enrolled; its credentials are in {out}")
+    if renew:
+        print(
+            "the old password is void and its connections are closed; an old certificate stays good until it expires:"
+            " if somebody else may have its key, revoke the device and enrol it under another name"
+        )
 
 
 @app.command()
@@ -172,13 +177,10 @@ def certs(
     ],
 ) -> None:
     """Make an authority for development and closed networks, and the broker's certificate; print how RabbitMQ uses them."""
-    from broker.certificates import Authority, rabbitmq_lines  # brings cryptography
-    from broker.node_files import write_private
+    from broker.certificates import Authority, rabbitmq_lines, write_server  # brings cryptography
 
-    authority = Authority.of(out, make=True)
-    pair = authority.server(host)
-    write_private(out / "server.key", pair.key)
-    (out / "server.pem").write_text(pair.certificate, encoding="ascii")
+    write_server(Authority.of(out, make=True).server(host), out)
+    print("# An authority for development and closed networks: nobody watches over its key but you.")
     print(
         f"# The broker's certificate for {', '.join(host)}. RabbitMQ has to be able to read server.key. rabbitmq.conf:"
     )

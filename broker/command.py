@@ -87,13 +87,13 @@ class Status:
 
 def management_url(settings: BrokerSettings, url: str | None, directory: Path) -> str:
     """Returns where the broker's API is: what was named, the private node's, or where RabbitMQ has it by default."""
+    if url is not None:
+        return url
     node = find(directory)
-    if url is None and node is not None and (is_loopback(settings.host), settings.port) == (
-        True,
-        node.ports.amqp,
-    ):
+    if node is not None and is_loopback(settings.host) and settings.port == node.ports.amqp:
         return node.management_url
-    return url or (f"https://{settings.host}:15671" if settings.tls else f"http://{settings.host}:15672")
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"https://{host}:15671" if settings.tls else f"http://{host}:15672"
 
 
 def management(settings: BrokerSettings, url: str | None, directory: Path) -> "Management":

@@ -80,7 +80,7 @@ def enroll(
         device: its name within the client.
         address: scheme, hosts, vhost and authority by which the device reaches the broker; its user is not looked at.
         renew: give a device that is enrolled a new password or certificate (and its rights and inbox, should they be damaged).
-            What is open under the old one is closed. An old certificate remains good until it expires, as long as there is the user.
+            Its connections are closed. An old certificate stays good until it expires, for as long as there is the user.
         limits: what it may hold open.
         authority: signs a certificate with which the device logs in instead of a password; the address must be amqps then.
 
