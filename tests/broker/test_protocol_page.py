@@ -1,12 +1,14 @@
 """The page about the protocol says what the code does: names, fields, limits and reasons."""
 
+import hashlib
 import re
+import struct
 from pathlib import Path
 
 import pytest
 
 from broker import codec, fields, topology
-from broker.messages import MESSAGE_TYPES, Message
+from broker.messages import MESSAGE_TYPES, Message, SamplesV1
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -83,3 +85,52 @@ def test_every_line_of_the_failure_table_names_tests_that_exist() -> None:
             path, _, test = name.partition("::")
             source = (ROOT / "tests" / path).read_text(encoding="utf-8")
             assert f"\ndef {test}(" in source, name
+
+
+def stranger(schedule_id: str, t_cut: int, x: list[float], label: int) -> bytes:
+    """A samples.v1 of one 1×1×2 image, written by the page's rules alone: no msgpack, no numpy, nothing of ours."""
+
+    def text(value: str) -> bytes:
+        return bytes([0xA0 + len(value)]) + value.encode()
+
+    def binary(value: bytes) -> bytes:
+        return bytes([0xC4, len(value)]) + value
+
+    def array(kind: str, shape: list[int], data: bytes) -> bytes:
+        sides = bytes([0x90 + len(shape), *shape])
+        pairs = [
+            (b"nd", b"\xc3"),
+            (b"type", text(kind)),
+            (b"kind", binary(b"")),
+            (b"shape", sides),
+            (b"data", binary(data)),
+        ]
+        return bytes([0x80 + len(pairs)]) + b"".join(binary(key) + value for key, value in pairs)
+
+    fields = {
+        "schedule_id": text(schedule_id),
+        "t_cut": b"\xcd" + struct.pack(">H", t_cut),
+        "release": b"\x00",
+        "x": array("<f2", [1, 1, 1, 2], struct.pack("<2e", *x)),
+        "scale": b"\xc0",
+        "labels": array("<i4", [1], struct.pack("<i", label)),
+        "t": b"\xc0",
+        "noise": b"\xc0",
+    }
+    return bytes([0x80 + len(fields)]) + b"".join(text(name) + value for name, value in fields.items())
+
+
+def test_the_worked_example_is_what_a_stranger_would_write_and_the_server_takes() -> None:
+    dump, message_id = re.findall(r"```\n(.*?)\n```", section("### A worked example"), re.DOTALL)
+    shown = bytes.fromhex("".join(line[:50] for line in dump.splitlines()))
+
+    written = stranger("0123456789abcdef", 300, [0.5, -1.0], 3)
+
+    assert shown == written
+    assert message_id == hashlib.sha256(written).hexdigest()
+    message = codec.decode("samples.v1", written)
+    assert isinstance(message, SamplesV1)
+    assert message.x.ravel().tolist() == [0.5, -1.0]
+    assert message.labels is not None
+    assert message.labels.tolist() == [3]
+    assert f"These {len(written)} bytes" in section("### A worked example")
