@@ -23,8 +23,14 @@ SETTINGS: dict[str, type[ProcessSettings]] = {
     "COLLAFUSE_EDGE_": EdgeSettings,
     "COLLAFUSE_MONITOR_": MonitorSettings,
 }
-OWN_VARIABLES = {"COLLAFUSE_CREDENTIALS", "COLLAFUSE_AMQP_ADDRESS", "COLLAFUSE_BROKER_URL"}
-"""What compose.yaml reads itself, and the one variable that every process knows."""
+OWN_VARIABLES = {
+    "COLLAFUSE_CREDENTIALS",
+    "COLLAFUSE_AMQP_ADDRESS",
+    "COLLAFUSE_BROKER_URL",
+    "COLLAFUSE_BROKER_CA",
+    "SSL_CERT_FILE",
+}
+"""What compose.yaml reads itself, and what every process, or Python itself, knows."""
 
 KNOWN_KEYS = {
     "build", "cap_drop", "command", "depends_on", "deploy", "entrypoint", "env_file", "environment", "healthcheck",
@@ -112,6 +118,27 @@ def test_no_port_is_open_to_the_world_unless_the_operator_says_so() -> None:
         for port in service.get("ports", []):
             assert re.match(r"(127\.0\.0\.1|\$\{COLLAFUSE_AMQP_ADDRESS:-127\.0\.0\.1\}):\d+:\d+$", port), name
     assert "COLLAFUSE_AMQP_ADDRESS" in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def test_nothing_is_spoken_unencrypted_and_everybody_knows_the_authority() -> None:
+    broker = SERVICES["rabbitmq"]
+    assert [port.rpartition(":")[2] for port in broker["ports"]] == ["5671", "15671"]
+    lines = (ROOT / "deploy/rabbitmq/collafuse.conf").read_text(encoding="utf-8").splitlines()
+    assert "listeners.tcp = none" in lines
+    assert not [line for line in lines if line.startswith(("management.tcp", "listeners.tcp."))]
+    mounted = {f"/run/secrets/{secret['target']}" for secret in broker["secrets"]}
+    assert mounted >= {line.split(" = ")[1] for line in lines if " = /" in line}
+    for name, service in SERVICES.items():
+        targets = {
+            secret if isinstance(secret, str) else secret["target"] for secret in service.get("secrets", [])
+        }
+        given = environment(service)
+        authority = given.get("COLLAFUSE_BROKER_CA", given.get("SSL_CERT_FILE"))
+        if targets & {"operator_url", "exporter.toml"}:
+            assert authority == "/run/secrets/ca.pem", name
+            assert "ca.pem" in targets, name
+        if name != "rabbitmq":
+            assert "server.key" not in targets, name
 
 
 def test_no_password_stands_in_the_file_or_has_a_default() -> None:

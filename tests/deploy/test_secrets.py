@@ -1,6 +1,7 @@
 """The secrets of compose.yaml: complete, random, never overwritten, and a real broker takes them."""
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pika
 import pika.exceptions
 import pytest
 import yaml
+from cryptography import x509
 
+from broker.certificates import Authority
 from broker.errors import ManagementError
 from broker.local_node import NodeInfo
 from broker.management import Management
@@ -25,9 +28,11 @@ ROOT = Path(__file__).parents[2]
 USERS = ("operator", "trainer", "denoiser", "monitor")
 
 
-def make_secrets(directory: Path) -> subprocess.CompletedProcess[str]:
+def make_secrets(directory: Path, *more: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs the script, with another PATH if one is given."""
     return subprocess.run(
-        [sys.executable, ROOT / "deploy" / "make-secrets", "--directory", directory],
+        [sys.executable, ROOT / "deploy" / "make-secrets", "--directory", directory, *more],
+        env=None if path is None else os.environ | {"PATH": path},
         capture_output=True,
         text=True,
         check=False,
@@ -45,12 +50,61 @@ def secrets(tmp_path: Path) -> Path:
 def test_every_secret_of_the_compose_file_is_made_and_no_other(secrets: Path) -> None:
     named = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["secrets"].values()
     wanted = {Path(secret["file"]).name for secret in named}
-    assert {file.name for file in secrets.iterdir()} == wanted | {".gitignore"}
+    # The authority's key signs certificates of devices; no container ever sees it.
+    assert {file.name for file in secrets.iterdir()} == wanted | {".gitignore", "ca.key"}
+    assert stat.S_IMODE((secrets / "ca.key").stat().st_mode) == 0o600
     assert (secrets / ".gitignore").read_text(encoding="utf-8") == "*\n"
 
 
 def test_only_the_owner_can_enter_the_directory(secrets: Path) -> None:
     assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
+
+
+def test_the_authoritys_key_is_its_owners_alone(secrets: Path) -> None:
+    assert stat.S_IMODE((secrets / "ca.key").stat().st_mode) == 0o600
+
+
+def test_the_certificate_is_for_the_containers_this_machine_and_the_names_that_are_given(
+    secrets: Path, tmp_path: Path
+) -> None:
+    made = make_secrets(tmp_path / "more", "--host", "broker.example.org", "--host", "10.0.0.5")
+    assert made.returncode == 0, made.stderr
+
+    assert names_of(secrets) == {"rabbitmq", "localhost", "127.0.0.1", "::1"}
+    assert names_of(tmp_path / "more") == names_of(secrets) | {"broker.example.org", "10.0.0.5"}
+
+
+def names_of(secrets: Path) -> set[str]:
+    certificate = x509.load_pem_x509_certificate((secrets / "server.pem").read_bytes())
+    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {str(name.value) for name in found}
+
+
+def test_the_authority_is_one_that_the_commands_take(secrets: Path) -> None:
+    authority = Authority.of(secrets, make=False)
+
+    renewed = authority.server(["rabbitmq"])
+    (secrets / "again.pem").write_text(renewed.certificate)
+    for name in ("server.pem", "again.pem"):
+        certificate = x509.load_pem_x509_certificate((secrets / name).read_bytes())
+        certificate.verify_directly_issued_by(authority.certificate)
+
+
+@pytest.mark.parametrize("host", ["https://broker.example.org", "broker:5671", "a,DNS:b", ""])
+def test_what_is_no_host_is_refused_and_nothing_is_made(tmp_path: Path, host: str) -> None:
+    made = make_secrets(tmp_path / "secrets", "--host", host)
+
+    assert made.returncode == 2
+    assert "not the name or address of a host" in made.stderr
+    assert not (tmp_path / "secrets").exists()
+
+
+def test_without_openssl_there_is_one_line_and_nothing_is_made(tmp_path: Path) -> None:
+    made = make_secrets(tmp_path / "secrets", path=str(tmp_path))
+
+    assert (made.returncode, made.stderr.count("\n")) == (1, 1)
+    assert "openssl is missing" in made.stderr
+    assert not (tmp_path / "secrets").exists()
 
 
 def test_secrets_are_never_overwritten(secrets: Path) -> None:
@@ -82,7 +136,8 @@ WORKERS: tuple[tuple[type[TrainSettings] | type[DenoiseSettings], str], ...] = (
 
 def url_of(settings: TrainSettings | DenoiseSettings | EdgeSettings) -> str:
     assert settings.broker_url is not None
-    assert settings.broker().host == "rabbitmq"
+    assert (settings.broker().host, settings.broker().tls) == ("rabbitmq", True)
+    assert settings.broker().ca is not None
     return settings.broker_url.get_secret_value()
 
 
@@ -110,9 +165,11 @@ def imported(node: NodeInfo, secrets: Path) -> Iterator[Path]:
 
 
 def here(url: str, port: int) -> str:
-    """The same credentials, at the broker of the tests."""
+    """The same credentials, at the broker of the tests, which speaks unencrypted on this machine."""
     parts = urlsplit(url)
-    return parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}").geturl()
+    return parts._replace(
+        scheme="amqp", netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}"
+    ).geturl()
 
 
 def test_a_real_broker_takes_the_users_with_these_passwords(node: NodeInfo, imported: Path) -> None:
