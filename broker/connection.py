@@ -59,11 +59,14 @@ class Connection:
     settings: where the broker is and as whom to log in.
     name: shown in RabbitMQ's list of connections, and in logs.
     metrics: counters and histograms of this process's traffic.
+    backoff: how long to wait between attempts.
 
     Publishers and consumers are asked for before or after `start`; they outlive every single connection.
     """
 
-    def __init__(self, settings: BrokerSettings, *, name: str, metrics: BrokerMetrics) -> None:
+    def __init__(
+        self, settings: BrokerSettings, *, name: str, metrics: BrokerMetrics, backoff: Backoff | None = None
+    ) -> None:
         self.name = name
         self.metrics = metrics
         self._settings = settings
@@ -71,7 +74,7 @@ class Connection:
         self._thread = threading.Thread(target=self._run, name=f"amqp-{name}", daemon=True)
         self._users: dict[ChannelUser, Channel | None] = {}
         self._user_backoff: dict[ChannelUser, Backoff] = {}
-        self._backoff = Backoff()
+        self._backoff = backoff or Backoff()
         self._opened_at: dict[object, float] = {}
         self._amqp: pika.SelectConnection | None = None
         self._last_error = "no attempt was made yet"
