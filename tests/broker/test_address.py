@@ -1,13 +1,15 @@
 """Where the broker is: several hosts, certificates, and no password in the clear on its way to another machine."""
 
-import stat
 from pathlib import Path
 
 import pytest
 
 from broker.address import BrokerSettings, is_loopback
 from broker.certificates import Authority
-from broker.errors import CertificateError, ConfigError
+from broker.command import management_url
+from broker.errors import ConfigError
+from broker.local_node import NodeInfo
+from broker.management import Management
 from broker.settings import ProcessSettings
 
 
@@ -85,6 +87,58 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path, content: str | N
         ProcessSettings.load(broker_url="amqps://a:b@c/x", broker_ca=path)
 
 
+def test_pem_that_is_of_no_use_is_told_when_the_settings_are_read_and_not_at_every_attempt(
+    tmp_path: Path,
+) -> None:
+    authority = Authority.of(tmp_path / "ca", make=True)
+    pair, other = authority.user("a_b"), authority.user("a_b")
+    url = "amqps://a_b@broker.example/x"
+    broken = "-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n"
+    for given in (
+        {"broker_ca": broken, "broker_certificate": pair.certificate, "broker_key": pair.key},
+        {"broker_certificate": pair.certificate, "broker_key": other.key},
+        {"broker_certificate": broken, "broker_key": pair.key},
+    ):
+        with pytest.raises(ConfigError, match="cannot be used") as caught:
+            ProcessSettings.load(None, broker_url=url, **given).broker()
+        assert "\n" not in str(caught.value)
+        assert pair.key.splitlines()[1] not in str(caught.value)
+    assert ProcessSettings.load(
+        broker_url=url, broker_ca=authority.pem, broker_certificate=pair.certificate, broker_key=pair.key
+    ).broker()
+
+
+@pytest.mark.parametrize(
+    ("url", "api"),
+    [
+        ("amqps://a:b@broker.example,other.example/x", "https://broker.example:15671"),
+        ("amqps://a:b@[::1]:5671/x", "https://[::1]:15671"),
+        ("amqp://a:b@127.0.0.1/x", "http://127.0.0.1:15672"),
+    ],
+)
+def test_the_management_api_is_encrypted_where_the_link_is(url: str, api: str, tmp_path: Path) -> None:
+    assert management_url(BrokerSettings.from_url(url), None, tmp_path) == api
+    assert management_url(BrokerSettings.from_url(url), "https://elsewhere", tmp_path) == "https://elsewhere"
+
+
+def test_an_operators_password_does_not_go_to_another_machine_unencrypted() -> None:
+    settings = BrokerSettings.from_url("amqps://a:s3cret@broker.example/x")
+
+    with pytest.raises(ConfigError, match=r"operator's password.*unencrypted: use https://") as caught:
+        Management.of(settings, "http://broker.example:15672")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_broker_elsewhere_is_not_managed_through_a_private_node_with_its_port(node: NodeInfo) -> None:
+    near, far = (
+        BrokerSettings.from_url(f"amqps://a:b@{host}:{node.ports.amqp}/x")
+        for host in ("localhost", "far.example")
+    )
+
+    assert management_url(near, None, node.directory) == node.management_url
+    assert management_url(far, None, node.directory) == "https://far.example:15671"
+
+
 def test_loopback_is_known_by_its_name_and_its_addresses_alone() -> None:
     assert [is_loopback(host) for host in ("localhost", "::1", "127.1.2.3", "0.0.0.0", "localhost.")] == [
         True,
@@ -93,27 +147,3 @@ def test_loopback_is_known_by_its_name_and_its_addresses_alone() -> None:
         False,
         False,
     ]
-
-
-def test_an_authority_is_made_once_and_kept(tmp_path: Path) -> None:
-    made = Authority.of(tmp_path / "ca", make=True)
-
-    assert Authority.of(tmp_path / "ca", make=True).pem == made.pem
-    assert Authority.of(tmp_path / "ca", make=False).pem == made.pem
-    assert stat.S_IMODE((tmp_path / "ca" / "ca.key").stat().st_mode) == 0o600
-
-
-def test_an_authority_that_cannot_be_used_is_named_and_left_alone(tmp_path: Path) -> None:
-    with pytest.raises(CertificateError, match=r"no authority in .*collafuse broker certs"):
-        Authority.of(tmp_path, make=False)
-    Authority.of(tmp_path, make=True)
-    other = Authority.of(tmp_path / "other", make=True)
-    (tmp_path / "ca.pem").write_text(other.pem)
-    with pytest.raises(CertificateError, match="is not the key of"):
-        Authority.of(tmp_path, make=True)
-    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nnone\n")
-    with pytest.raises(CertificateError, match="cannot be read"):
-        Authority.of(tmp_path, make=True)
-    (tmp_path / "ca.pem").unlink()
-    with pytest.raises(CertificateError, match=r"ca\.pem is missing"):
-        Authority.of(tmp_path, make=True)

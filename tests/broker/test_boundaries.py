@@ -121,10 +121,10 @@ def test_a_device_can_learn_how_many_messages_wait_for_another_and_nothing_more(
     assert (found.message_count, found.consumer_count) == (0, 0)
 
 
-def test_a_reply_to_of_the_senders_choosing_reaches_nobody(
-    credentials: dict[str, str], node: NodeInfo
+def test_a_reply_to_of_the_senders_choosing_is_not_even_seen(
+    credentials: dict[str, str], server_settings: BrokerSettings
 ) -> None:
-    """The property travels; who answers derives the inbox from the validated user alone."""
+    """Whoever answers derives the inbox from the validated user; `server_worker/test_forgery.py` has a worker do it."""
     with pika.BlockingConnection(pika.URLParameters(credentials["ward_pc-1"])) as link:
         channel = link.channel()
         channel.confirm_delivery()
@@ -141,9 +141,7 @@ def test_a_reply_to_of_the_senders_choosing_reaches_nobody(
                 delivery_mode=2,
             ),
         )
-    connection = Connection(
-        BrokerSettings.from_url(node.amqp_url), name="test", metrics=BrokerMetrics(CollectorRegistry())
-    )
+    connection = Connection(server_settings, name="test", metrics=BrokerMetrics(CollectorRegistry()))
     consumer = connection.consumer(topology.QUEUE_DENOISE, prefetch=1)
     with connection:
         delivery = consumer.get(20)
@@ -191,6 +189,37 @@ def test_a_device_may_hold_so_many_connections_and_no_more(node: NodeInfo) -> No
             link.channel()
 
 
+@pytest.mark.parametrize("header", ["CC", "BCC"])
+def test_more_keys_in_a_header_do_not_make_a_device_another(
+    credentials: dict[str, str], server_settings: BrokerSettings, header: str
+) -> None:
+    """RabbitMQ 4.0 refuses them. 3.10 compares the routing key alone, and yet the sender stays who it is."""
+    properties = pika.BasicProperties(
+        user_id="ward_pc-1", type="receipt.v1", headers={header: ["ward_pc-10.samples", "ward_pc-10.admin"]}
+    )
+    code = 0
+    with pika.BlockingConnection(pika.URLParameters(credentials["ward_pc-1"])) as link:
+        channel = link.channel()
+        channel.confirm_delivery()
+        try:
+            channel.basic_publish(
+                topology.EXCHANGE_UP, "ward_pc-1.samples", encode(examples.receipt()), properties
+            )
+        except ChannelClosedByBroker as error:
+            code = error.reply_code
+    assert code in {0, ACCESS_REFUSED}
+    if code == ACCESS_REFUSED:
+        return
+    connection = Connection(server_settings, name="test", metrics=BrokerMetrics(CollectorRegistry()))
+    consumer = connection.consumer(topology.QUEUE_SAMPLES, prefetch=4)
+    with connection:
+        delivery = consumer.get(20)
+        assert delivery is not None
+        assert expect_user(delivery) == ("ward", "pc-1")
+        delivery.ack()
+        assert consumer.get(0.2) is None, "it came once"
+
+
 def test_revoking_ends_open_connections_at_once(node: NodeInfo) -> None:
     address = BrokerSettings.from_url(node.amqp_url)
     with Management(node.management_url, node.user, node.password) as management:
@@ -216,3 +245,23 @@ def test_revoking_ends_open_connections_at_once(node: NodeInfo) -> None:
                 connection.wait_connected(3)
             connection.stop()
         assert not identities.revoke(management, "ward", "leaving", vhost=node.vhost)
+
+
+def test_renewing_ends_what_is_open_under_the_old_password(node: NodeInfo) -> None:
+    address = BrokerSettings.from_url(node.amqp_url)
+    with Management(node.management_url, node.user, node.password) as management:
+        stolen = identities.enroll(management, "ward", "renewed", address=address)
+        thief = Connection(
+            BrokerSettings.from_url(stolen.amqp_url), name="test", metrics=BrokerMetrics(CollectorRegistry())
+        )
+        with thief:
+            thief.wait_connected(20)
+
+            mine = identities.enroll(management, "ward", "renewed", address=address, renew=True)
+
+            wait_until(lambda: not thief.connected, "the open connection ends", 5)
+            with pytest.raises(BrokerUnreachable, match="user or the password"):
+                thief.wait_connected(3)
+        with pika.BlockingConnection(pika.URLParameters(mine.amqp_url)) as link:
+            link.channel().basic_get(inbox("ward_renewed"))
+        identities.revoke(management, "ward", "renewed", vhost=node.vhost)
