@@ -78,4 +78,5 @@ fi
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || install_packages "RabbitMQ is missing" rabbitmq-server
 if [ "$what" = test ]; then
     command -v promtool >/dev/null 2>&1 || install_packages "Prometheus is missing (the tests check rules and dashboards with it)" prometheus
+    command -v openssl >/dev/null 2>&1 || install_packages "openssl is missing (deploy/make-secrets makes certificates with it)" openssl
 fi
