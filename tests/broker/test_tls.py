@@ -11,13 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from broker import identities, node_files
 from broker.address import BrokerSettings
-from broker.certificates import Authority, Pair, rabbitmq_lines
+from broker.certificates import Authority, Pair, rabbitmq_lines, write_server
 from broker.connection import Connection
-from broker.errors import BrokerUnreachable, ConfigError
+from broker.errors import BrokerUnreachable, ConfigError, ManagementError
 from broker.identities import Credentials
 from broker.local_node import LocalNode, NodeInfo
 from broker.management import Management
-from broker.node_files import write_private
 from broker.publisher import Outgoing
 from broker.settings import ProcessSettings
 from broker.topology import FEDERATION, declare
@@ -27,10 +26,11 @@ from tests.conftest import wait_until
 
 @dataclass(frozen=True)
 class Secure:
-    """A node with TLS on `port`, and the authority that signed its certificate."""
+    """A node with TLS on `port`, its API over https, and the authority that signed its certificate."""
 
     node: NodeInfo
     port: int
+    management_port: int
     authority: Authority
 
     @property
@@ -49,10 +49,12 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
     directory = tmp_path_factory.mktemp("certificates")
     authority = Authority.of(directory, make=True)
     pair = authority.server(["localhost", "127.0.0.2"])
-    (directory / "server.pem").write_text(pair.certificate)
-    write_private(directory / "server.key", pair.key)
-    port = node_files.choose_ports().amqp
-    lines = [line for line in rabbitmq_lines(directory, port) if line != "listeners.tcp = none"]
+    write_server(pair, directory)
+    ports = node_files.choose_ports()
+    port = ports.amqp
+    lines = [
+        line for line in rabbitmq_lines(directory, port, ports.management) if line != "listeners.tcp = none"
+    ]
     lines = [line.replace("listeners.ssl.default = ", "listeners.ssl.1 = 127.0.0.1:") for line in lines]
     local = LocalNode(
         tmp_path_factory.mktemp("secure"), config=lines, plugins=("rabbitmq_auth_mechanism_ssl",)
@@ -61,7 +63,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
     try:
         with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
             declare(amqp.channel(), FEDERATION)
-        yield Secure(node, port, authority)
+        yield Secure(node, port, ports.management, authority)
     finally:
         local.stop()
 
@@ -223,6 +225,56 @@ def test_a_revoked_certificate_is_out_at_once_though_it_is_valid(
         wait_until(lambda: not connection.connected, "the open connection ends", 5)
     with pytest.raises(BrokerUnreachable, match="user or the password"):
         connection.wait_connected(3)
+
+
+def test_the_api_is_spoken_to_over_https_with_the_authority_of_the_link(
+    secure: Secure, tmp_path: Path
+) -> None:
+    def operator(host: str, ca: str | None) -> Management:
+        url = f"amqps://{secure.node.user}:{secure.node.password}@{host}:{secure.port}/{secure.node.vhost}"
+        return Management.of(BrokerSettings.from_url(url, ca=ca), f"https://{host}:{secure.management_port}")
+
+    with operator("localhost", secure.authority.pem) as api:
+        assert secure.node.user in api.users()
+    other = Authority.of(tmp_path, make=True).pem
+    for host, ca in (("localhost", other), ("localhost", None), ("127.0.0.1", secure.authority.pem)):
+        with operator(host, ca) as api, pytest.raises(ManagementError, match="certificate verify failed"):
+            api.users()
+
+
+def test_a_renewed_certificate_works_and_the_old_one_is_good_until_it_expires(
+    secure: Secure, connect: Connect, tmp_path: Path
+) -> None:
+    """RabbitMQ knows a user by the name in the certificate: what ends an old one is revoking, and another name."""
+    with secure.management as management:
+        old, new = (
+            identities.enroll(
+                management,
+                "clinic",
+                "renewed",
+                address=secure.address,
+                authority=secure.authority,
+                renew=renew,
+            )
+            for renew in (False, True)
+        )
+
+    assert old.certificate != new.certificate
+    for credentials in (old, new):
+        send(connect(settings_of(credentials, tmp_path)), "clinic_renewed")
+
+
+def test_a_brokers_certificate_does_not_log_in(secure: Secure, connect: Connect) -> None:
+    pair = secure.authority.server(["localhost"])
+    settings = BrokerSettings.from_url(
+        f"amqps://anybody@localhost:{secure.port}/{secure.node.vhost}",
+        ca=secure.authority.pem,
+        certificate=pair.certificate,
+        key=pair.key,  # type: ignore[arg-type]  # pydantic makes the secret
+    )
+
+    with pytest.raises(BrokerUnreachable, match=r"TLS failed|broke off|ended before"):
+        connect(settings).wait_connected(4)
 
 
 def test_a_certificate_is_not_made_for_a_link_without_tls_or_a_name_that_does_not_fit(secure: Secure) -> None:
