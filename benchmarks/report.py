@@ -115,3 +115,30 @@ def _table(benchmark: str, results: Sequence[Result]) -> Table:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def markdown(*benchmarks: str) -> str:
+    """The kept results of some benchmarks as a table for the README: what was promised, and comparisons with other libraries."""
+    lines = ["| benchmark | what | ours | against | ratio | promised |", "|---|---|---|---|---|---|"]
+    for name in benchmarks:
+        found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        for result in found["results"]:
+            if result["ratio"] is None:
+                continue
+            bar = "" if result["bar"] is None else f"≥ {result['bar']:g}×"
+            missed = " **missed**" if result["bar"] is not None and result["ratio"] < result["bar"] else ""
+            ours, theirs = f"{_short(result['ours'])} {result['unit']}", f"{_short(result['rival_value'])}"
+            cells = (
+                f"`{name}`",
+                result["name"],
+                ours,
+                f"{result['rival']}: {theirs}",
+                f"{result['ratio']:.2f}×",
+                bar + missed,
+            )
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown(*sorted(path.stem for path in RESULTS.glob("*.json"))))

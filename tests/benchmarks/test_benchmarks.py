@@ -63,3 +63,9 @@ def test_kept_results_are_of_benchmarks_that_exist() -> None:
         found = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
         assert found["benchmark"] == name
         assert found["results"]
+
+
+def test_the_readmes_table_is_made_from_the_kept_results() -> None:
+    kept = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json"))
+
+    assert report.markdown(*kept) in (ROOT / "README.md").read_text(encoding="utf-8")
