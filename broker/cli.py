@@ -27,12 +27,12 @@ PublicUrl = Annotated[
     ),
 ]
 Ca = Annotated[
-    Path | None,
+    str | None,  # not a path, which would make one slash of two: PEM itself may stand here, as everywhere
     typer.Option(
         "--ca",
         envvar="COLLAFUSE_BROKER_CA",
         show_envvar=True,
-        help="PEM of the authority by which the new user knows the broker.",
+        help="PEM, or its file, of the authority by which the new user knows the broker.",
     ),
 ]
 Client = Annotated[str, typer.Argument(help="Who owns the device.")]
@@ -92,7 +92,7 @@ def enroll(
         from broker.certificates import Authority  # brings cryptography
 
         authority = Authority.of(certificate, make=False)
-        ca = ca or certificate / "ca.pem"
+        ca = ca or str(certificate / "ca.pem")
     address = _address(settings, public_url, ca)
     with Status(f"enrolling {client} {device}"), management(settings, management_url, directory) as api:
         credentials = identities.enroll(
@@ -214,9 +214,9 @@ def server_user(
     print(f"{name} may work in the vhost {worker.vhost}; its broker_url is in {out}")
 
 
-def _address(settings: BrokerSettings, public_url: str | None, ca: Path | None) -> BrokerSettings:
+def _address(settings: BrokerSettings, public_url: str | None, ca: str | None) -> BrokerSettings:
     """Returns how the new user reaches the broker: as we do, or at the scheme, host and port of `public_url`."""
-    place, authority = settings.places, settings.ca if ca is None else str(ca)
+    place, authority = settings.places, settings.ca if ca is None else ca
     scheme = "amqps" if settings.tls else "amqp"
     if public_url is not None:
         scheme, separator, place = public_url.partition("://")

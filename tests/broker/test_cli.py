@@ -9,7 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from broker.cli import app
-from broker.errors import AlreadyEnrolled, BrokerUnreachable, ConfigError, InvalidName, NotEnrolled
+from broker.errors import (
+    AlreadyEnrolled,
+    BrokerUnreachable,
+    CertificateError,
+    ConfigError,
+    InvalidName,
+    NotEnrolled,
+)
 from broker.local_node import NodeInfo
 from broker.settings import BROKER_URL_VARIABLE, BrokerSettings
 
@@ -124,6 +131,54 @@ def test_credentials_can_name_another_way_to_the_broker(node: NodeInfo, tmp_path
         True,
         "collafuse",
     )
+
+
+def test_the_authority_is_handed_on_from_a_file_or_as_it_stands(
+    node: NodeInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output("certs", "--out", tmp_path, "--host", "mq.example")
+    pem = "# two // slashes\n" + (tmp_path / "ca.pem").read_text()
+    common = (
+        "enroll",
+        "lab-ca",
+        "pc-1",
+        "--dir",
+        node.directory,
+        "--public-url",
+        "amqps://mq.example",
+        "--out",
+    )
+
+    output(*common, tmp_path / "1.toml", "--ca", tmp_path / "ca.pem")
+    monkeypatch.setenv("COLLAFUSE_BROKER_CA", pem)
+    output(*common, tmp_path / "2.toml", "--renew")
+
+    found = [tomllib.loads((tmp_path / name).read_text())["broker_ca"] for name in ("1.toml", "2.toml")]
+    assert found == [(tmp_path / "ca.pem").read_text(), pem]
+    output("revoke", "lab-ca", "pc-1", "--dir", node.directory)
+
+
+def test_renewing_says_what_ended_and_what_did_not(node: NodeInfo, tmp_path: Path) -> None:
+    common = ("enroll", "lab-r", "pc-1", "--dir", node.directory, "--out", tmp_path / "x.toml")
+
+    assert "void" not in output(*common)
+    told = output(*common, "--renew")
+
+    assert "old password is void" in told
+    assert "revoke the device and enrol it under another name" in told
+    output("revoke", "lab-r", "pc-1", "--dir", node.directory)
+
+
+@pytest.mark.parametrize("host", ["amqps://broker.example", "broker:5671"])
+def test_a_host_of_a_certificate_that_is_none_is_refused_in_one_line(tmp_path: Path, host: str) -> None:
+    with pytest.raises(CertificateError, match="leave out scheme and port"):
+        output("certs", "--out", tmp_path, "--host", host)
+
+
+def test_the_queues_are_declared_on_whichever_node_of_a_cluster_answers(node: NodeInfo) -> None:
+    url = node.amqp_url.replace("@", "@127.0.0.1:1,")
+
+    assert "samples" in output("init", "--url", url)
 
 
 def test_a_public_url_with_a_password_is_refused(node: NodeInfo, tmp_path: Path) -> None:
