@@ -242,8 +242,9 @@ class DenoiseWorker:
             if held.all_sent and held.unconfirmed == 0:
                 self._close(held)
             return
-        if isinstance(outcome.error, Unroutable):
-            held.refusal = held.refusal or ("no_inbox", f"the device's inbox is gone: {outcome.error}")
+        if isinstance(outcome.error, Unroutable) and (held.refusal is not None or held.delivery.is_last):
+            if held.delivery.is_last:
+                held.refusal = ("no_inbox", f"the device's inbox is gone: {outcome.error}")
             held.outcome = "undeliverable" if held.outcome == "completed" else held.outcome
             self._close(held)
             return

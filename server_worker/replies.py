@@ -11,6 +11,8 @@ WINDOW = 64
 WINDOW_BYTES = 16 * 2**20
 ATTEMPTS = 6
 RETRY_SECONDS = 1.0
+UNROUTABLE_ATTEMPTS = 30
+"""An inbox that is not there may be one whose node is down: in a cluster it is back when that node is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +37,12 @@ class Replies:
     """Replies on their way. One thread calls in; the confirms come from the publisher's thread.
 
     publisher: must have a window of WINDOW messages and WINDOW_BYTES bytes or more, and no other user.
+    unroutable_attempts: how often to try, once a second, before an inbox counts as gone.
     """
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, *, unroutable_attempts: int = UNROUTABLE_ATTEMPTS) -> None:
         self._publisher = publisher
+        self._unroutable_attempts = unroutable_attempts
         self._waiting: deque[Reply] = deque()
         self._ended: queue.SimpleQueue[tuple[Reply, BaseException | None]] = queue.SimpleQueue()
         self._in_flight = 0
@@ -101,7 +105,8 @@ class Replies:
             return Outcome(reply.key, None)
         if not isinstance(error, PublishFailed):
             raise error
-        if isinstance(error, Unroutable) or reply.attempts + 1 >= ATTEMPTS:
+        limit = self._unroutable_attempts if isinstance(error, Unroutable) else ATTEMPTS
+        if reply.attempts + 1 >= limit:
             return Outcome(reply.key, error)
         again = replace(reply, attempts=reply.attempts + 1, not_before_seconds=now_seconds + RETRY_SECONDS)
         self._waiting.append(again)

@@ -65,7 +65,7 @@ class Running:
             ),
             scheduler=self.scheduler,
             engine=self.engine,
-            replies=Replies(connection.publisher(window=WINDOW)),
+            replies=Replies(connection.publisher(window=WINDOW), unroutable_attempts=2),
             metrics=metrics,
             part_bytes=1024 + 2 * 8 * 8 * 4,
             drain_seconds=20.0,
@@ -244,7 +244,8 @@ def test_a_request_whose_device_has_no_inbox_is_set_aside(
     with pika.BlockingConnection(pika.URLParameters(server_settings.url.get_secret_value())) as amqp:
         amqp.channel().queue_delete(f"inbox.{sender.user}")
     sender.ask(request())
-    wait_until(lambda: dead_letters() == ["no_inbox"], "it was set aside with its reason")
+    wait_until(lambda: dead_letters() == ["no_inbox"], "it was set aside with its reason", 60)
+    assert running.metric("collafuse_requests_total", outcome="requeued") == DELIVERY_LIMIT
 
 
 def test_a_request_sent_twice_is_worked_on_once(
