@@ -21,8 +21,8 @@ from benchmarks.devices_fleet import rss_bytes, serve
 from benchmarks.report import Result, emit, say
 from broker.address import BrokerSettings
 from broker.identities import enroll
-from broker.local_node import LocalNode, NodeInfo
 from broker.management import Management
+from broker.node.local_node import LocalNode, NodeInfo
 from broker.topology import FEDERATION, QUEUE_SAMPLES, declare
 from tests.conftest import is_registered, wait_until
 

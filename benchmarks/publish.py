@@ -30,7 +30,7 @@ from benchmarks.publish_rivals import (
 from benchmarks.report import Result, emit, rate, say
 from broker.address import BrokerSettings
 from broker.connection import Connection
-from broker.local_node import LocalNode, NodeInfo
+from broker.node.local_node import LocalNode, NodeInfo
 from broker.publisher import Outgoing
 from broker.topology import FEDERATION, QUEUE_SAMPLES
 from monitoring.metrics import BrokerMetrics

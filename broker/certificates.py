@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from broker.errors import CertificateError
-from broker.node_files import write_private
+from broker.node.files import write_private
 
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 825

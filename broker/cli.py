@@ -10,9 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from broker import dead_cli, names, node_cli, topology
+from broker import names, topology
 from broker.command import Directory, Json, ManagementUrl, Status, Url, declare_on, management
+from broker.dead import cli as dead_cli
 from broker.errors import ConfigError, NotEnrolled
+from broker.node import cli as node_cli
 from broker.settings import NODE_DIRECTORY, BrokerSettings, broker_settings
 
 app = typer.Typer(help="Queues, identities, dead letters, and a private RabbitMQ node.", no_args_is_help=True)

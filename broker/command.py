@@ -13,7 +13,7 @@ from broker import topology
 from broker.address import is_loopback
 from broker.causes import in_words
 from broker.errors import BrokerUnreachable
-from broker.local_node import find
+from broker.node.local_node import find
 from broker.parameters import connection_parameters
 from broker.settings import BROKER_URL_VARIABLE, BrokerSettings
 

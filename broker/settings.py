@@ -23,7 +23,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from broker.address import BrokerSettings, Pem, SecretPem
 from broker.errors import ConfigError
-from broker.local_node import find
+from broker.node.local_node import find
 from broker.parameters import tls_context
 
 __all__ = [

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from broker import command
 from broker.command import Directory, Json, ManagementUrl, Status, Url
-from broker.facts import Facts
-from broker.finding import Finding, Severity
+from broker.inspection.facts import Facts
+from broker.inspection.finding import Finding, Severity
 from broker.settings import NODE_DIRECTORY, broker_settings
 
 app = typer.Typer(add_completion=False)
@@ -29,8 +29,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Examine the broker: what it is, which limits apply, and what is unsafe; exit 2 when something is unsafe."""
-    from broker.findings import judge, limits  # noqa: PLC0415  # brings httpx, as the next one does
-    from broker.inspection import inspect  # noqa: PLC0415
+    from broker.inspection.findings import judge, limits  # noqa: PLC0415  # brings httpx, as the next one does
+    from broker.inspection.inspection import inspect  # noqa: PLC0415
 
     settings = broker_settings(url, directory)
     with Status(f"examining {settings}"):

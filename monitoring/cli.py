@@ -13,8 +13,8 @@ import typer
 from prometheus_client import CollectorRegistry
 
 from broker.errors import ConfigError
-from broker.local_node import find
 from broker.management import Management
+from broker.node.local_node import find
 from monitoring import logs
 from monitoring.catalogue import as_markdown, catalogue
 from monitoring.exporter import BrokerCollector

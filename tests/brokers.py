@@ -6,8 +6,8 @@ from typing import Self
 
 import pika
 
-from broker.local_node import LocalNode, NodeInfo
 from broker.management import Management
+from broker.node.local_node import LocalNode, NodeInfo
 from broker.settings import BrokerSettings
 from broker.topology import FEDERATION, QUEUE_SAMPLES, declare
 from tests.conftest import is_registered, wait_until

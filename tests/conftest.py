@@ -11,7 +11,7 @@ from pathlib import Path
 import pika
 import pytest
 
-from broker.local_node import LocalNode, NodeInfo
+from broker.node.local_node import LocalNode, NodeInfo
 from broker.settings import BrokerSettings
 from broker.topology import FEDERATION, declare
 

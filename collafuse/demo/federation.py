@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from broker.command import declare_on
 from broker.identities import enroll, server_user, write_credentials, write_secret
-from broker.local_node import NodeInfo
 from broker.management import Management
+from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from collafuse.demo.design import Design
 from collafuse.demo.errors import DemoFailed

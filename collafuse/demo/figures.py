@@ -11,7 +11,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from broker.local_node import NodeInfo
+from broker.node.local_node import NodeInfo
 from collafuse.demo import measurement
 from collafuse.demo.design import Design
 from collafuse.demo.federation import Metrics, Places, value

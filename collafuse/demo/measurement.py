@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
 from broker.consumer import SENDER_HEADER
-from broker.local_node import NodeInfo
 from broker.names import user_name
+from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from broker.topology import QUEUE_DEAD
 from collafuse.demo.design import Design

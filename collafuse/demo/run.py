@@ -8,7 +8,7 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from broker.local_node import LocalNode
+from broker.node.local_node import LocalNode
 from collafuse.demo.design import Design
 from collafuse.demo.errors import DemoFailed
 from collafuse.demo.federation import (

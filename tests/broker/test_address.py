@@ -8,8 +8,8 @@ from broker.address import BrokerSettings, is_loopback
 from broker.certificates import Authority
 from broker.command import management_url
 from broker.errors import ConfigError
-from broker.local_node import NodeInfo
 from broker.management import Management
+from broker.node.local_node import NodeInfo
 from broker.settings import ProcessSettings
 
 

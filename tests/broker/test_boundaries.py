@@ -19,9 +19,9 @@ from broker.codec import decode, encode
 from broker.connection import Connection
 from broker.consumer import expect_user
 from broker.errors import BrokerUnreachable, Refused
-from broker.local_node import NodeInfo
 from broker.management import Management
 from broker.names import inbox, user_name
+from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from monitoring.metrics import BrokerMetrics
 from tests.broker import examples

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from broker.causes import in_words
 from broker.connection import Connection
 from broker.errors import BrokerUnreachable
-from broker.local_node import NodeInfo
+from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from monitoring.metrics import BrokerMetrics
 

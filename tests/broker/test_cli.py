@@ -17,7 +17,7 @@ from broker.errors import (
     InvalidName,
     NotEnrolled,
 )
-from broker.local_node import NodeInfo
+from broker.node.local_node import NodeInfo
 from broker.settings import BROKER_URL_VARIABLE, BrokerSettings
 
 

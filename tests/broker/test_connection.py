@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from broker.connection import Connection
 from broker.consumer import DETAIL_HEADER, ORIGIN_HEADER, REASON_HEADER, SENDER_HEADER, expect_user
 from broker.errors import BrokerUnreachable, ConfirmTimeout, ConnectionLost, Nacked, Refused, Unroutable
-from broker.local_node import LocalNode, NodeInfo
 from broker.messages import ReceiptV1
+from broker.node.local_node import LocalNode, NodeInfo
 from broker.publisher import Outgoing, outgoing
 from broker.settings import BrokerSettings
 from broker.topology import FEDERATION, QUEUE_DEAD, QUEUE_DENOISE, declare

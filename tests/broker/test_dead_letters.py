@@ -23,12 +23,12 @@ from broker.cli import app
 from broker.codec import encode
 from broker.connection import Connection
 from broker.consumer import Delivery, expect_user
-from broker.dead_letters import DeadLetters
+from broker.dead.dead_letters import DeadLetters
+from broker.dead.letters import Letter, Wanted
 from broker.errors import BrokerError, BrokerUnreachable, ConfigError, Refused, Unroutable
 from broker.identities import Credentials
-from broker.letters import Letter, Wanted
-from broker.local_node import NodeInfo
 from broker.management import Management
+from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from broker.topology import EXCHANGE_UP, FEDERATION, QUEUE_DEAD, QUEUE_DENOISE, QUEUE_SAMPLES, declare
 from monitoring.metrics import BrokerMetrics

@@ -14,8 +14,8 @@ from pika.exceptions import ChannelClosedByBroker, ProbableAuthenticationError
 from broker import identities, topology
 from broker.errors import AlreadyEnrolled, ConfigError, InvalidName, ManagementError
 from broker.identities import Credentials
-from broker.local_node import NodeInfo
 from broker.management import Management
+from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from tests.conftest import wait_until
 

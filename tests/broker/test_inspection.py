@@ -9,13 +9,13 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from broker import identities
 from broker.errors import BrokerUnreachable
-from broker.facts import Facts, Listener, Managed, Node, Queue
-from broker.finding import Finding, Severity
-from broker.findings import judge, limits
-from broker.inspection import inspect
-from broker.local_node import LocalNode, NodeInfo
+from broker.inspection.facts import Facts, Listener, Managed, Node, Queue
+from broker.inspection.finding import Finding, Severity
+from broker.inspection.findings import judge, limits
+from broker.inspection.inspection import inspect
+from broker.inspection.management_facts import managed_facts
 from broker.management import Management
-from broker.management_facts import managed_facts
+from broker.node.local_node import LocalNode, NodeInfo
 from broker.settings import BrokerSettings
 from broker.topology import FEDERATION, QUEUE_DEAD, QUEUE_TELEMETRY, declare
 from tests.conftest import wait_until

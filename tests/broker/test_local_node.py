@@ -14,10 +14,11 @@ from pathlib import Path
 import pika
 import pytest
 
-from broker import node_files, node_processes
 from broker.errors import NodeError
-from broker.local_node import LocalNode, NodeInfo, find, server_script
 from broker.management import Management
+from broker.node import files as node_files
+from broker.node import processes as node_processes
+from broker.node.local_node import LocalNode, NodeInfo, find, server_script
 from tests.conftest import is_registered, processes_of, wait_until
 
 
@@ -78,7 +79,7 @@ def test_a_second_start_finds_the_first(node: NodeInfo) -> None:
 
 
 def test_a_node_survives_the_command_that_started_it(node: NodeInfo) -> None:
-    script = "import sys; from pathlib import Path; from broker.local_node import LocalNode; "
+    script = "import sys; from pathlib import Path; from broker.node.local_node import LocalNode; "
     script += "print(LocalNode(Path(sys.argv[1])).start().pid)"
 
     done = subprocess.run(

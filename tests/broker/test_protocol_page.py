@@ -63,7 +63,7 @@ def test_the_limits_are_those_of_the_code() -> None:
 
 
 def test_every_reason_of_the_broker_and_the_server_is_explained() -> None:
-    sources = [*(ROOT / "broker").glob("*.py"), *(ROOT / "server_worker").glob("*.py")]
+    sources = [*(ROOT / "broker").rglob("*.py"), *(ROOT / "server_worker").glob("*.py")]
     raised = {
         reason
         for source in sources

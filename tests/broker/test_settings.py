@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from broker.errors import ConfigError
-from broker.local_node import NodeInfo
+from broker.node.local_node import NodeInfo
 from broker.settings import BROKER_URL_VARIABLE, BrokerSettings, ProcessSettings
 
 URL = "amqps://hospital-a_pc-1:s3cret@broker.example:5673/federation"

@@ -9,14 +9,15 @@ import pika
 import pytest
 from prometheus_client import CollectorRegistry
 
-from broker import identities, node_files
+from broker import identities
 from broker.address import BrokerSettings
 from broker.certificates import Authority, Pair, rabbitmq_lines, write_server
 from broker.connection import Connection
 from broker.errors import BrokerUnreachable, ConfigError, ManagementError
 from broker.identities import Credentials
-from broker.local_node import LocalNode, NodeInfo
 from broker.management import Management
+from broker.node import files as node_files
+from broker.node.local_node import LocalNode, NodeInfo
 from broker.publisher import Outgoing
 from broker.settings import ProcessSettings
 from broker.topology import FEDERATION, declare

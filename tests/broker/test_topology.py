@@ -9,8 +9,8 @@ from pika.exceptions import NackError, UnroutableError
 
 from broker import topology
 from broker.errors import TopologyMismatch
-from broker.local_node import NodeInfo
 from broker.management import Management
+from broker.node.local_node import NodeInfo
 from broker.topology import FEDERATION, QueueSpec, Topology
 from tests.conftest import wait_until
 

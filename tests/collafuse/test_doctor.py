@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from broker.command import declare_on
-from broker.local_node import LocalNode, NodeInfo
 from broker.management import Management
+from broker.node.local_node import LocalNode, NodeInfo
 from broker.settings import BrokerSettings
 
 OK, UNREACHABLE, UNSAFE = 0, 1, 2

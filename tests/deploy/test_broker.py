@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from broker.cli import app
 from broker.errors import ManagementError
-from broker.local_node import LocalNode
 from broker.management import Management
-from broker.node_files import choose_ports
+from broker.node.files import choose_ports
+from broker.node.local_node import LocalNode
 from broker.parameters import connection_parameters
 from broker.settings import BrokerSettings, ProcessSettings
 from edge_agent.settings import EdgeSettings

@@ -18,8 +18,8 @@ from cryptography import x509
 
 from broker.certificates import Authority
 from broker.errors import ManagementError
-from broker.local_node import NodeInfo
 from broker.management import Management
+from broker.node.local_node import NodeInfo
 from edge_agent.settings import EdgeSettings
 from monitoring.settings import MonitorSettings
 from server_worker.settings import DenoiseSettings, TrainSettings

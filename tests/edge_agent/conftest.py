@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from broker.identities import enroll
-from broker.local_node import NodeInfo
 from broker.management import Management
+from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from edge_agent.settings import EdgeSettings
 from edge_agent.spool import Spool

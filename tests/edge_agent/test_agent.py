@@ -15,8 +15,8 @@ import pytest
 from PIL import Image as PillowImage
 
 from broker import codec
-from broker.local_node import NodeInfo
 from broker.messages import LatentsV1, ReceiptV1, RoundV1
+from broker.node.local_node import NodeInfo
 from diffusion.schedule import NoiseSchedule
 from edge_agent import results
 from edge_agent.head import Head

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from broker.backoff import Backoff
 from broker.connection import Connection
 from broker.errors import ConfirmTimeout, ConnectionLost, Nacked, PublishFailed
-from broker.local_node import NodeInfo
+from broker.node.local_node import NodeInfo
 from broker.publisher import Outgoing, Publisher
 from broker.settings import BrokerSettings
 from edge_agent import outbox

@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 from broker.address import BrokerSettings
 from broker.connection import Connection
 from broker.identities import enroll
-from broker.local_node import LocalNode, NodeInfo
 from broker.management import Management
+from broker.node.local_node import LocalNode, NodeInfo
 from broker.topology import FEDERATION, QUEUE_SAMPLES, declare
 from monitoring.metrics import BrokerMetrics, TrainMetrics
 from server_worker.ingest import RECEIPTS_IN_FLIGHT, Ingest

@@ -9,7 +9,7 @@ import pytest
 from broker.address import BrokerSettings
 from broker.backoff import Backoff
 from broker.errors import Blocked, ConfirmTimeout
-from broker.local_node import LocalNode
+from broker.node.local_node import LocalNode
 from broker.publisher import Outgoing
 from broker.topology import QUEUE_SAMPLES
 from edge_agent import outbox

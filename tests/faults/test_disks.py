@@ -13,7 +13,7 @@ import pika
 
 from broker.address import BrokerSettings
 from broker.codec import digest, encode
-from broker.local_node import NodeInfo
+from broker.node.local_node import NodeInfo
 from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_UP, QUEUE_SAMPLES
 from server_worker.sample_store import SampleStore

@@ -11,7 +11,7 @@ from broker.backoff import Backoff
 from broker.codec import digest, encode
 from broker.connection import Connection
 from broker.errors import ConfirmTimeout, ConnectionLost
-from broker.local_node import NodeInfo
+from broker.node.local_node import NodeInfo
 from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_UP
 from edge_agent import outbox

@@ -15,8 +15,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from broker import topology
-from broker.local_node import NodeInfo
 from broker.management import Management
+from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from monitoring.catalogue import catalogue
 from monitoring.exporter import BrokerCollector

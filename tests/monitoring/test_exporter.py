@@ -17,9 +17,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from broker import topology
-from broker.local_node import NodeInfo
 from broker.management import Management
 from broker.names import is_inbox
+from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from monitoring.exporter import BrokerCollector
 from tests.conftest import wait_until

@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
 from broker.identities import enroll
-from broker.local_node import NodeInfo
 from broker.management import Management
+from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from broker.topology import QUEUE_DEAD
 from monitoring.metrics import BrokerMetrics

@@ -7,10 +7,10 @@ from pika.exceptions import ChannelClosedByBroker
 
 from broker.codec import encode
 from broker.identities import enroll
-from broker.local_node import NodeInfo
 from broker.management import Management
 from broker.messages import DenoiseV1
 from broker.names import inbox
+from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from broker.topology import EXCHANGE_UP, up_key
 from server_worker.versions import Backbone

@@ -2,8 +2,8 @@
 
 from broker import names
 from broker.consumer import is_device
-from broker.facts import Facts, Managed, Rights
-from broker.finding import Findings, listed, number, ok, unsafe, warning
+from broker.inspection.facts import Facts, Managed, Rights
+from broker.inspection.finding import Findings, listed, number, ok, unsafe, warning
 from broker.topology import EXCHANGE_UP, UP_KINDS
 
 NOTHING = "^$"

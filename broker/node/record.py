@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from broker import node_files
 from broker.errors import NodeError
-from broker.node_files import NodePorts
-from broker.node_processes import ProcessId
+from broker.node import files as node_files
+from broker.node.files import NodePorts
+from broker.node.processes import ProcessId
 
 LOOPBACK = "127.0.0.1"
 VHOST = "collafuse"

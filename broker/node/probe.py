@@ -4,7 +4,7 @@ import base64
 import http.client
 import socket
 
-from broker.node_files import NodePorts
+from broker.node.files import NodePorts
 
 _LOOPBACK = "127.0.0.1"
 _PROBE_SECONDS = 2.0

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from broker import codec
 from broker.command import Directory, Json, Status, Url
-from broker.dead_letters import DeadLetters, Held, keep
+from broker.dead.dead_letters import DeadLetters, Held, keep
+from broker.dead.letters import KEY_CHARACTERS, Letter, Wanted, printable, why_skipped
 from broker.errors import ConfigError, PublishFailed, Refused
-from broker.letters import KEY_CHARACTERS, Letter, Wanted, printable, why_skipped
 from broker.settings import NODE_DIRECTORY, BrokerSettings, broker_settings
 
 app = typer.Typer(help="What was refused or given up, and why.", no_args_is_help=True)

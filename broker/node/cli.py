@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from broker.command import Directory, Json, Status, declare_on
-from broker.local_node import LocalNode, NodeInfo
+from broker.node.local_node import LocalNode, NodeInfo
 from broker.settings import NODE_DIRECTORY, BrokerSettings
 
 app = typer.Typer(help="A private RabbitMQ node on this machine.", no_args_is_help=True)

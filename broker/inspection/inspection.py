@@ -23,9 +23,9 @@ from broker import topology
 from broker.address import is_loopback
 from broker.causes import in_words
 from broker.errors import BrokerUnreachable, ConfigError, ManagementError
-from broker.facts import Facts, Link, Managed, Probe, QueueState
 from broker.fields import MAX_BODY_BYTES
-from broker.management_facts import managed_facts
+from broker.inspection.facts import Facts, Link, Managed, Probe, QueueState
+from broker.inspection.management_facts import managed_facts
 from broker.parameters import connection_parameters
 from broker.publisher import PERSISTENT, PUBLISHED_AT_HEADER
 from broker.settings import BrokerSettings

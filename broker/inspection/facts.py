@@ -1,4 +1,4 @@
-"""What was found out about a broker: plain data, filled in by `broker.inspection` and judged by `broker.findings`.
+"""What was found out about a broker: plain data, filled in by `inspection` and judged by `findings`.
 
 None stands for what could not be found out, never for zero or nothing.
 """

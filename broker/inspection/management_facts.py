@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from broker.errors import ManagementError
-from broker.facts import Listener, Managed, Node, Queue, Rights, User
+from broker.inspection.facts import Listener, Managed, Node, Queue, Rights, User
 from broker.management import Management
 from broker.names import is_inbox
 from broker.settings import BrokerSettings

@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Mapping
 
 from broker.address import is_loopback
-from broker.device_findings import devices_rights, devices_users
-from broker.facts import Facts, Managed, Node, Queue
-from broker.finding import Finding, Findings, Severity, listed, number, ok, size, unsafe, warning
+from broker.inspection.device_findings import devices_rights, devices_users
+from broker.inspection.facts import Facts, Managed, Node, Queue
+from broker.inspection.finding import Finding, Findings, Severity, listed, number, ok, size, unsafe, warning
 from broker.topology import FEDERATION, WORK_QUEUES
 
 OLDEST, NEWEST = (3, 10), (4, 3)

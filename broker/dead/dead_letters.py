@@ -21,9 +21,9 @@ from pika.exceptions import (
 
 from broker.causes import in_words
 from broker.consumer import DEFAULT_EXCHANGE, REPLAYED_HEADER, SENDER_HEADER, is_device
+from broker.dead.letters import Letter, Wanted, read
 from broker.errors import Blocked, BrokerUnreachable, ConfigError, Nacked, PublishFailed, Unroutable
 from broker.foreign_headers import make_harmless
-from broker.letters import Letter, Wanted, read
 from broker.parameters import connection_parameters
 from broker.publisher import PERSISTENT, PUBLISHED_AT_HEADER
 from broker.settings import BrokerSettings

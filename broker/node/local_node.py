@@ -14,11 +14,12 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from broker import node_files, node_record
 from broker.errors import NodeError
-from broker.node_probe import is_ready, listens
-from broker.node_processes import ProcessId, alive, descendants, end, spawn, wait_until
-from broker.node_record import LOOPBACK, VHOST, NodeInfo, NodeRecord, NodeStatus
+from broker.node import files as node_files
+from broker.node import record as node_record
+from broker.node.probe import is_ready, listens
+from broker.node.processes import ProcessId, alive, descendants, end, spawn, wait_until
+from broker.node.record import LOOPBACK, VHOST, NodeInfo, NodeRecord, NodeStatus
 
 __all__ = ["LocalNode", "NodeInfo", "NodeStatus", "find", "server_script"]
 
