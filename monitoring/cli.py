@@ -1,6 +1,7 @@
 """`collafuse monitor`: the exporter of the broker's queues, and the catalogue of every metric."""
 
 import json
+import ssl
 import signal
 import threading
 from dataclasses import asdict
@@ -83,7 +84,11 @@ def _management(settings: MonitorSettings) -> Management:
     given = settings.management()
     if given is not None:
         url, user, password = given
-        return Management(url, user, password.get_secret_value(), timeout_seconds=MANAGEMENT_TIMEOUT_SECONDS)
+        # None: by the system's authorities.
+        tls = None if settings.broker_ca is None else ssl.create_default_context(cadata=settings.broker_ca)
+        return Management(
+            url, user, password.get_secret_value(), tls=tls, timeout_seconds=MANAGEMENT_TIMEOUT_SECONDS
+        )
     node = find(settings.node_directory)
     if node is None:
         raise ConfigError(
