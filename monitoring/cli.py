@@ -1,8 +1,8 @@
 """`collafuse monitor`: the exporter of the broker's queues, and the catalogue of every metric."""
 
 import json
-import ssl
 import signal
+import ssl
 import threading
 from dataclasses import asdict
 from functools import partial
