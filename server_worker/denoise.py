@@ -11,7 +11,8 @@ from collections.abc import Callable
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from broker.consumer import Consumer, Delivery, expect_user
+from broker.consumer import Consumer
+from broker.delivery import Delivery, expect_user
 from broker.errors import InvalidName, Refused, Unroutable
 from broker.messages import DenoiseV1, FailedV1, LatentsV1
 from broker.names import user_name

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from broker.consumer import Delivery
+from broker.delivery import Delivery
 from broker.messages import DenoiseV1
 from server_worker.answer import Answer, Timing
 

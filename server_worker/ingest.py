@@ -12,7 +12,8 @@ from structlog.contextvars import bound_contextvars
 
 from broker import codec
 from broker.backoff import Backoff
-from broker.consumer import Consumer, Delivery, expect_user
+from broker.consumer import Consumer
+from broker.delivery import Delivery, expect_user
 from broker.errors import InvalidName, PublishFailed, Refused, Unroutable
 from broker.messages import ReceiptV1, SamplesV1
 from broker.names import user_name

@@ -20,8 +20,8 @@ from pika.exceptions import (
 )
 
 from broker.causes import in_words
-from broker.consumer import DEFAULT_EXCHANGE, REPLAYED_HEADER, SENDER_HEADER, is_device
 from broker.dead.letters import Letter, Wanted, read
+from broker.delivery import DEFAULT_EXCHANGE, REPLAYED_HEADER, SENDER_HEADER, is_device
 from broker.errors import Blocked, BrokerUnreachable, ConfigError, Nacked, PublishFailed, Unroutable
 from broker.foreign_headers import make_harmless
 from broker.parameters import connection_parameters

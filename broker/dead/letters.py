@@ -16,7 +16,7 @@ from typing import Any
 import pika
 
 from broker.codec import decode
-from broker.consumer import (
+from broker.delivery import (
     DETAIL_HEADER,
     FIRST_SEEN_HEADER,
     ORIGIN_HEADER,

@@ -1,7 +1,7 @@
 """What is unsafe about the users of devices: more rights than enrolment gives, or fewer."""
 
 from broker import names
-from broker.consumer import is_device
+from broker.delivery import is_device
 from broker.inspection.facts import Facts, Managed, Rights
 from broker.inspection.finding import Findings, listed, number, ok, unsafe, warning
 from broker.topology import EXCHANGE_UP, UP_KINDS

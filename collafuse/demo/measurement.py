@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
-from broker.consumer import SENDER_HEADER
+from broker.delivery import SENDER_HEADER
 from broker.names import user_name
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings

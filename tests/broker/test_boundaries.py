@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from broker import identities, topology
 from broker.codec import decode, encode
 from broker.connection import Connection
-from broker.consumer import expect_user
+from broker.delivery import expect_user
 from broker.errors import BrokerUnreachable, Refused
 from broker.management import Management
 from broker.names import inbox, user_name

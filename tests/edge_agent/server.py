@@ -8,7 +8,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
-from broker.consumer import Delivery, expect_user
+from broker.delivery import Delivery, expect_user
 from broker.messages import DenoiseV1, FailedV1, LatentsV1, Message
 from broker.names import user_name
 from broker.publisher import outgoing
