@@ -178,7 +178,7 @@ def test_a_device_may_hold_so_many_connections_and_no_more(node: NodeInfo) -> No
         )
         with one_more:
             with pytest.raises(BrokerUnreachable, match=r"no more connections: .*limit \(2\)"):
-                one_more.wait_connected(3)
+                one_more.wait_connected(1.2)
             # It keeps trying, and gets in when there is room.
             first.close()
             one_more.wait_connected(30)
@@ -242,7 +242,7 @@ def test_revoking_ends_open_connections_at_once(node: NodeInfo) -> None:
         for connection in connections:
             wait_until(lambda c=connection: not c.connected, "the open connection ends", 5)  # type: ignore[misc]
             with pytest.raises(BrokerUnreachable, match="user or the password"):
-                connection.wait_connected(3)
+                connection.wait_connected(1.2)
             connection.stop()
         assert not identities.revoke(management, "ward", "leaving", vhost=node.vhost)
 
@@ -261,7 +261,7 @@ def test_renewing_ends_what_is_open_under_the_old_password(node: NodeInfo) -> No
 
             wait_until(lambda: not thief.connected, "the open connection ends", 5)
             with pytest.raises(BrokerUnreachable, match="user or the password"):
-                thief.wait_connected(3)
+                thief.wait_connected(1.2)
         with pika.BlockingConnection(pika.URLParameters(mine.amqp_url)) as link:
             link.channel().basic_get(inbox("ward_renewed"))
         identities.revoke(management, "ward", "renewed", vhost=node.vhost)

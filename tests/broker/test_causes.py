@@ -22,7 +22,7 @@ def failure(url: str) -> str:
     settings = BrokerSettings.from_url(url).model_copy(update={"connect_timeout_seconds": 0.3})
     connection = Connection(settings, name="test", metrics=BrokerMetrics(CollectorRegistry()))
     with connection, pytest.raises(BrokerUnreachable) as caught:
-        connection.wait_connected(1.5)
+        connection.wait_connected(0.8)
     return str(caught.value)
 
 

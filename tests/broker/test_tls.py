@@ -139,7 +139,7 @@ def test_a_device_with_a_certificate_cannot_come_with_a_password(
     url = f"amqp://clinic_x509b:{password}@127.0.0.1:{secure.node.ports.amqp}/{secure.node.vhost}"
 
     with pytest.raises(BrokerUnreachable, match="user or the password"):
-        connect(BrokerSettings.from_url(url)).wait_connected(3)
+        connect(BrokerSettings.from_url(url)).wait_connected(1.2)
 
 
 def test_a_certificate_speaks_for_its_own_user_alone(
@@ -184,7 +184,7 @@ def test_a_broker_that_cannot_show_who_it_is_is_not_spoken_to(
     url = f"amqps://{secure.node.user}:{secure.node.password}@{host}:{secure.port}/{secure.node.vhost}"
 
     with pytest.raises(BrokerUnreachable, match=complaint):
-        connect(BrokerSettings.from_url(url, ca=ca)).wait_connected(3)
+        connect(BrokerSettings.from_url(url, ca=ca)).wait_connected(1.2)
 
 
 @pytest.mark.parametrize("what", ["expired", "of another authority"])
@@ -207,7 +207,7 @@ def test_a_certificate_that_is_not_valid_does_not_log_in(
     )
 
     with pytest.raises(BrokerUnreachable, match=r"TLS failed|broke off|ended before"):
-        connect(settings).wait_connected(4)
+        connect(settings).wait_connected(1.5)
 
 
 def test_a_revoked_certificate_is_out_at_once_though_it_is_valid(
@@ -225,7 +225,7 @@ def test_a_revoked_certificate_is_out_at_once_though_it_is_valid(
 
         wait_until(lambda: not connection.connected, "the open connection ends", 5)
     with pytest.raises(BrokerUnreachable, match="user or the password"):
-        connection.wait_connected(3)
+        connection.wait_connected(1.2)
 
 
 def test_the_api_is_spoken_to_over_https_with_the_authority_of_the_link(
@@ -275,7 +275,7 @@ def test_a_brokers_certificate_does_not_log_in(secure: Secure, connect: Connect)
     )
 
     with pytest.raises(BrokerUnreachable, match=r"TLS failed|broke off|ended before"):
-        connect(settings).wait_connected(4)
+        connect(settings).wait_connected(1.5)
 
 
 def test_a_certificate_is_not_made_for_a_link_without_tls_or_a_name_that_does_not_fit(secure: Secure) -> None:

@@ -123,8 +123,8 @@ def _inside(disk: SmallDisk, *arguments: object) -> tuple[int, str]:
     """Run a command where the small disk can be seen; returns its exit code and what it said."""
     user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
     done = subprocess.run(
-        ["nsenter", "--target", str(disk.process.pid), "--mount", *user, sys.executable, "-m", "collafuse",
-         *(str(argument) for argument in arguments)],
+        ["nsenter", "--target", str(disk.process.pid), "--mount", "--root", "--wd", *user, sys.executable,
+         "-m", "collafuse", *(str(argument) for argument in arguments)],
         capture_output=True, text=True, check=False, timeout=60, cwd=Path.cwd(),
     )  # fmt: skip
     return done.returncode, done.stdout or done.stderr
