@@ -1,6 +1,7 @@
 """Where the broker is, and who we are there."""
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -19,6 +20,8 @@ from broker.errors import ConfigError
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
 _FORM = "must read amqp[s]://user:password@host[:port][,host[:port]…][/vhost]"
+
+_URL = re.compile(r"(?P<scheme>[a-z]+)://(?P<login>(?:[^/?#]*@)?)(?P<hosts>[^/?#]*)(?P<rest>.*)", re.DOTALL)
 
 Address = tuple[str, int]
 """Host name or address, and TCP port."""
@@ -116,17 +119,24 @@ class BrokerSettings(BaseModel):
 
     @property
     def _parts(self) -> SplitResult:
-        try:
-            return urlsplit(self.url.get_secret_value())
-        except ValueError:
-            raise ValueError(_FORM) from None
+        """The URL with a single name in the place of its hosts: what Python makes of several differs between its versions."""
+        scheme, login, _, rest = self._pieces
+        return urlsplit(f"{scheme}://{login}h{rest}")
+
+    @property
+    def _pieces(self) -> tuple[str, str, str, str]:
+        """Scheme, user and password with their @, the hosts, and what follows them."""
+        found = _URL.fullmatch(self.url.get_secret_value())
+        if found is None:
+            raise ValueError(_FORM)
+        return found["scheme"], found["login"], found["hosts"], found["rest"]
 
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Every node's host and port; the port is 5672, or 5671 for amqps, unless given."""
         parts = self._parts
         found = []
-        for place in parts.netloc.rpartition("@")[2].split(","):
+        for place in self._pieces[2].split(","):
             try:
                 one = urlsplit(f"//{place}")
                 host, port = one.hostname, one.port

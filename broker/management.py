@@ -1,6 +1,7 @@
 """RabbitMQ's management API, as far as we need it: users, rights, connections, queues and bindings."""
 
 import ssl
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +15,7 @@ from broker.parameters import tls_context
 from broker.topology import Topology
 
 TIMEOUT_SECONDS = 15.0
+_CLOSE_ATTEMPTS, _CLOSE_PAUSE_SECONDS = 10, 0.1
 
 
 class Management:
@@ -149,8 +151,19 @@ class Management:
         return found
 
     def close_connections(self, user: str) -> None:
-        """Ends every connection of a user, on every node, the youngest too; RabbitMQ before 3.10 cannot, and does nothing."""
-        self._call("DELETE", "connections", "username", user, absent_is_fine=True)
+        """Ends every connection of a user, on every node, the youngest too; RabbitMQ before 3.10 cannot, and does nothing.
+
+        RabbitMQ 3.10 answers 500 when one of them ends by itself meanwhile; it is asked again then.
+        """
+        for attempt in range(_CLOSE_ATTEMPTS):
+            try:
+                self._call("DELETE", "connections", "username", user, absent_is_fine=True)
+            except ManagementError:
+                if attempt + 1 == _CLOSE_ATTEMPTS:
+                    raise
+                time.sleep(_CLOSE_PAUSE_SECONDS)
+            else:
+                return
 
     def put_permissions(self, vhost: str, user: str, *, configure: str, write: str, read: str) -> None:
         """Sets what a user may configure, write and read in a vhost: three patterns of names."""
