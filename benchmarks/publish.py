@@ -33,6 +33,7 @@ from broker.connection import Connection
 from broker.node.local_node import LocalNode, NodeInfo
 from broker.publisher import Outgoing
 from broker.topology import FEDERATION, QUEUE_SAMPLES
+from monitoring import logs
 from monitoring.metrics import BrokerMetrics
 from tests.link import Link
 
@@ -138,6 +139,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Messages a second, until the last stands in the queue."""
+    logs.configure("benchmark", level="warning")  # on stderr: stdout is for the results alone
     scale, rounds = (1, 3) if quick else (3, 9)
     near = [Case(KIB, 2000 * scale), Case(100 * KIB, 170 * scale), Case(KIB * KIB, 27 * scale)]
     far = [
