@@ -121,6 +121,11 @@ class Bench:
                 channel.queue_delete(name)
 
 
+def keep_stdout_clear() -> None:
+    """Log on stderr, and warnings only: stdout is for the results alone."""
+    logs.configure("benchmark", level="warning")
+
+
 def compare(
     bench: Bench, case: Case, rivals: dict[str, Sender], rounds: int
 ) -> tuple[list[float], dict[str, list[float]]]:
@@ -139,7 +144,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Messages a second, until the last stands in the queue."""
-    logs.configure("benchmark", level="warning")  # on stderr: stdout is for the results alone
+    keep_stdout_clear()
     scale, rounds = (1, 3) if quick else (3, 9)
     near = [Case(KIB, 2000 * scale), Case(100 * KIB, 170 * scale), Case(KIB * KIB, 27 * scale)]
     far = [

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import report
 from benchmarks.report import Result
+from broker.node.local_node import NodeInfo
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(
@@ -30,6 +31,24 @@ def test_every_benchmark_has_its_two_modes(name: str) -> None:
     )
 
     assert {"--quick", "--json"} <= set(done.stdout.split())
+
+
+def test_what_a_connection_logs_stays_out_of_the_printed_object(node: NodeInfo) -> None:
+    program = (
+        "import sys; from benchmarks import publish; publish.keep_stdout_clear(); "
+        "publish.ours(sys.argv[1], 'samples', [], lambda: None); print('{}')"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, node.amqp_url],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        cwd=ROOT,
+    )
+
+    assert done.stdout == "{}\n"
 
 
 def test_results_are_told_in_the_agreed_form(
