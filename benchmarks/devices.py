@@ -1,6 +1,7 @@
 """What devices cost a broker: enrolled and idle, connected, and all coming back at once after an outage.
 
-The storm is run twice in the same run: with our jittered waits, and with a rival that waits a second after every failure.
+The storm is run twice in the same run: with our waits, which grow to 30 s and are jittered, and with a rival that waits a second
+after every failure. What differs is both: the growth, which makes the return slow, and the jitter, which spreads it.
 """
 
 import multiprocessing
@@ -33,7 +34,7 @@ STORM_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class Storm:
-    """How an outage ended. Seconds count from the moment the broker took connections again."""
+    """How an outage ended. Seconds count from the moment the broker and its management API were all there again."""
 
     back: list[float]
     drained: list[float]

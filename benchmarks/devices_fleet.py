@@ -103,7 +103,11 @@ def serve(pipe: Pipe, urls: list[str], *, jitter: bool) -> None:
                 device.accept(count, mark)
             pipe.send([name for device in devices for name in device.outbox])
         elif what == "away":
-            pipe.send(all(not device.connection.connected for device in devices))
+            away = all(not device.connection.connected for device in devices)
+            if away:  # what was noted before a device had noticed the outage is not its return
+                for device in devices:
+                    device.back_at = device.drained_at = None
+            pipe.send(away)
         else:
             pipe.send([(device.back_at, device.drained_at) for device in devices])
     for device in devices:
