@@ -11,18 +11,18 @@ from broker.topology import QUEUE_DENOISE, QUEUE_PREFETCH, QUEUE_SAMPLES
 from diffusion.schedule import NoiseSchedule
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics, MetricsServer, TrainMetrics, serve
 from server_worker.compute import choose_device
-from server_worker.contract import Contract, keep_contract
-from server_worker.denoise import DenoiseWorker
-from server_worker.engine import Engine
-from server_worker.ingest import RECEIPTS_IN_FLIGHT, Ingest
-from server_worker.replies import WINDOW, WINDOW_BYTES, Replies
-from server_worker.sample_store import SampleStore
-from server_worker.scheduler import Limits, Scheduler
+from server_worker.denoising.engine import Engine
+from server_worker.denoising.replies import WINDOW, WINDOW_BYTES, Replies
+from server_worker.denoising.scheduler import Limits, Scheduler
+from server_worker.denoising.version_follower import VersionFollower
+from server_worker.denoising.worker import DenoiseWorker
+from server_worker.samples.contract import Contract, keep_contract
+from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
+from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings, WorkerSettings
 from server_worker.storage import Storage
-from server_worker.train import TrainWorker, network_config, train_plan
-from server_worker.trainer import Trainer
-from server_worker.version_follower import VersionFollower
+from server_worker.training.trainer import Trainer
+from server_worker.training.worker import TrainWorker, network_config, train_plan
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from monitoring import logs
 from server_worker.errors import StorageUnusable
 from server_worker.options import options_of
-from server_worker.sample_store import SampleStore
+from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings
 from server_worker.storage import Storage
 

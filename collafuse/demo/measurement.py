@@ -28,7 +28,7 @@ from evaluation.disclosure import Disclosure, disclosure
 from evaluation.results import Accounting
 from evaluation.spread import Spread, spread_of_histogram
 from monitoring.metrics import BrokerMetrics
-from server_worker.sample_store import SampleStore
+from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 
 QUIET_SECONDS = 1.0

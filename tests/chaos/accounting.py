@@ -9,7 +9,7 @@ import pika
 from rich.table import Table
 
 from broker.topology import QUEUE_DEAD
-from server_worker.sample_store import SAMPLES_FOLDER, SampleStore
+from server_worker.samples.store import SAMPLES_FOLDER, SampleStore
 from tests.chaos.federation import Device, Federation
 
 TOLERANCE = 1e-3

@@ -21,8 +21,8 @@ from broker.management import Management
 from broker.node.local_node import LocalNode, NodeInfo
 from broker.topology import FEDERATION, QUEUE_SAMPLES, declare
 from monitoring.metrics import BrokerMetrics, TrainMetrics
-from server_worker.ingest import RECEIPTS_IN_FLIGHT, Ingest
-from server_worker.sample_store import SampleStore
+from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
+from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 from tests.conftest import wait_until
 from tests.link import Link

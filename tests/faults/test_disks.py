@@ -16,7 +16,7 @@ from broker.codec import digest, encode
 from broker.node.local_node import NodeInfo
 from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_UP, QUEUE_SAMPLES
-from server_worker.sample_store import SampleStore
+from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 from tests.faults.conftest import Connect, SmallDisk, wait_for_event
 from tests.server_worker.backbones import SCHEDULE, SHAPE, sample_batch

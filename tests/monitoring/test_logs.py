@@ -31,7 +31,7 @@ def test_a_line_carries_process_level_time_logger_and_the_ids_in_force(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     logs.configure("denoise", json=True)
-    log = structlog.get_logger("server_worker.engine")
+    log = structlog.get_logger("server_worker.denoising.engine")
     with structlog.contextvars.bound_contextvars(request_id="4f1a", batch_id="77"):
         log.info("request_finished", samples=np.int64(4), seconds=np.float32(0.5))
     log.info("idle")
@@ -39,7 +39,7 @@ def test_a_line_carries_process_level_time_logger_and_the_ids_in_force(
     assert inside["event"] == "request_finished"
     assert inside["process"] == "denoise"
     assert inside["level"] == "info"
-    assert inside["logger"] == "server_worker.engine"
+    assert inside["logger"] == "server_worker.denoising.engine"
     assert inside["timestamp"].endswith("Z")
     assert (inside["request_id"], inside["batch_id"]) == ("4f1a", "77")
     assert (inside["samples"], inside["seconds"]) == (4, 0.5)

@@ -7,7 +7,7 @@ from broker.messages import SamplesV1
 from diffusion.network import UNet, UNetConfig
 from diffusion.schedule import NoiseSchedule
 from server_worker import versions
-from server_worker.contract import Contract
+from server_worker.samples.contract import Contract
 from server_worker.storage import Storage
 from server_worker.versions import Backbone, Manifest
 

@@ -10,7 +10,7 @@ from broker.errors import ConfigError
 from monitoring.errors import CollafuseError, MonitoringError
 from server_worker.cli import app
 from server_worker.errors import StorageUnusable
-from server_worker.sample_store import SampleStore
+from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings
 from server_worker.storage import Storage
 from tests.server_worker.backbones import sample_batch

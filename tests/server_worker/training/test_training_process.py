@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from broker.messages import ReceiptV1, RoundV1
-from server_worker import checkpoints, versions
-from server_worker.sample_store import SampleStore
+from server_worker import versions
+from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
+from server_worker.training import checkpoints
 from tests.conftest import wait_until
 from tests.server_worker.backbones import CLASSES, SCHEDULE, SHAPE, T, sample_batch
 from tests.server_worker.conftest import Worker

@@ -14,7 +14,7 @@ import structlog
 
 from broker.messages import SamplesV1
 from server_worker.errors import Damaged, StorageFull
-from server_worker.sample_file import (
+from server_worker.samples.file import (
     FIRST_READ_BYTES,
     NO_LABEL,
     StoredBatch,

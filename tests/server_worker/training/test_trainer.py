@@ -9,11 +9,11 @@ from torch import Tensor
 
 from broker.codec import digest, encode
 from diffusion.schedule import NoiseSchedule
-from server_worker import checkpoints
 from server_worker.errors import ContractMismatch
-from server_worker.sample_store import SampleBatch, SampleStore
+from server_worker.samples.store import SampleBatch, SampleStore
 from server_worker.storage import Storage
-from server_worker.trainer import Trainer, TrainPlan
+from server_worker.training import checkpoints
+from server_worker.training.trainer import Trainer, TrainPlan
 from tests.server_worker.backbones import CPU, SCHEDULE, SHAPE, UNET, T, sample_batch
 
 PLAN = TrainPlan(lr=2e-3, weight_decay=0.0, warmup_steps=5, gradient_norm=1.0, ema_decay=0.99, seed=3)

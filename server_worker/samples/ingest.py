@@ -20,9 +20,9 @@ from broker.names import user_name
 from broker.publisher import Publisher, outgoing
 from broker.topology import EXCHANGE_DOWN, device_key
 from monitoring.metrics import TrainMetrics
-from server_worker.contract import Contract, check_samples
 from server_worker.errors import StorageFull
-from server_worker.sample_store import SampleStore
+from server_worker.samples.contract import Contract, check_samples
+from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 
 log = structlog.get_logger(__name__)

@@ -1,7 +1,7 @@
 import numpy as np
 
 from broker.messages import DenoiseV1
-from server_worker.answer import Answer, Timing
+from server_worker.denoising.answer import Answer, Timing
 from tests.server_worker.backbones import SCHEDULE, SHAPE, T
 
 TIMING = Timing(0.01, 0.5)

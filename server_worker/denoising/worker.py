@@ -20,13 +20,13 @@ from broker.publisher import outgoing
 from broker.topology import EXCHANGE_DOWN, device_key
 from diffusion.errors import PlanError
 from monitoring.metrics import DenoiseMetrics
-from server_worker.answer import Answer
-from server_worker.engine import Engine, prepare
+from server_worker.denoising.answer import Answer
+from server_worker.denoising.engine import Engine, prepare
+from server_worker.denoising.in_hand import InHand
+from server_worker.denoising.replies import Outcome, Replies
+from server_worker.denoising.scheduler import Group, Job, Scheduler
+from server_worker.denoising.version_follower import VersionFollower
 from server_worker.errors import CannotServe
-from server_worker.in_hand import InHand
-from server_worker.replies import Outcome, Replies
-from server_worker.scheduler import Group, Job, Scheduler
-from server_worker.version_follower import VersionFollower
 from server_worker.versions import Backbone
 
 log = structlog.get_logger(__name__)

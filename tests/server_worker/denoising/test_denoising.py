@@ -13,19 +13,19 @@ from broker.messages import DenoiseV1, FailedV1, LatentsV1
 from broker.settings import BrokerSettings
 from broker.topology import DELIVERY_LIMIT, QUEUE_DENOISE, QUEUE_PREFETCH
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics
-from server_worker.denoise import DenoiseWorker
-from server_worker.engine import Engine
-from server_worker.replies import WINDOW, Replies
-from server_worker.scheduler import Limits, Scheduler
+from server_worker.denoising.engine import Engine
+from server_worker.denoising.replies import WINDOW, Replies
+from server_worker.denoising.scheduler import Limits, Scheduler
+from server_worker.denoising.version_follower import VersionFollower
+from server_worker.denoising.worker import DenoiseWorker
 from server_worker.storage import Storage
-from server_worker.version_follower import VersionFollower
 from server_worker.versions import Backbone
 from tests.conftest import wait_until
 from tests.link import Link
 from tests.server_worker.backbones import CPU, SCHEDULE, SHAPE, T, publish_backbone
 from tests.server_worker.conftest import Worker
+from tests.server_worker.denoising.test_engine import reference
 from tests.server_worker.devices import Device, new_request_id
-from tests.server_worker.test_engine import reference
 
 LONG_PLAN = tuple(range(T, 19, -1))
 

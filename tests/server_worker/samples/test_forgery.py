@@ -14,8 +14,8 @@ from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from broker.topology import EXCHANGE_UP, up_key
 from server_worker.versions import Backbone
+from tests.server_worker.denoising.test_denoising import Running, backbone, request, running, storage
 from tests.server_worker.devices import Device, connect
-from tests.server_worker.test_denoising import Running, backbone, request, running, storage
 
 __all__ = ["backbone", "running", "storage"]  # fixtures
 

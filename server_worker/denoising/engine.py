@@ -22,8 +22,8 @@ from broker.messages import DenoiseV1
 from diffusion.noise import initial_noise, sampling_noise
 from diffusion.plan import check_plan
 from diffusion.steps import StepCoefficients, advance, coefficients, predict_x0
+from server_worker.denoising.scheduler import Group
 from server_worker.errors import CannotServe
-from server_worker.scheduler import Group
 from server_worker.versions import Backbone
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}

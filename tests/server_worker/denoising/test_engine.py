@@ -9,9 +9,9 @@ import torch
 from broker.messages import DenoiseV1
 from diffusion import sampling
 from diffusion.noise import initial_noise
-from server_worker.engine import Engine, prepare
+from server_worker.denoising.engine import Engine, prepare
+from server_worker.denoising.scheduler import INTERACTIVE, Job, Limits, Scheduler
 from server_worker.errors import CannotServe
-from server_worker.scheduler import INTERACTIVE, Job, Limits, Scheduler
 from server_worker.storage import Storage
 from server_worker.versions import Backbone
 from tests.server_worker.backbones import CPU, SCHEDULE, SHAPE, T, publish_backbone

@@ -8,7 +8,7 @@ import pytest
 from broker.codec import digest, encode
 from broker.messages import SamplesV1
 from server_worker.errors import Damaged
-from server_worker.sample_store import SampleStore
+from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 from tests.server_worker.backbones import SCHEDULE, SHAPE, sample_batch
 

@@ -13,14 +13,15 @@ from broker.publisher import Publisher, outgoing
 from broker.topology import ALL_KEY, EXCHANGE_DOWN
 from diffusion.network import UNetConfig
 from monitoring.metrics import TrainMetrics
-from server_worker import checkpoints, versions
-from server_worker.contract import Contract
+from server_worker import versions
 from server_worker.errors import Damaged, StorageFull
-from server_worker.ingest import Ingest
-from server_worker.sample_store import SampleStore
+from server_worker.samples.contract import Contract
+from server_worker.samples.ingest import Ingest
+from server_worker.samples.store import SampleStore
 from server_worker.settings import TrainSettings
 from server_worker.storage import Storage
-from server_worker.trainer import StepReport, Trainer, TrainPlan
+from server_worker.training import checkpoints
+from server_worker.training.trainer import StepReport, Trainer, TrainPlan
 from server_worker.versions import Manifest
 
 log = structlog.get_logger(__name__)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from broker.delivery import Delivery
 from broker.messages import DenoiseV1
-from server_worker.answer import Answer, Timing
+from server_worker.denoising.answer import Answer, Timing
 
 
 @dataclass(eq=False)

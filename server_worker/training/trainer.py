@@ -13,10 +13,10 @@ from diffusion.network import EMA, UNet, UNetConfig
 from diffusion.objective import pairs_loss, released_loss
 from diffusion.schedule import NoiseSchedule
 from monitoring.metrics import NOISE_LEVELS
-from server_worker.checkpoints import Checkpoint
 from server_worker.errors import ContractMismatch, Damaged
-from server_worker.sample_file import NO_LABEL
-from server_worker.sample_store import SampleBatch
+from server_worker.samples.file import NO_LABEL
+from server_worker.samples.store import SampleBatch
+from server_worker.training.checkpoints import Checkpoint
 
 _MODEL, _EMA, _OPTIMISER, _GENERATOR = "model.", "ema.", "optimiser.", "generator"
 

@@ -17,9 +17,9 @@ from broker.settings import BrokerSettings
 from broker.topology import QUEUE_DEAD, QUEUE_SAMPLES
 from diffusion.schedule import NoiseSchedule
 from monitoring.metrics import BrokerMetrics, TrainMetrics
-from server_worker.contract import Contract
-from server_worker.ingest import RECEIPTS_IN_FLIGHT, Ingest
-from server_worker.sample_store import SampleStore
+from server_worker.samples.contract import Contract
+from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
+from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 from tests.conftest import wait_until
 from tests.server_worker.backbones import CONTRACT, T, sample_batch

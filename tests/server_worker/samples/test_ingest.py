@@ -13,8 +13,8 @@ from broker.messages import DenoiseV1, ReceiptV1, SamplesV1
 from broker.settings import BrokerSettings
 from broker.topology import DELIVERY_LIMIT, QUEUE_SAMPLES
 from monitoring.metrics import TrainMetrics
-from server_worker.ingest import RECEIPTS_IN_FLIGHT, Ingest
-from server_worker.sample_store import SampleStore
+from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
+from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 from tests.conftest import wait_until
 from tests.server_worker.backbones import CONTRACT, SCHEDULE, SHAPE, T, sample_batch

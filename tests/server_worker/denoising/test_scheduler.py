@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server_worker.scheduler import INTERACTIVE, PREFETCH, Group, Job, Limits, Scheduler
+from server_worker.denoising.scheduler import INTERACTIVE, PREFETCH, Group, Job, Limits, Scheduler
 
 
 def job(key: str, samples: int, evaluations: int = 2, client: str = "a", priority: str = INTERACTIVE) -> Job:
