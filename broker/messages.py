@@ -256,12 +256,14 @@ class DenoiseV1(Message):
 
 
 class LatentsV1(Message):
-    """Part of the answer to a request: samples at t_stop.
+    """Part of the answer to a request: samples at t_stop, sent as soon as they are done.
+
+    Workers may cut one answer differently; an answer is whole when every sample is there.
 
     Attributes:
         request_id: of the request.
-        part: which part this is, from 0.
-        parts: how many parts the answer has.
+        part: number of this part in the order of sending, from 0.
+        parts: the answer has at most so many parts.
         first: index, within the request, of this part's first sample.
         x: (k, C, H, W) float16 or float32.
         t_stop: the step the samples are at.

@@ -61,8 +61,11 @@ def mismatch(message: LatentsV1, question: Asked) -> str | None:
 def store(transaction: sqlite3.Connection, message: LatentsV1, question: Asked) -> Verdict:
     """Keep one part; says whether the job it belongs to has everything now."""
     transaction.execute(
-        "INSERT OR IGNORE INTO latents (request_id, first, samples, parts, dtype, backbone_version, x)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO latents (request_id, first, samples, parts, dtype, backbone_version, x)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)"
+        # Another worker may have cut the answer otherwise: of two parts that begin alike the longer holds the other.
+        " ON CONFLICT (request_id, first) DO UPDATE SET samples = excluded.samples, dtype = excluded.dtype,"
+        " backbone_version = excluded.backbone_version, x = excluded.x WHERE excluded.samples > latents.samples",
         (
             message.request_id,
             message.first,

@@ -13,7 +13,8 @@ from broker.settings import BrokerSettings
 from edge_agent.agent import Agent, assemble
 from edge_agent.settings import EdgeSettings
 from edge_agent.state import agent_lock, open_state
-from monitoring.metrics import BrokerMetrics, EdgeMetrics, serve
+from monitoring.endpoints import serve
+from monitoring.metrics import BrokerMetrics, EdgeMetrics
 
 log = structlog.get_logger(__name__)
 

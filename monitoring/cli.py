@@ -18,8 +18,8 @@ from broker.management import Management
 from broker.node.local_node import find
 from monitoring import logs
 from monitoring.catalogue import as_markdown, catalogue
+from monitoring.endpoints import serve
 from monitoring.exporter import BrokerCollector
-from monitoring.metrics import serve
 from monitoring.settings import MonitorSettings
 
 MANAGEMENT_TIMEOUT_SECONDS = 5.0

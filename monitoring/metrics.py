@@ -1,18 +1,11 @@
-"""What each process measures, and the small HTTP server that shows it to Prometheus.
+"""What each process measures.
 
 Every class takes the registry that its metrics are to live in, so that tests and several agents in one
 process do not share counters. Names are in base units (seconds, bytes); no metric has a client or device as
 a label.
 """
 
-import threading
-from dataclasses import dataclass
-from pathlib import Path
-from wsgiref.simple_server import WSGIServer
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-
-from monitoring.errors import MonitoringError
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 STEP_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 CONFIRM_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -132,6 +125,12 @@ class DenoiseMetrics:
             buckets=STEP_BUCKETS_SECONDS,
             registry=registry,
         )
+        self.denoise_idle_seconds = Histogram(
+            "collafuse_denoise_idle_seconds",
+            "Between two consecutive steps: choosing samples, sending answers, taking requests.",
+            buckets=STEP_BUCKETS_SECONDS,
+            registry=registry,
+        )
         self.denoise_batch_samples = Histogram(
             "collafuse_denoise_batch_samples",
             "Samples that shared one network call (occupancy).",
@@ -151,10 +150,10 @@ class DenoiseMetrics:
             registry=registry,
         )
         self.samples_running = Gauge(
-            "collafuse_samples_running", "Samples in the denoising batch now.", registry=registry
+            "collafuse_samples_running", "Samples begun and not done.", registry=registry
         )
         self.requests_waiting = Gauge(
-            "collafuse_requests_waiting", "Requests taken and not yet in the batch.", registry=registry
+            "collafuse_requests_waiting", "Requests taken and not begun.", registry=registry
         )
         self.backbone_version = Gauge(
             "collafuse_backbone_version", "Number of the newest backbone version here.", registry=registry
@@ -200,56 +199,3 @@ class EdgeMetrics:
         self.head_info = Gauge(
             "collafuse_head_info", "1 for the provider that runs the head.", ["provider"], registry=registry
         )
-
-
-@dataclass(frozen=True, eq=False)
-class MetricsServer:
-    """A running /metrics endpoint; `port` is the real one when 0 was asked for."""
-
-    port: int
-    address: str
-    _server: WSGIServer
-    _thread: threading.Thread
-
-    def close(self) -> None:
-        """Stop answering and free the port."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-def serve(
-    registry: CollectorRegistry, port: int, address: str = "127.0.0.1", port_file: Path | None = None
-) -> MetricsServer:
-    """Answer GET /metrics with the registry's state, in a daemon thread.
-
-    Args:
-        registry: what to show.
-        port: 0 for any free one, else 1..65535.
-        address: the interface; keep the loopback default unless Prometheus runs elsewhere.
-        port_file: where to write the real port, as digits and a newline, for whoever asked for any free one.
-
-    Raises:
-        MonitoringError: the port is held by another process, the address is not of this machine, or the file cannot be written.
-    """
-    try:
-        server, thread = start_http_server(port, addr=address, registry=registry)
-    except (OSError, OverflowError) as error:
-        raise MonitoringError(
-            f"cannot serve metrics on {address}:{port} ({error}): choose another port, or 0 for any free one"
-        ) from error
-    serving = MetricsServer(int(server.server_port), address, server, thread)
-    if port_file is not None:
-        _write_port(serving, port_file)
-    return serving
-
-
-def _write_port(serving: MetricsServer, path: Path) -> None:
-    """Whole or not at all, so that whoever waits for the file can read it at once."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        draft.write_text(f"{serving.port}\n")
-        draft.replace(path)
-    except OSError as error:
-        serving.close()
-        raise MonitoringError(f"cannot write the metrics port to {path}: {error.strerror}") from error

@@ -1,20 +1,28 @@
 """Builds the parts of a worker process from its settings, and runs it; the only caller is the room's `cli.py`."""
 
 import threading
+from contextlib import closing
 
 import structlog
+import torch
 from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
 from broker.consumer import Consumer
 from broker.topology import QUEUE_DENOISE, QUEUE_PREFETCH, QUEUE_SAMPLES
 from diffusion.schedule import NoiseSchedule
-from monitoring.metrics import BrokerMetrics, DenoiseMetrics, MetricsServer, TrainMetrics, serve
+from monitoring.endpoints import Endpoints, Probe, nothing_wrong, serve
+from monitoring.metrics import BrokerMetrics, DenoiseMetrics, TrainMetrics
 from server_worker.compute import choose_device
+from server_worker.denoising.desk import RequestDesk
 from server_worker.denoising.engine import Engine
 from server_worker.denoising.replies import WINDOW, WINDOW_BYTES, Replies
+from server_worker.denoising.runner import Execution
 from server_worker.denoising.scheduler import Limits, Scheduler
+from server_worker.denoising.step_cost import batch_sizes
 from server_worker.denoising.version_follower import VersionFollower
+from server_worker.denoising.warm_up import LARGEST_BATCH
+from server_worker.denoising.watchdog import Watchdog
 from server_worker.denoising.worker import DenoiseWorker
 from server_worker.samples.contract import Contract, keep_contract
 from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
@@ -79,37 +87,66 @@ def run_denoise(settings: DenoiseSettings, stop: threading.Event) -> None:
     device = choose_device(settings.device, settings.threads)
     registry = CollectorRegistry()
     metrics = DenoiseMetrics(registry)
-    server = _serve(registry, settings)
-    try:
-        with Connection(settings.broker(), name="denoise", metrics=BrokerMetrics(registry)) as connection:
-            replies = Replies(connection.publisher(window=WINDOW, window_bytes=WINDOW_BYTES))
+    watchdog = Watchdog(settings.step_limit_seconds)
+    with Connection(settings.broker(), name="denoise", metrics=BrokerMetrics(registry)) as connection:
+        worker = _denoise_worker(settings, connection, device, metrics, watchdog)
+
+        def not_live() -> str | None:
+            late = watchdog.silent_seconds > settings.step_limit_seconds
+            return "the loop does not turn: a step is stuck" if late else None
+
+        def not_ready() -> str | None:
+            return worker.not_ready() if connection.connected else "no connection to the broker"
+
+        with closing(_serve(registry, settings, live=not_live, ready=not_ready)):
             connection.wait_connected(settings.connect_timeout_seconds)
-
-            def consumers() -> tuple[Consumer, Consumer]:
-                in_hand = settings.requests_in_hand
-                return connection.consumer(QUEUE_DENOISE, in_hand), connection.consumer(
-                    QUEUE_PREFETCH, in_hand
-                )
-
-            worker = DenoiseWorker(
-                versions=VersionFollower(
-                    Storage(settings.storage), device, poll_seconds=settings.poll_seconds, metrics=metrics
-                ),
-                consumers=consumers,
-                scheduler=Scheduler(Limits(settings.max_batch, settings.prefetch_share)),
-                engine=Engine(device, settings.precision),
-                replies=replies,
-                metrics=metrics,
-                part_bytes=settings.part_bytes,
-                drain_seconds=settings.drain_seconds,
-            )
             worker.run(stop)
-    finally:
-        server.close()
 
 
-def _serve(registry: CollectorRegistry, settings: WorkerSettings) -> MetricsServer:
-    """Answer /metrics, and say on which port."""
-    server = serve(registry, settings.metrics_port, settings.metrics_address, settings.metrics_port_file)
+def _denoise_worker(
+    settings: DenoiseSettings,
+    connection: Connection,
+    device: torch.device,
+    metrics: DenoiseMetrics,
+    watchdog: Watchdog,
+) -> DenoiseWorker:
+    largest = settings.max_batch or LARGEST_BATCH[device.type]
+
+    def consumers() -> tuple[Consumer, Consumer]:
+        in_hand = settings.requests_in_hand
+        return connection.consumer(QUEUE_DENOISE, in_hand), connection.consumer(QUEUE_PREFETCH, in_hand)
+
+    scheduler = Scheduler(Limits(largest, settings.prefetch_share, settings.interactive_slowdown))
+    engine = Engine(Execution(device, settings.precision, batch_sizes(largest) if settings.compile else ()))
+    replies = Replies(connection.publisher(window=WINDOW, window_bytes=WINDOW_BYTES))
+    return DenoiseWorker(
+        versions=VersionFollower(Storage(settings.storage), device, poll_seconds=settings.poll_seconds),
+        consumers=consumers,
+        scheduler=scheduler,
+        engine=engine,
+        desk=RequestDesk(scheduler, engine, replies, metrics, settings.part_bytes),
+        metrics=metrics,
+        watchdog=watchdog,
+        max_batch=settings.max_batch,
+        drain_seconds=settings.drain_seconds,
+    )
+
+
+def _serve(
+    registry: CollectorRegistry,
+    settings: WorkerSettings,
+    *,
+    live: Probe = nothing_wrong,
+    ready: Probe = nothing_wrong,
+) -> Endpoints:
+    """Answer /metrics and the probes, and say on which port."""
+    server = serve(
+        registry,
+        settings.metrics_port,
+        settings.metrics_address,
+        settings.metrics_port_file,
+        live=live,
+        ready=ready,
+    )
     log.info("metrics_listening", address=server.address, port=server.port)
     return server

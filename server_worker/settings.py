@@ -111,15 +111,35 @@ class DenoiseSettings(WorkerSettings):
 
     model_config = SettingsConfigDict(env_prefix="COLLAFUSE_DENOISE_")
 
-    max_batch: int = Field(default=64, ge=1, le=65_536, description="samples in one network call, at most")
+    max_batch: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="samples in one network call, at most; if not given, what the warm-up finds best",
+    )
     prefetch_share: float = Field(
-        default=0.125, ge=0, le=1, description="part of the batch kept for prefetch while it waits"
+        default=0.125, ge=0, lt=1, description="part of the work that is prefetch's while any waits"
+    )
+    interactive_slowdown: float = Field(
+        default=1.5,
+        ge=1,
+        le=100,
+        description="prefetch may make a step with interactive samples so many times slower",
     )
     requests_in_hand: int = Field(
         default=32, ge=1, le=4096, description="requests taken from each queue at a time"
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="of the network's arithmetic"
+    )
+    compile: bool = Field(
+        default=False,
+        description="compile the network for a few batch sizes; on a GPU, with CUDA graphs. Slower to start",
+    )
+    step_limit_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="a step that takes longer is stuck: the process exits with code 70",
     )
     part_bytes: int = Field(default=2**20, ge=1024, le=4 * 2**20, description="largest part of an answer")
     poll_seconds: float = Field(default=1.0, gt=0, description="seconds between looks for a new version")

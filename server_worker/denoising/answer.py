@@ -1,6 +1,7 @@
-"""The answer to one request: samples come in as they are done, parts go out as they are complete."""
+"""The answer to one request: samples go out as soon as they are done, in messages of bounded size."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +22,10 @@ class Timing:
 
 
 class Answer:
-    """Collects the samples of a request and cuts them into parts of bounded size.
+    """What of a request's samples has been sent.
 
-    The cut depends on the request alone, so two workers that answer the same request send the same parts.
+    Which samples share a part depends on the company that the request had, so two workers may cut the same answer differently.
+    A part says which samples it holds, and a sample is the same in all of them: the device needs every sample, not every part.
     """
 
     def __init__(self, request: DenoiseV1, backbone_version: int, part_bytes: int) -> None:
@@ -31,47 +33,32 @@ class Answer:
         self._version = backbone_version
         sample_bytes = math.prod(request.shape) * np.dtype(request.dtype).itemsize
         self._per_part = max(1, (part_bytes - ENVELOPE_BYTES) // sample_bytes)
-        self._samples = np.zeros((request.n, *request.shape), np.dtype(request.dtype))
-        self._there = np.zeros(request.n, np.bool_)
-        self._taken: set[int] = set()
-
-    @property
-    def parts(self) -> int:
-        """How many parts the answer has."""
-        return -(-self._request.n // self._per_part)
+        self._parts = 0
+        self._samples = 0
 
     @property
     def complete(self) -> bool:
-        """Whether every part was taken."""
-        return len(self._taken) == self.parts
+        """Whether every sample has been sent."""
+        return self._samples == self._request.n
 
-    def put(self, first: int, samples: npt.NDArray[np.float32]) -> None:
+    def parts(self, first: int, samples: npt.NDArray[np.float32], timing: Timing) -> Iterator[LatentsV1]:
         """Samples first..first+k-1 are done: (k, C, H, W) float32, narrowed here to what was asked for."""
-        limit = np.finfo(self._samples.dtype).max
-        self._samples[first : first + len(samples)] = np.clip(samples, -limit, limit)
-        self._there[first : first + len(samples)] = True
+        dtype = np.dtype(self._request.dtype)
+        limit = np.finfo(dtype).max
+        narrowed = np.clip(samples, -limit, limit).astype(dtype)
+        self._samples += len(samples)
+        for start in range(0, len(samples), self._per_part):
+            yield self._message(first + start, narrowed[start : start + self._per_part], timing)
+            self._parts += 1
 
-    def take(self, timing: Timing) -> list[LatentsV1]:
-        """The parts that have become complete since the last call."""
-        ready = [
-            part
-            for part in range(self.parts)
-            if part not in self._taken and self._there[self._rows(part)].all()
-        ]
-        self._taken.update(ready)
-        return [self._message(part, timing) for part in ready]
-
-    def _rows(self, part: int) -> slice:
-        return slice(part * self._per_part, (part + 1) * self._per_part)
-
-    def _message(self, part: int, timing: Timing) -> LatentsV1:
+    def _message(self, first: int, x: npt.NDArray[np.floating], timing: Timing) -> LatentsV1:
         request = self._request
         return LatentsV1(
             request_id=request.request_id,
-            part=part,
-            parts=self.parts,
-            first=part * self._per_part,
-            x=self._samples[self._rows(part)],
+            part=self._parts,
+            parts=request.n,
+            first=first,
+            x=x,
             t_stop=request.t_stop,
             schedule_id=request.schedule_id,
             backbone_version=self._version,

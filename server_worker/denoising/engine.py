@@ -1,7 +1,7 @@
 """The server's half of the chain, one network call per step for samples of many requests.
 
 Knows no broker and no clock: it is given groups of samples by the scheduler and moves each of them one step along its own plan,
-with its own coefficients, labels, clipping and noise.
+with its own factors, labels, clipping and noise.
 
 A sample's noise does not depend on the batch it is in. The network's float32 rounding does, by some 1e-7, since kernels are
 chosen by the batch's size; a step divides that by √ᾱ_t. So the same request agrees to 1e-5 in any company where √ᾱ_T is not
@@ -9,217 +9,200 @@ much below 1e-2, and a pixel that no clipping bounds may differ by more on chain
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from broker.messages import DenoiseV1
+from diffusion.arrays import Float32, Int64
 from diffusion.noise import initial_noise, sampling_noise
-from diffusion.plan import check_plan
-from diffusion.steps import StepCoefficients, advance, coefficients, predict_x0
+from server_worker.denoising.arena import Arena
+from server_worker.denoising.chain import K_P, K_Z, Chain
+from server_worker.denoising.runner import Execution, Runner
 from server_worker.denoising.scheduler import Group
-from server_worker.errors import CannotServe
 from server_worker.versions import Backbone
-
-_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True, eq=False)
-class Chain:
-    """A request made ready: its network, and the factors of every step of its plan (one entry per evaluation)."""
-
-    request: DenoiseV1
-    backbone: Backbone
-    factors: StepCoefficients
 
 
 @dataclass(eq=False)
-class _State:
-    """Where the samples of one group are: x (k, C, H, W) and the prediction before, both on the device."""
+class _Held:
+    """A request in the engine. rows: (n,) int64, where each of its samples lies in the arena; -1 before and after."""
 
-    x: Tensor
-    x0: Tensor | None = None
+    chain: Chain
+    rows: Int64 = field(init=False)
 
+    def __post_init__(self) -> None:
+        self.rows = np.full(self.chain.request.n, -1, np.int64)
 
-def prepare(request: DenoiseV1, backbone: Backbone) -> Chain:
-    """Check a request against a backbone and work out its coefficients.
-
-    Raises CannotServe, naming what was asked and what there is.
-    """
-    manifest, schedule = backbone.manifest, backbone.schedule
-    if request.schedule_id != schedule.schedule_id:
-        raise CannotServe(
-            "schedule_mismatch",
-            f"the request is for schedule {request.schedule_id}, this backbone is for {schedule.schedule_id}",
-        )
-    if request.shape != manifest.shape:
-        raise CannotServe(
-            "shape_mismatch", f"samples of {request.shape} asked for, this backbone makes {manifest.shape}"
-        )
-    if request.t_stop < manifest.t_cut_min:
-        raise CannotServe(
-            "below_trained_cut",
-            f"asked to stop at t={request.t_stop}, backbone version {manifest.number} was trained from {manifest.t_cut_min} up",
-        )
-    if request.plan[0] != schedule.T:
-        raise CannotServe(
-            "bad_plan", f"the plan starts at {request.plan[0]}, the chain starts at {schedule.T}"
-        )
-    check_plan(request.plan, schedule.T)
-    _check_labels(request, manifest.num_classes)
-    t, s = np.array(list(pairwise(request.plan)), np.int64).T
-    factors = coefficients(
-        schedule, request.sampler, t, s, eta=request.eta, t_prev=np.concatenate(([-1], t[:-1]))
-    )
-    return Chain(request, backbone, factors)
-
-
-def _check_labels(request: DenoiseV1, num_classes: int | None) -> None:
-    if request.labels is None:
-        return
-    if num_classes is None:
-        raise CannotServe("unexpected_labels", "labels asked for, this backbone was trained without any")
-    if int(request.labels.max()) >= num_classes:
-        raise CannotServe(
-            "label_out_of_range",
-            f"label {int(request.labels.max())} asked for, there are 0 to {num_classes - 1}",
-        )
+    def part(self, group: Group) -> Int64:
+        return self.rows[group.first : group.first + group.count]
 
 
 class Engine:
-    """Holds the samples that run, and steps them.
+    """Holds the samples that run, and steps them."""
 
-    device: where the networks are and the samples stay until they are done.
-    precision: "float32", or the type that the network's matrix products are cast to. The sampler's arithmetic is float32.
-    """
-
-    def __init__(self, device: torch.device, precision: str = "float32") -> None:
-        self._device = device
-        self._precision = precision
-        self._chains: dict[str, Chain] = {}
-        self._states: dict[tuple[str, int], _State] = {}
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self._held: dict[str, _Held] = {}
+        self._arenas: dict[tuple[int, int, int], Arena] = {}
+        self._runners: dict[int, Runner] = {}
+        self._spare: list[Runner] = []
+        self._current: int | None = None
 
     @property
     def versions_in_use(self) -> frozenset[int]:
         """The versions that requests in hand run on."""
-        return frozenset(chain.backbone.number for chain in self._chains.values())
+        return frozenset(held.chain.backbone.number for held in self._held.values())
+
+    @property
+    def versions_loaded(self) -> frozenset[int]:
+        """The versions whose weights are in memory to be run."""
+        return frozenset(self._runners)
+
+    def install(self, backbone: Backbone) -> Runner:
+        """Get ready to run a version, the one that new requests come for; what nobody runs any more is let go."""
+        self._current = backbone.number
+        runner = self._runners.get(backbone.number)
+        if runner is None:
+            runner = self._made(backbone)
+            self._runners[backbone.number] = runner
+        self._let_go()
+        return runner
 
     def accept(self, key: str, chain: Chain) -> None:
-        """Take a prepared request; its samples start when their groups are begun."""
-        self._chains[key] = chain
+        """Take a prepared request; its samples begin with the first step that has them."""
+        if chain.backbone.number not in self._runners:
+            self._runners[chain.backbone.number] = self._made(chain.backbone)
+        self._held[key] = _Held(chain)
 
-    def begin(self, group: Group) -> None:
-        """Give the samples of a group their initial noise, keyed by (seed, index within the request)."""
-        chain = self._chains[group.key]
-        indices = np.arange(group.first, group.first + group.count)
-        noise = initial_noise(chain.request.seed, indices, chain.backbone.schedule.T, chain.request.shape)
-        self._states[group.key, group.first] = _State(torch.from_numpy(noise).to(self._device))
+    def launch(self, groups: Sequence[Group]) -> int:
+        """Move every group one step; returns the number of network calls, one for each backbone version present.
 
-    @torch.inference_mode()
-    def step(self, groups: Sequence[Group]) -> int:
-        """Move every group one step; returns the number of network calls: one per backbone version present."""
+        On a GPU the step may still run when this returns: see `wait`.
+        """
         by_version: dict[int, list[Group]] = {}
         for group in groups:
-            by_version.setdefault(self._chains[group.key].backbone.number, []).append(group)
-        for members in by_version.values():
-            self._step_together(members)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # so that the time of a step is the time of a step
+            by_version.setdefault(self._held[group.key].chain.backbone.number, []).append(group)
+        for number, members in by_version.items():
+            self._step(self._runners[number], members)
         return len(by_version)
 
-    def finish(self, group: Group) -> npt.NDArray[np.float32]:
+    def wait(self) -> None:
+        """Wait for the step that was launched."""
+        if self.execution.asynchronous:
+            torch.cuda.synchronize(self.execution.device)
+
+    def finish(self, group: Group) -> Float32:
         """The samples of a group that is done, (k, C, H, W) float32; they leave the engine."""
-        samples: npt.NDArray[np.float32] = self._states.pop((group.key, group.first)).x.float().cpu().numpy()
+        held = self._held[group.key]
+        rows = held.part(group)
+        arena = self._arena(held.chain)
+        samples = arena.read(rows)
+        arena.free(rows)
+        rows[:] = -1
         return samples
 
     def forget(self, key: str) -> None:
         """Drop a request and whatever of it still runs."""
-        self._chains.pop(key, None)
-        for state in [state for state in self._states if state[0] == key]:
-            del self._states[state]
+        held = self._held.pop(key, None)
+        if held is None:
+            return
+        self._arena(held.chain).free(held.rows[held.rows >= 0])
+        self._let_go()
 
-    def _step_together(self, groups: list[Group]) -> None:
-        chains = [self._chains[group.key] for group in groups]
-        states = [self._states[group.key, group.first] for group in groups]
-        counts = [group.count for group in groups]
-        backbone = chains[0].backbone
-        x = torch.cat([state.x for state in states])
-        t = np.repeat(
-            [chain.request.plan[group.done] for chain, group in zip(chains, groups, strict=True)], counts
+    def _made(self, backbone: Backbone) -> Runner:
+        fitting = next((runner for runner in self._spare if runner.fits(backbone)), None)
+        if fitting is None:
+            return Runner(backbone, self.execution)
+        self._spare.remove(fitting)
+        fitting.load(backbone)
+        return fitting
+
+    def _let_go(self) -> None:
+        """Drop versions that nobody runs. Compiled ones are kept, one of each network, for the next version's weights."""
+        for number in self._runners.keys() - self.versions_in_use - {self._current}:
+            runner = self._runners.pop(number)
+            if self.execution.sizes and not any(spare.fits(runner.backbone) for spare in self._spare):
+                self._spare.append(runner)
+
+    def _arena(self, chain: Chain) -> Arena:
+        shape = chain.request.shape
+        if shape not in self._arenas:
+            self._arenas[shape] = Arena(shape, self.execution.device)
+        return self._arenas[shape]
+
+    def _begin(self, arena: Arena, held: _Held, group: Group) -> None:
+        """Give samples their initial noise, keyed by (seed, index within the request)."""
+        chain = held.chain
+        indices = np.arange(group.first, group.first + group.count)
+        noise = initial_noise(chain.request.seed, indices, chain.backbone.schedule.T, chain.request.shape)
+        held.rows[group.first : group.first + group.count] = arena.put(noise)
+
+    @torch.inference_mode()
+    def _step(self, runner: Runner, groups: list[Group]) -> None:
+        held = [self._held[group.key] for group in groups]
+        arena = self._arena(held[0].chain)
+        for each, group in zip(held, groups, strict=True):
+            if group.done == 0:
+                self._begin(arena, each, group)
+        batch = _collect(held, groups)
+        second_order = any(each.chain.second_order for each in held)
+        rows, t, label = self._on_device(batch.integers)
+        x, x0 = runner.step(
+            arena.x.index_select(0, rows),
+            t,
+            label if held[0].chain.labels is not None else None,
+            torch.from_numpy(batch.factors).to(self.execution.device, non_blocking=True),
+            x0_prev=arena.x0.index_select(0, rows) if batch.factors[:, K_P].any() else None,
+            noise=self._noise(held, groups, batch),
         )
-        factors = _gather_factors(chains, groups, counts)
-        eps = self._predict(backbone, x, t, _labels(chains, groups, backbone.manifest.num_classes))
-        x0 = predict_x0(backbone.schedule, x, eps, t, _clips(chains, counts))
-        before = None
-        if factors.x0_prev.any():
-            before = torch.cat(
-                [torch.zeros_like(state.x) if state.x0 is None else state.x0 for state in states]
-            )
-        x = advance(x, x0, before, self._noise(chains, groups, t, factors), factors)
-        for state, moved, predicted in zip(
-            states, torch.split(x, counts), torch.split(x0, counts), strict=True
-        ):
-            state.x, state.x0 = moved, predicted
+        arena.x.index_copy_(0, rows, x)
+        if second_order:
+            arena.x0.index_copy_(0, rows, x0)
 
-    def _predict(
-        self, backbone: Backbone, x: Tensor, t: npt.NDArray[np.int64], labels: npt.NDArray[np.int64] | None
-    ) -> Tensor:
-        label = None if labels is None else torch.from_numpy(labels).to(self._device)
-        with self._autocast():
-            predicted: Tensor = backbone.network(x, torch.from_numpy(t).to(self._device), label)
-        return predicted.float()
+    def _on_device(self, integers: Int64) -> tuple[Tensor, Tensor, Tensor]:
+        rows, t, label = torch.from_numpy(integers).to(self.execution.device, non_blocking=True).unbind(0)
+        return rows, t, label
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        dtype = _AUTOCAST.get(self._precision)
-        return nullcontext() if dtype is None else torch.autocast(self._device.type, dtype)
-
-    def _noise(
-        self, chains: list[Chain], groups: list[Group], t: npt.NDArray[np.int64], factors: StepCoefficients
-    ) -> Tensor | None:
+    def _noise(self, held: list[_Held], groups: list[Group], batch: "_Batch") -> Tensor | None:
         """The step's noise for the samples that use any, zeros for the others; None when none does."""
-        rows = np.flatnonzero(factors.noise)
-        if not len(rows):
+        using = np.flatnonzero(batch.factors[:, K_Z])
+        if not len(using):
             return None
-        counts = [group.count for group in groups]
-        seeds = np.repeat([chain.request.seed for chain in chains], counts)
+        seeds = np.repeat([each.chain.request.seed for each in held], batch.counts)
         samples = np.concatenate([np.arange(group.first, group.first + group.count) for group in groups])
-        shape = chains[0].request.shape
+        shape = held[0].chain.request.shape
+        t = batch.integers[1]
         noise = np.zeros((len(t), *shape), np.float32)
-        noise[rows] = sampling_noise(seeds[rows], samples[rows], t[rows], shape)
-        return torch.from_numpy(noise).to(self._device)
+        noise[using] = sampling_noise(seeds[using], samples[using], t[using], shape)
+        return torch.from_numpy(noise).to(self.execution.device, non_blocking=True)
 
 
-def _gather_factors(chains: list[Chain], groups: list[Group], counts: list[int]) -> StepCoefficients:
-    """The factors of this step for every sample of the batch, (B,) float64 each."""
-    steps = list(zip(chains, groups, strict=True))
-    return StepCoefficients(
-        x=np.repeat([chain.factors.x[group.done] for chain, group in steps], counts),
-        x0=np.repeat([chain.factors.x0[group.done] for chain, group in steps], counts),
-        x0_prev=np.repeat([chain.factors.x0_prev[group.done] for chain, group in steps], counts),
-        noise=np.repeat([chain.factors.noise[group.done] for chain, group in steps], counts),
-    )
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """What one network call needs to know of its samples.
+
+    counts: samples of each group.  integers: (3, B) int64: row in the arena, t, label.  factors: (B, FACTORS) float32.
+    """
+
+    counts: list[int]
+    integers: Int64
+    factors: Float32
 
 
-def _clips(chains: list[Chain], counts: list[int]) -> npt.NDArray[np.float64] | None:
-    bounds = [np.inf if chain.request.clip is None else chain.request.clip for chain in chains]
-    return None if all(np.isinf(bounds)) else np.repeat(np.asarray(bounds, np.float64), counts)
-
-
-def _labels(
-    chains: list[Chain], groups: list[Group], num_classes: int | None
-) -> npt.NDArray[np.int64] | None:
-    """(B,) int64 labels, `num_classes` where there is none; None for a network without labels."""
-    if num_classes is None:
-        return None
-    parts = [
-        np.full(group.count, num_classes, np.int64)
-        if chain.request.labels is None
-        else chain.request.labels[group.first : group.first + group.count].astype(np.int64)
-        for chain, group in zip(chains, groups, strict=True)
-    ]
-    return np.concatenate(parts)
+def _collect(held: list[_Held], groups: list[Group]) -> _Batch:
+    counts = [group.count for group in groups]
+    steps = list(zip(held, groups, strict=True))
+    integers: npt.NDArray[np.int64] = np.zeros((3, sum(counts)), np.int64)
+    np.concatenate([each.part(group) for each, group in steps], out=integers[0])
+    integers[1] = np.repeat([each.chain.t[group.done] for each, group in steps], counts)
+    if held[0].chain.labels is not None:
+        labels = [
+            each.chain.labels[group.first : group.first + group.count]
+            for each, group in steps
+            if each.chain.labels is not None
+        ]
+        np.concatenate(labels, out=integers[2])
+    factors = np.repeat([each.chain.factors[group.done] for each, group in steps], counts, axis=0)
+    return _Batch(counts, integers, factors)

@@ -1,19 +1,26 @@
 """Which samples share the next network call: continuous batching, as a pure policy.
 
-Samples of any request join the running batch at any step, whatever their plan, and leave it when their plan is done. Nothing here
-knows torch, the clock or the broker: time is passed in, decisions come out.
+Samples of any request take part in any call, whatever their plan and however far they are, and leave when their plan is done.
+A sample that has begun may sit out a call: its state waits in memory, which costs nothing. So nothing here is ever stuck
+behind what was let in before it: every call is shared out anew,
 
-Samples of one request that join together stay together, as a `Group`: they are at the same step of the same plan, so one integer
-says where all of them are, and the bookkeeping of a step is per group and not per sample.
+- between interactive samples and prefetch: interactive first, prefetch in the room they leave, but never less than its share;
+- between clients: each sample of room goes to the client that has been served least;
+- within a client: the eldest request first.
+
+Nothing here knows torch, the clock or the broker: time is passed in, decisions come out.
 """
 
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from math import ceil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heapreplace
+
+from server_worker.denoising.step_cost import StepCost
 
 INTERACTIVE = "interactive"
 PREFETCH = "prefetch"
+
+BEGUN_BATCHES, BEGUN_AT_LEAST = 4, 64
 
 
 @dataclass(frozen=True)
@@ -21,16 +28,23 @@ class Limits:
     """The budgets.
 
     max_batch: samples in one network call, at most.
-    prefetch_share: this part of the batch is kept for prefetch while any waits, so that it is never starved; 0..1.
+    prefetch_share: this part of all network evaluations is prefetch's while any waits, so that it is never starved; 0..1.
+    interactive_slowdown: beside interactive samples, prefetch fills a call only as far as it takes at most so many times as
+    long as it would without; needs `cost`.
+    max_begun: samples of either priority begun and not done, at most: a bound on memory. 0 for BEGUN_BATCHES calls' worth.
+    cost: seconds of a call; None when not known, and then prefetch takes whatever room there is.
     """
 
     max_batch: int
     prefetch_share: float = 0.125
+    interactive_slowdown: float = 1.5
+    max_begun: int = 0
+    cost: StepCost | None = None
 
     @property
-    def prefetch_reserve(self) -> int:
-        """Samples kept for prefetch while any waits; never the whole batch unless it is asked for."""
-        return min(self.max_batch, ceil(self.prefetch_share * self.max_batch))
+    def begun_budget(self) -> int:
+        """`max_begun`, or its default; never below one call's worth."""
+        return max(self.max_begun or max(BEGUN_BATCHES * self.max_batch, BEGUN_AT_LEAST), self.max_batch)
 
 
 @dataclass(frozen=True)
@@ -42,8 +56,7 @@ class Job:
     samples: how many.
     evaluations: network calls that each sample needs.
     priority: INTERACTIVE or PREFETCH.
-    arrived_seconds: when it was taken, on the clock of `now_seconds`.
-    deadline_seconds: after this it is of no use to anybody; None: never.
+    deadline_seconds: after this it is of no use to anybody, on the clock of `expired`; None: never.
     """
 
     key: str
@@ -51,165 +64,252 @@ class Job:
     samples: int
     evaluations: int
     priority: str
-    arrived_seconds: float
     deadline_seconds: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Group:
-    """Samples first..first+count-1 of one job in the running batch, `done` of its evaluations behind them."""
+    """Samples first..first+count-1 of one job, `done` of their evaluations behind them."""
 
     key: str
-    client: str
-    priority: str
     first: int
     count: int
     done: int
-    evaluations: int
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    """A job with samples that have not joined yet; `next` is the first of them."""
+@dataclass(eq=False)
+class _Progress:
+    """A job and where its samples are.
+
+    runs: those that have begun, as neighbours at the same step: (first, count, done).  next: from here on none has.
+    """
 
     job: Job
+    runs: list[tuple[int, int, int]] = field(default_factory=list)
     next: int = 0
+    finished: int = 0
 
     @property
     def left(self) -> int:
-        return self.job.samples - self.next
+        return self.job.samples - self.finished
+
+    @property
+    def begun(self) -> int:
+        return self.next - self.finished
+
+
+@dataclass(eq=False)
+class _Client:
+    """One client's jobs of one priority, eldest first, and how much it was served.
+
+    served: evaluations, on a scale that all clients of the priority share: one that comes, or comes back, starts where the
+    least served is now, so that an absence earns nothing.
+    """
+
+    name: str
+    jobs: dict[str, _Progress] = field(default_factory=dict)
+    served: int = 0
+
+    @property
+    def left(self) -> int:
+        return sum(progress.left for progress in self.jobs.values())
+
+    @property
+    def begun(self) -> int:
+        return sum(progress.begun for progress in self.jobs.values())
 
 
 class Scheduler:
     """The samples that wait and the samples that run.
 
-    The life of a step: `admit` lets waiting samples join, the engine makes one network call for all of `running`, and
-    `advance` says which groups are done.
+    The life of a step: `select` says which samples make up the next call, the engine makes it, and `advance` counts it and says
+    which are done.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._waiting: deque[_Waiting] = deque()
-        self._running: deque[Group] = deque()
+        self._clients: dict[str, dict[str, _Client]] = {INTERACTIVE: {}, PREFETCH: {}}
+        self._jobs: dict[str, _Progress] = {}
+        self._selected: list[tuple[_Progress, Group]] = []
+        self._owed = 0.0
 
     @property
-    def running(self) -> tuple[Group, ...]:
-        """The groups of the next network call."""
-        return tuple(self._running)
-
-    @property
-    def samples_running(self) -> int:
-        """Samples in the batch now."""
-        return sum(group.count for group in self._running)
+    def samples_begun(self) -> int:
+        """Samples that have begun and are not done."""
+        return sum(progress.begun for progress in self._jobs.values())
 
     @property
     def jobs_waiting(self) -> int:
-        """Jobs with samples that have not joined the batch yet."""
-        return len(self._waiting)
+        """Jobs none of whose samples has begun."""
+        return sum(progress.next == 0 for progress in self._jobs.values())
 
     @property
     def idle(self) -> bool:
         """Nothing runs and nothing waits."""
-        return not self._running and not self._waiting
+        return not self._jobs
 
     def add(self, job: Job) -> None:
-        """Queue a job behind those of its priority. A job without evaluations must be answered without the scheduler."""
+        """Take a job in. One without evaluations must be answered without the scheduler."""
         if job.samples < 1 or job.evaluations < 1:
             raise ValueError(f"job {job.key} needs at least one sample and one evaluation")
-        self._waiting.append(_Waiting(job))
+        if job.key in self._jobs:
+            raise ValueError(f"job {job.key} is in hand already")
+        clients = self._clients[job.priority]
+        client = clients.get(job.client)
+        if client is None:
+            served = min((other.served for other in clients.values()), default=0)
+            client = clients[job.client] = _Client(job.client, served=served)
+        client.jobs[job.key] = self._jobs[job.key] = _Progress(job)
 
-    def admit(self) -> tuple[Group, ...]:
-        """Let waiting samples join as far as the budget goes; returns the groups that joined."""
-        joined: list[Group] = []
-        free = self.limits.max_batch - self.samples_running
-        if free > 0 and self._waiting:
-            kept = self._kept_for_prefetch()
-            joined += self._admit_from(INTERACTIVE, free - kept)
-            free -= sum(group.count for group in joined)
-            joined += self._admit_from(PREFETCH, free)
-        self._running.extend(joined)
-        return tuple(joined)
+    def select(self) -> tuple[Group, ...]:
+        """The samples of the next call, at most `max_batch`; empty only when there is nothing left to do."""
+        interactive = sum(client.left for client in self._clients[INTERACTIVE].values())
+        prefetch = sum(client.left for client in self._clients[PREFETCH].values())
+        room = self._prefetch_room(interactive, prefetch)
+        groups = self._share_out(INTERACTIVE, self.limits.max_batch - min(room, prefetch))
+        taken = sum(group.count for group in groups)
+        more = self._share_out(PREFETCH, room)
+        self._owe(taken, sum(group.count for group in more), waits=prefetch > 0)
+        selected = (*groups, *more)
+        self._selected = [(self._jobs[group.key], group) for group in selected]
+        return selected
 
     def advance(self) -> tuple[Group, ...]:
-        """Count one network call for every running group; returns those that are done, which leave the batch."""
-        stepped = [replace(group, done=group.done + 1) for group in self._running]
-        finished = tuple(group for group in stepped if group.done == group.evaluations)
-        self._running = deque(group for group in stepped if group.done < group.evaluations)
-        return finished
+        """Count one evaluation for every selected sample; returns those that are done, which leave."""
+        finished = []
+        stepped: dict[str, _Progress] = {}
+        for progress, group in self._selected:
+            if self._jobs.get(group.key) is not progress:
+                continue  # dropped since, and perhaps taken in anew
+            stepped[group.key] = progress
+            if group.done + 1 == progress.job.evaluations:
+                finished.append(replace(group, done=group.done + 1))
+                progress.finished += group.count
+            else:
+                progress.runs.append((group.first, group.count, group.done + 1))
+        for key, progress in stepped.items():
+            progress.runs = _merged(progress.runs)
+            if not progress.left:
+                self._remove(key)
+        self._selected = []
+        return tuple(finished)
 
     def expired(self, now_seconds: float) -> tuple[str, ...]:
-        """The keys of waiting jobs whose deadline has passed; jobs with samples in the batch are let finish."""
-        started = {group.key for group in self._running}
+        """The keys of jobs whose deadline has passed, begun or not: nobody waits for them any more."""
         return tuple(
-            waiting.job.key
-            for waiting in self._waiting
-            if waiting.next == 0
-            and waiting.job.key not in started
-            and waiting.job.deadline_seconds is not None
-            and now_seconds >= waiting.job.deadline_seconds
+            key
+            for key, progress in self._jobs.items()
+            if progress.job.deadline_seconds is not None and now_seconds >= progress.job.deadline_seconds
         )
 
     def untouched(self) -> tuple[str, ...]:
-        """The keys of jobs none of whose samples has joined yet."""
-        return tuple(waiting.job.key for waiting in self._waiting if waiting.next == 0)
+        """The keys of jobs none of whose samples has begun."""
+        return tuple(key for key, progress in self._jobs.items() if progress.next == 0)
 
     def drop(self, keys: Iterable[str]) -> None:
-        """Forget jobs, waiting and running."""
-        gone = set(keys)
-        self._waiting = deque(waiting for waiting in self._waiting if waiting.job.key not in gone)
-        self._running = deque(group for group in self._running if group.key not in gone)
+        """Forget jobs, begun or not; a key that is not in hand is no error."""
+        for key in keys:
+            if key in self._jobs:
+                self._remove(key)
 
-    def _kept_for_prefetch(self) -> int:
-        """How much of the free room interactive samples must leave, because prefetch waits with less than its share."""
-        waiting = sum(waiting.left for waiting in self._waiting if waiting.job.priority == PREFETCH)
-        running = sum(group.count for group in self._running if group.priority == PREFETCH)
-        return max(0, min(self.limits.prefetch_reserve - running, waiting))
+    def _remove(self, key: str) -> None:
+        job = self._jobs.pop(key).job
+        clients = self._clients[job.priority]
+        client = clients[job.client]
+        del client.jobs[key]
+        if not client.jobs:
+            del clients[job.client]
 
-    def _admit_from(self, priority: str, room: int) -> list[Group]:
-        """Share `room` among the clients that wait: each sample goes to the client with the fewest, the eldest job first."""
-        queues: dict[str, deque[_Waiting]] = {}
-        for waiting in self._waiting:
-            if waiting.job.priority == priority:
-                queues.setdefault(waiting.job.client, deque()).append(waiting)
-        shares = dict.fromkeys(queues, 0)
-        for group in self._running:
-            if group.client in shares:
-                shares[group.client] += group.count
-        taken = _fair_shares(
-            shares, {client: sum(w.left for w in queue) for client, queue in queues.items()}, room
-        )
-        joined = [group for client, count in taken.items() for group in _take(queues[client], count)]
-        heads = {group.key: group.first + group.count for group in joined}
-        self._waiting = deque(
-            moved
-            for waiting in self._waiting
-            if (moved := replace(waiting, next=heads.get(waiting.job.key, waiting.next))).left > 0
-        )
-        return joined
+    def _prefetch_room(self, interactive: int, prefetch: int) -> int:
+        """How many samples of the next call may be prefetch's."""
+        limits = self.limits
+        if not prefetch:
+            return 0
+        if not interactive:
+            return limits.max_batch
+        alone = min(interactive, limits.max_batch)
+        room = limits.max_batch - alone
+        if limits.cost is not None:
+            seconds = limits.cost.of(alone) * limits.interactive_slowdown
+            room = min(room, max(0, limits.cost.samples_within(seconds) - alone))
+        return min(max(room, int(self._owed)), limits.max_batch)
+
+    def _owe(self, interactive: int, prefetch: int, *, waits: bool) -> None:
+        """Keep the account of what prefetch is owed, in evaluations; it neither saves up while it is idle nor runs into debt."""
+        if not waits:
+            self._owed = 0.0
+            return
+        owed = self._owed + self.limits.prefetch_share * (interactive + prefetch) - prefetch
+        self._owed = min(max(owed, 0.0), float(self.limits.max_batch))
+
+    def _share_out(self, priority: str, room: int) -> list[Group]:
+        """Fill `room` from the clients of one priority, as far as the budget lets samples begin."""
+        clients = list(self._clients[priority].values())
+        free = self.limits.begun_budget - sum(client.begun for client in clients)
+        groups: list[Group] = []
+        for client, share in _fair_shares(clients, room, free):
+            before = len(groups)
+            free = _take(client, share, free, groups.append)
+            client.served += sum(group.count for group in groups[before:])
+        return groups
 
 
-def _fair_shares(running: dict[str, int], wanted: dict[str, int], room: int) -> dict[str, int]:
-    """How many samples of each client join, so that the running totals come out as even as `wanted` and `room` allow."""
-    taken = dict.fromkeys(wanted, 0)
-    for _ in range(max(0, room)):
-        hungry = [client for client in wanted if taken[client] < wanted[client]]
-        if not hungry:
+def _fair_shares(clients: list[_Client], room: int, free: int) -> list[tuple[_Client, int]]:
+    """How much of `room` each client may use: one sample at a time to whoever was served least, until nobody can use more.
+
+    The least served come first, so that theirs begin when not all may.
+    """
+    if room <= 0 or not clients:
+        return []
+    usable = {client.name: min(client.left, client.begun + free) for client in clients}
+    if len(clients) == 1:
+        return [(clients[0], min(room, usable[clients[0].name]))]
+    clients.sort(key=lambda client: client.served)
+    shares = dict.fromkeys(usable, 0)
+    heap = [(client.served, client.name) for client in clients if usable[client.name]]
+    heapify(heap)
+    for _ in range(room):
+        if not heap:
             break
-        if len(hungry) == 1:
-            client = hungry[0]
-            taken[client] += min(wanted[client] - taken[client], room - sum(taken.values()))
-            break
-        taken[min(hungry, key=lambda client: running[client] + taken[client])] += 1
-    return taken
+        served, name = heap[0]
+        shares[name] += 1
+        if shares[name] == usable[name]:
+            heappop(heap)
+        else:
+            heapreplace(heap, (served + 1, name))
+    return [(client, shares[client.name]) for client in clients if shares[client.name]]
 
 
-def _take(queue: deque[_Waiting], count: int) -> list[Group]:
-    """The next `count` samples of one client's jobs, as groups, eldest job first."""
-    groups = []
-    for waiting in queue:
-        if count <= 0:
+def _take(client: _Client, share: int, free: int, put: Callable[[Group], None]) -> int:
+    """Select `share` samples of one client, eldest job first, begun before new; returns how many more may begin."""
+    for progress in client.jobs.values():
+        if share <= 0:
             break
-        job, size = waiting.job, min(waiting.left, count)
-        groups.append(Group(job.key, job.client, job.priority, waiting.next, size, 0, job.evaluations))
-        count -= size
-    return groups
+        key, kept = progress.job.key, []
+        for first, count, done in progress.runs:
+            part = min(count, share)
+            if part:
+                put(Group(key, first, part, done))
+                share -= part
+            if part < count:
+                kept.append((first + part, count - part, done))
+        progress.runs = kept
+        new = min(progress.job.samples - progress.next, share, free)
+        if new > 0:
+            put(Group(key, progress.next, new, 0))
+            progress.next += new
+            share -= new
+            free -= new
+    return free
+
+
+def _merged(runs: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Runs in order, neighbours at the same step as one."""
+    merged: list[tuple[int, int, int]] = []
+    for first, count, done in sorted(runs):
+        before = merged[-1] if merged else (0, 0, -1)
+        if before[0] + before[1] == first and before[2] == done:
+            merged[-1] = (before[0], before[1] + count, done)
+        else:
+            merged.append((first, count, done))
+    return merged

@@ -1,9 +1,11 @@
-"""Follows the published backbone versions: always the newest that can be used, without losing sight of the time it takes."""
+"""Follows the published backbone versions: always the newest that can be used, read while the loop goes on serving."""
+
+import queue
+import threading
 
 import structlog
 import torch
 
-from monitoring.metrics import DenoiseMetrics
 from server_worker import versions
 from server_worker.errors import ContractMismatch, Damaged, VersionMissing
 from server_worker.storage import Storage
@@ -13,39 +15,62 @@ log = structlog.get_logger(__name__)
 
 
 class VersionFollower:
-    """Looks for a newer version every `poll_seconds`.
+    """Looks for a newer version every `poll_seconds`, in a thread of its own, and reads and checks it there.
 
-    It holds the newest version and no other: requests in hand hold theirs, and with the last of them its memory is freed. A
-    version that cannot be used is reported once, and the one before goes on serving.
+    It keeps no version: what it has read it hands over. A version that cannot be used is reported once, and the one before
+    goes on serving.
     """
 
-    def __init__(
-        self, storage: Storage, device: torch.device, *, poll_seconds: float, metrics: DenoiseMetrics
-    ) -> None:
+    def __init__(self, storage: Storage, device: torch.device, *, poll_seconds: float) -> None:
         self._storage = storage
         self._device = device
         self._poll_seconds = poll_seconds
-        self._metrics = metrics
-        self._newest: Backbone | None = None
+        self._number: int | None = None
         self._unusable: int | None = None
-        self._polled_seconds = float("-inf")
+        self._read: queue.SimpleQueue[Backbone] = queue.SimpleQueue()
+        self._error: BaseException | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="versions", daemon=True)
 
-    def newest(self, now_seconds: float) -> Backbone | None:
-        """The version to serve new requests with; None before the first."""
-        if now_seconds - self._polled_seconds >= self._poll_seconds:
-            self._polled_seconds = now_seconds
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no longer; a version that is being read is not waited for."""
+        self._stopped.set()
+
+    def take(self, wait_seconds: float = 0.0) -> Backbone | None:
+        """A version read since the last call, the newest if there are several; None when there is none within the time.
+
+        Raises what ended the thread that reads, if anything did.
+        """
+        if self._error is not None:
+            raise self._error
+        newest: Backbone | None = None
+        try:
+            newest = self._read.get(timeout=wait_seconds) if wait_seconds > 0 else self._read.get_nowait()
+            while True:
+                newest = self._read.get_nowait()
+        except queue.Empty:
+            return newest
+
+    def _follow(self) -> None:
+        try:
             self._look()
-        return self._newest
+            while not self._stopped.wait(self._poll_seconds):
+                self._look()
+        except BaseException as error:  # noqa: BLE001  # raised where versions are taken
+            self._error = error
 
     def _look(self) -> None:
         number: int | None = None
         try:
             number = versions.latest(self._storage)
-            current = None if self._newest is None else self._newest.number
-            if number in (None, current, self._unusable):
+            if number in (None, self._number, self._unusable):
                 return
             assert number is not None
-            self._newest = versions.load(self._storage, number, self._device)
+            backbone = versions.load(self._storage, number, self._device)
         except (Damaged, VersionMissing, ContractMismatch) as error:
             self._unusable = number
             log.warning("version_unusable", version=number, error=str(error))
@@ -53,5 +78,6 @@ class VersionFollower:
         except OSError as error:
             log.warning("storage_unreadable", error=str(error))  # may pass: looked at again
             return
-        self._metrics.backbone_version.set(number)
-        log.info("version_loaded", version=number, t_cut_min=self._newest.manifest.t_cut_min)
+        self._number = number
+        self._read.put(backbone)
+        log.info("version_loaded", version=number, t_cut_min=backbone.manifest.t_cut_min)

@@ -128,6 +128,14 @@ def test_answers_of_two_workers_that_were_cut_differently_fit_together(spool: Sp
     assert latents.gather(spool, job_id, 6, (1, 8, 8))[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_longer_part_takes_the_place_of_a_shorter_one_that_begins_alike(spool: Spool, asked: Asked) -> None:
+    job_id, request = asked
+    deliver(spool, part_of(request, 0, 2))
+    deliver(spool, part_of(request, 0, 6))
+    assert state_of(spool, job_id)[0] == "finishing"
+    assert latents.gather(spool, job_id, 6, (1, 8, 8))[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("message_id", ["same", ""])
 def test_a_repeat_is_acknowledged_and_changes_nothing(spool: Spool, asked: Asked, message_id: str) -> None:
     _, request = asked

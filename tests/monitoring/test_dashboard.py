@@ -19,8 +19,9 @@ from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from monitoring.catalogue import catalogue
+from monitoring.endpoints import serve
 from monitoring.exporter import BrokerCollector
-from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics, serve
+from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics
 from tests.conftest import wait_until
 from tests.monitoring import live_prometheus
 from tests.monitoring.live_prometheus import LivePrometheus

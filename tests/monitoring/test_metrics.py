@@ -11,8 +11,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from monitoring.catalogue import as_markdown, catalogue
+from monitoring.endpoints import serve
 from monitoring.errors import MonitoringError
-from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics, serve
+from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics
 
 CATALOGUE_PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 

@@ -64,16 +64,15 @@ class Device:
         return [message for message in self.received if isinstance(message, kind)]
 
     def latents(self, request: DenoiseV1, timeout_seconds: float = 30.0) -> dict[int, LatentsV1]:
-        """Wait for the whole answer: parts by number."""
+        """Wait for every sample of the answer: parts by the first sample they hold."""
 
         def parts() -> dict[int, LatentsV1]:
             return {
-                part.part: part for part in self.all_of(LatentsV1) if part.request_id == request.request_id
+                part.first: part for part in self.all_of(LatentsV1) if part.request_id == request.request_id
             }
 
         def complete() -> bool:
-            found = parts()
-            return bool(found) and len(found) == next(iter(found.values())).parts
+            return sum(len(part.x) for part in parts().values()) >= request.n
 
         wait_until(complete, f"request {request.request_id} was answered", timeout_seconds)
         return parts()

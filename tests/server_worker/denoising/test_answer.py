@@ -22,30 +22,25 @@ def request(n: int, dtype: str = "float32") -> DenoiseV1:
     )
 
 
-def test_parts_go_out_as_soon_as_they_are_complete_and_only_once() -> None:
+def test_samples_go_out_when_they_are_done_in_messages_of_bounded_size() -> None:
     answer = Answer(request(10), 7, part_bytes=1024 + 4 * SAMPLE_BYTES)
     samples = np.random.default_rng(0).standard_normal((10, *SHAPE)).astype(np.float32)
-    assert answer.parts == 3
-    answer.put(4, samples[4:10])
-    assert [(part.part, part.first, len(part.x)) for part in answer.take(TIMING)] == [(1, 4, 4), (2, 8, 2)]
-    assert answer.take(TIMING) == []
+    parts = list(answer.parts(4, samples[4:10], TIMING))
+    assert [(part.part, part.first, len(part.x)) for part in parts] == [(0, 4, 4), (1, 8, 2)]
     assert not answer.complete
-    answer.put(0, samples[:4])
-    (last,) = answer.take(TIMING)
-    assert (last.part, last.parts, last.backbone_version, last.evaluations) == (0, 3, 7, 1)
+    (last,) = answer.parts(0, samples[:4], TIMING)
+    assert (last.part, last.parts, last.backbone_version, last.evaluations) == (2, 10, 7, 1)
     assert np.array_equal(last.x, samples[:4])
     assert answer.complete
 
 
 def test_a_sample_larger_than_a_part_still_goes_out() -> None:
-    answer = Answer(request(2), 1, part_bytes=1024)
-    answer.put(0, np.zeros((2, *SHAPE), np.float32))
-    assert [len(part.x) for part in answer.take(TIMING)] == [1, 1]
+    parts = Answer(request(2), 1, part_bytes=1024).parts(0, np.zeros((2, *SHAPE), np.float32), TIMING)
+    assert [len(part.x) for part in parts] == [1, 1]
 
 
 def test_values_beyond_float16_are_clamped_not_sent_as_infinity() -> None:
     answer = Answer(request(1, "float16"), 1, part_bytes=4096)
-    answer.put(0, np.full((1, *SHAPE), 1e6, np.float32))
-    (part,) = answer.take(TIMING)
+    (part,) = answer.parts(0, np.full((1, *SHAPE), 1e6, np.float32), TIMING)
     assert part.x.dtype == np.float16
     assert np.isfinite(part.x).all()

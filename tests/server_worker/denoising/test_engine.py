@@ -1,3 +1,6 @@
+import gc
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +12,24 @@ import torch
 from broker.messages import DenoiseV1
 from diffusion import sampling
 from diffusion.noise import initial_noise
-from server_worker.denoising.engine import Engine, prepare
-from server_worker.denoising.scheduler import INTERACTIVE, Job, Limits, Scheduler
+from server_worker.denoising.arena import Arena
+from server_worker.denoising.chain import prepare
+from server_worker.denoising.engine import Engine
+from server_worker.denoising.runner import Execution
+from server_worker.denoising.scheduler import INTERACTIVE, Group, Job, Limits, Scheduler
 from server_worker.errors import CannotServe
 from server_worker.storage import Storage
 from server_worker.versions import Backbone
 from tests.server_worker.backbones import CPU, SCHEDULE, SHAPE, T, publish_backbone
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are slowed down by a second thread, by orders of magnitude when the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -47,20 +62,22 @@ MIXED = (
 
 
 def serve(
-    backbones: dict[str, Backbone], requests: tuple[DenoiseV1, ...], max_batch: int
+    backbones: dict[str, Backbone],
+    requests: tuple[DenoiseV1, ...],
+    max_batch: int,
+    execution: Execution = Execution(CPU),  # noqa: B008  # frozen
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Run requests through scheduler and engine together; samples by request id."""
-    scheduler, engine = Scheduler(Limits(max_batch)), Engine(CPU)
+    scheduler, engine = Scheduler(Limits(max_batch)), Engine(execution)
     results = {each.request_id: np.zeros((each.n, *each.shape), np.float32) for each in requests}
     arriving = list(requests)
     while arriving or not scheduler.idle:
         if arriving:
             each = arriving.pop(0)
             engine.accept(each.request_id, prepare(each, backbones[each.request_id]))
-            scheduler.add(Job(each.request_id, "c", each.n, len(each.plan) - 1, INTERACTIVE, 0.0))
-        for group in scheduler.admit():
-            engine.begin(group)
-        engine.step(scheduler.running)
+            scheduler.add(Job(each.request_id, "c", each.n, len(each.plan) - 1, INTERACTIVE))
+        engine.launch(scheduler.select())
+        engine.wait()
         for group in scheduler.advance():
             results[group.key][group.first : group.first + group.count] = engine.finish(group)
     for each in requests:
@@ -148,3 +165,74 @@ def test_labels_are_refused_by_a_backbone_without_classes(backbone: Backbone) ->
     with pytest.raises(CannotServe) as refusal:
         prepare(request(labels=np.array([0, 1, 2], np.int32)), without)
     assert refusal.value.reason == "unexpected_labels"
+
+
+def test_a_compiled_and_padded_step_is_the_same_step(backbone: Backbone, tmp_path: Path) -> None:
+    newer = publish_backbone(Storage(tmp_path), seed=1)
+    execution = Execution(CPU, sizes=(8,))
+    backbones = {each.request_id: newer if each.seed == 105 else backbone for each in MIXED}
+    compiled = serve(backbones, MIXED, 8, execution)
+    eager = serve(backbones, MIXED, 8)
+    for each in MIXED:
+        size = float(np.abs(eager[each.request_id]).max())
+        np.testing.assert_allclose(
+            compiled[each.request_id], eager[each.request_id], atol=1e-5 * max(1.0, size), rtol=0
+        )
+
+
+def test_bfloat16_changes_the_network_a_little_and_the_noise_not_at_all(backbone: Backbone) -> None:
+    one = request(1)
+    exact = serve({one.request_id: backbone}, (one,), 8)[one.request_id]
+    rounded = serve({one.request_id: backbone}, (one,), 8, Execution(CPU, "bfloat16"))[one.request_id]
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.05
+
+
+def test_the_memory_of_a_version_is_released_with_its_last_request(tmp_path: Path) -> None:
+    backbone = publish_backbone(Storage(tmp_path))
+    engine = Engine(Execution(CPU))
+    old = weakref.ref(engine.install(backbone).backbone.network)
+    engine.accept("r", prepare(request(1), backbone))
+    del backbone
+    engine.install(publish_backbone(Storage(tmp_path), seed=1))
+    assert engine.versions_loaded == {1, 2}
+    engine.forget("r")
+    assert engine.versions_loaded == {2}
+    gc.collect()
+    assert old() is None
+
+
+def test_a_compiled_network_is_kept_for_the_next_version_and_serves_its_weights(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    execution = Execution(CPU, sizes=(4,))
+    engine = Engine(execution)
+    first = engine.install(backbone)
+    engine.install(publish_backbone(Storage(tmp_path), seed=1))
+    third = publish_backbone(Storage(tmp_path), seed=2)
+    expected = reference(third, request(7))
+    runner = engine.install(third)
+    assert runner is first
+    engine.accept("r", prepare(request(7), runner.backbone))
+    scheduler = Scheduler(Limits(4))
+    scheduler.add(Job("r", "c", 3, 4, INTERACTIVE))
+    done: tuple[Group, ...] = ()
+    while not done:
+        engine.launch(scheduler.select())
+        done = scheduler.advance()
+    np.testing.assert_allclose(engine.finish(done[0]), expected, atol=1e-5, rtol=0)
+
+
+def test_the_arena_grows_with_what_runs_and_gives_its_rows_back() -> None:
+    arena = Arena(SHAPE, CPU)
+    samples = np.random.default_rng(0).standard_normal((150, *SHAPE)).astype(np.float32)
+    first, second = arena.put(samples[:100]), arena.put(samples[100:])
+    assert len({*first.tolist(), *second.tolist()}) == arena.occupied == 150
+    np.testing.assert_array_equal(
+        arena.read(np.concatenate((second, first))), samples[[*range(100, 150), *range(100)]]
+    )
+    arena.free(first)
+    assert arena.occupied == 50
+    again = arena.put(samples[:100])
+    np.testing.assert_array_equal(arena.read(second), samples[100:])
+    np.testing.assert_array_equal(arena.read(again), samples[:100])

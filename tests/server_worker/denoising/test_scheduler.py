@@ -1,26 +1,42 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server_worker.denoising.scheduler import INTERACTIVE, PREFETCH, Group, Job, Limits, Scheduler
+from server_worker.denoising.step_cost import StepCost
+
+LINEAR = StepCost.measured({size: 0.001 * size for size in (1, 2, 4, 8, 16, 32)})
+FLAT = StepCost.measured({1: 0.01, 32: 0.0101})
+
+Numbers = tuple[int, int, str, str]
 
 
 def job(key: str, samples: int, evaluations: int = 2, client: str = "a", priority: str = INTERACTIVE) -> Job:
-    return Job(key, client, samples, evaluations, priority, 0.0)
+    return Job(key, client, samples, evaluations, priority)
 
 
 @dataclass
 class Run:
-    """What a scheduler did until it was idle."""
+    """What a scheduler did until it was idle: how often each sample was in a call, what was done, how large calls were."""
 
     calls: Counter[tuple[str, int]] = field(default_factory=Counter)
     finished: list[tuple[str, int]] = field(default_factory=list)
-    batch_sizes: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    begun: list[int] = field(default_factory=list)
 
-    def count(self, group: Group) -> None:
-        self.calls.update((group.key, group.first + i) for i in range(group.count))
+
+def samples_of(groups: tuple[Group, ...]) -> list[tuple[str, int]]:
+    return [(group.key, group.first + i) for group in groups for i in range(group.count)]
+
+
+def count(groups: tuple[Group, ...], **clients: str) -> Counter[str]:
+    shares = Counter[str]()
+    for group in groups:
+        shares[clients.get(group.key, group.key)] += group.count
+    return shares
 
 
 def run(scheduler: Scheduler, arrivals: list[list[Job]]) -> Run:
@@ -29,28 +45,31 @@ def run(scheduler: Scheduler, arrivals: list[list[Job]]) -> Run:
     while pending or not scheduler.idle:
         for arrival in pending.pop(0) if pending else []:
             scheduler.add(arrival)
-        scheduler.admit()
-        record.batch_sizes.append(scheduler.samples_running)
-        for group in scheduler.running:
-            record.count(group)
-        for group in scheduler.advance():
-            record.finished.extend((group.key, group.first + i) for i in range(group.count))
-        assert len(record.batch_sizes) < 10_000
+        groups = scheduler.select()
+        assert bool(groups) == (not scheduler.idle)
+        record.sizes.append(sum(group.count for group in groups))
+        record.begun.append(scheduler.samples_begun)
+        record.calls.update(samples_of(groups))
+        record.finished.extend(samples_of(scheduler.advance()))
+        assert len(record.sizes) < 10_000
     return record
 
 
-JOBS = st.builds(
-    lambda samples, evaluations, client, priority: (samples, evaluations, client, priority),
-    st.integers(1, 40),
-    st.integers(1, 6),
-    st.sampled_from("abc"),
-    st.sampled_from([INTERACTIVE, PREFETCH]),
+JOBS = st.tuples(
+    st.integers(1, 40), st.integers(1, 6), st.sampled_from("abc"), st.sampled_from([INTERACTIVE, PREFETCH])
 )
 ARRIVALS = st.lists(st.lists(JOBS, max_size=4), max_size=6)
-LIMITS = st.builds(Limits, st.integers(1, 32), st.floats(0, 1))
+LIMITS = st.builds(
+    Limits,
+    max_batch=st.integers(1, 32),
+    prefetch_share=st.floats(0, 0.9),
+    interactive_slowdown=st.floats(1, 4),
+    max_begun=st.integers(0, 64),
+    cost=st.sampled_from([None, LINEAR, FLAT]),
+)
 
 
-def named(arrivals: list[list[tuple[int, int, str, str]]]) -> list[list[Job]]:
+def named(arrivals: list[list[Numbers]]) -> list[list[Job]]:
     return [
         [job(f"{turn}.{place}", *numbers) for place, numbers in enumerate(arrival)]
         for turn, arrival in enumerate(arrivals)
@@ -58,8 +77,8 @@ def named(arrivals: list[list[tuple[int, int, str, str]]]) -> list[list[Job]]:
 
 
 @given(ARRIVALS, LIMITS)
-def test_every_sample_takes_each_of_its_steps_once_and_finishes_once(
-    arrivals: list[list[tuple[int, int, str, str]]], limits: Limits
+def test_every_sample_takes_each_of_its_steps_once_and_is_done_once(
+    arrivals: list[list[Numbers]], limits: Limits
 ) -> None:
     jobs = named(arrivals)
     record = run(Scheduler(limits), jobs)
@@ -69,78 +88,192 @@ def test_every_sample_takes_each_of_its_steps_once_and_finishes_once(
 
 
 @given(ARRIVALS, LIMITS)
-def test_the_batch_never_exceeds_its_budget_and_is_full_while_enough_waits(
-    arrivals: list[list[tuple[int, int, str, str]]], limits: Limits
+def test_the_budgets_are_kept(arrivals: list[list[Numbers]], limits: Limits) -> None:
+    record = run(Scheduler(limits), named(arrivals))
+    assert max(record.sizes, default=0) <= limits.max_batch
+    assert max(record.begun, default=0) <= 2 * limits.begun_budget  # one for each priority
+
+
+@given(st.lists(JOBS, min_size=1, max_size=8), st.integers(1, 32))
+def test_a_call_is_full_while_enough_waits(jobs: list[Numbers], max_batch: int) -> None:
+    scheduler = Scheduler(Limits(max_batch))
+    left = 0
+    for place, numbers in enumerate(jobs):
+        scheduler.add(job(str(place), *numbers))
+        left += numbers[0]
+    while not scheduler.idle:
+        assert sum(group.count for group in scheduler.select()) == min(left, max_batch)
+        left -= sum(group.count for group in scheduler.advance())
+
+
+@given(ARRIVALS, LIMITS, st.data())
+def test_what_is_dropped_takes_no_further_part_and_harms_nothing_else(
+    arrivals: list[list[Numbers]], limits: Limits, data: st.DataObject
 ) -> None:
     scheduler = Scheduler(limits)
-    for arrival in named(arrivals):
-        for each in arrival:
-            scheduler.add(each)
-        scheduler.admit()
-        assert scheduler.samples_running <= limits.max_batch
-        assert scheduler.samples_running == limits.max_batch or scheduler.jobs_waiting == 0
+    jobs = {each.key: each for arrival in named(arrivals) for each in arrival}
+    for each in jobs.values():
+        scheduler.add(each)
+    gone: set[str] = set()
+    finished: list[tuple[str, int]] = []
+    while not scheduler.idle:
+        assert not gone & {group.key for group in scheduler.select()}
+        if data.draw(st.booleans()):  # in the middle of a step, too
+            dropped = data.draw(st.sampled_from(sorted(jobs)))
+            scheduler.drop([dropped, "never heard of"])
+            gone.add(dropped)
+        groups = scheduler.advance()
+        assert not gone & {group.key for group in groups}
+        finished.extend(samples_of(groups))
+    whole = {(key, i) for key in jobs.keys() - gone for i in range(jobs[key].samples)}
+    assert whole <= set(finished)
+    assert len(finished) == len(set(finished))
+
+
+def test_a_job_dropped_and_taken_in_anew_during_a_step_starts_from_its_beginning() -> None:
+    scheduler = Scheduler(Limits(8))
+    scheduler.add(job("again", 4, evaluations=2))
+    scheduler.select()
+    scheduler.drop(["again"])
+    scheduler.add(job("again", 4, evaluations=2))
+    assert scheduler.advance() == ()
+    assert scheduler.select() == (Group("again", 0, 4, 0),)
+
+
+@given(st.floats(0, 1000), st.floats(0.001, 1000))
+def test_a_job_expires_at_its_deadline_begun_or_not(now: float, deadline: float) -> None:
+    scheduler = Scheduler(Limits(4))
+    scheduler.add(Job("timed", "a", 6, 3, INTERACTIVE, deadline))
+    scheduler.add(job("patient", 6))
+    for _ in range(2):
+        assert scheduler.expired(now) == (("timed",) if now >= deadline else ())
+        scheduler.select()
         scheduler.advance()
 
 
-@given(st.integers(2, 32), st.integers(1, 20))
-def test_prefetch_is_not_starved_by_endless_interactive_work(max_batch: int, samples: int) -> None:
-    scheduler = Scheduler(Limits(max_batch, prefetch_share=0.125))
-    scheduler.add(job("slow", samples, priority=PREFETCH))
-    finished: set[int] = set()
-    for turn in range(4 * samples + 10):
-        scheduler.add(job(f"i{turn}", max_batch))
-        scheduler.admit()
-        for group in scheduler.advance():
-            if group.key == "slow":
-                finished.update(range(group.first, group.first + group.count))
-    assert finished == set(range(samples))
+@pytest.mark.parametrize("cost", [None, LINEAR, FLAT])
+@given(max_batch=st.integers(1, 32), samples=st.integers(1, 20), share=st.floats(0.05, 0.5))
+def test_prefetch_gets_its_share_under_endless_interactive_work(
+    cost: StepCost | None, max_batch: int, samples: int, share: float
+) -> None:
+    scheduler = Scheduler(Limits(max_batch, prefetch_share=share, cost=cost))
+    scheduler.add(job("slow", samples, evaluations=3, priority=PREFETCH))
+    done, steps = 0, 0
+    while done < samples:
+        scheduler.add(job(f"i{steps}", max_batch))
+        scheduler.select()
+        done += sum(group.count for group in scheduler.advance() if group.key == "slow")
+        steps += 1
+        # Its evaluations, at its share of every call, and a call each to save up, to begin and to round.
+        assert steps <= 3 * samples / (share * max_batch) + 3 * samples + 2 / (share * max_batch) + 6
 
 
-def test_interactive_samples_join_before_prefetch_that_came_first() -> None:
-    scheduler = Scheduler(Limits(max_batch=8, prefetch_share=0.0))
-    scheduler.add(job("p", 8, priority=PREFETCH))
-    scheduler.add(job("i", 6))
-    joined = {group.key: group.count for group in scheduler.admit()}
-    assert joined == {"i": 6, "p": 2}
+@given(max_batch=st.integers(2, 32), samples=st.integers(1, 64), share=st.floats(0, 0.5))
+def test_interactive_work_gets_the_rest_under_endless_prefetch(
+    max_batch: int, samples: int, share: float
+) -> None:
+    scheduler = Scheduler(Limits(max_batch, prefetch_share=share, cost=LINEAR))
+    scheduler.add(job("bulk", 10_000, priority=PREFETCH))
+    for _ in range(3):
+        scheduler.select()
+        scheduler.advance()
+    scheduler.add(job("urgent", samples, evaluations=1))
+    done, evaluations, of_it = 0, 0, 0
+    while done < samples:
+        groups = scheduler.select()
+        evaluations += sum(group.count for group in groups)
+        of_it += count(groups)["urgent"]
+        done += sum(group.count for group in scheduler.advance() if group.key == "urgent")
+    assert (
+        evaluations - of_it <= share * evaluations + max(0.5 * samples, 1) + 1
+    )  # its share, or the slowdown allowed
 
 
-def test_a_new_request_joins_a_batch_that_is_already_running() -> None:
-    scheduler = Scheduler(Limits(max_batch=8))
+@given(samples=st.integers(1, 16))
+def test_prefetch_slows_an_interactive_step_down_no_more_than_allowed(samples: int) -> None:
+    scheduler = Scheduler(Limits(32, prefetch_share=0.0, interactive_slowdown=1.5, cost=LINEAR))
+    scheduler.add(job("bulk", 1000, priority=PREFETCH))
+    scheduler.add(job("urgent", samples))
+    assert LINEAR.of(sum(group.count for group in scheduler.select())) <= 1.5 * LINEAR.of(samples) + 1e-12
+
+
+def test_where_a_larger_call_costs_nothing_prefetch_fills_it() -> None:
+    scheduler = Scheduler(Limits(32, cost=FLAT))
+    scheduler.add(job("bulk", 1000, priority=PREFETCH))
+    scheduler.add(job("urgent", 2))
+    assert count(scheduler.select()) == {"urgent": 2, "bulk": 30}
+
+
+def test_prefetch_that_has_begun_sits_out_while_interactive_samples_need_the_room() -> None:
+    scheduler = Scheduler(Limits(8, prefetch_share=0.0))
+    scheduler.add(job("p", 8, evaluations=3, priority=PREFETCH))
+    scheduler.select()
+    scheduler.advance()
+    scheduler.add(job("i", 6, evaluations=1))
+    assert count(scheduler.select()) == {"i": 6, "p": 2}
+    scheduler.advance()
+    assert scheduler.select() == (Group("p", 0, 2, 2), Group("p", 2, 6, 1))
+
+
+def test_a_new_request_takes_part_in_the_very_next_call_and_leaves_when_it_is_done() -> None:
+    scheduler = Scheduler(Limits(8))
     scheduler.add(job("long", 4, evaluations=5))
-    scheduler.admit()
+    scheduler.select()
     scheduler.advance()
     scheduler.add(job("short", 2, evaluations=1))
-    scheduler.admit()
-    assert [(group.key, group.done) for group in scheduler.running] == [("long", 1), ("short", 0)]
-    assert [group.key for group in scheduler.advance()] == ["short"]
+    assert scheduler.select() == (Group("long", 0, 4, 1), Group("short", 0, 2, 0))
+    assert scheduler.advance() == (Group("short", 0, 2, 1),)
 
 
-def test_two_clients_share_the_batch_evenly_however_much_one_asks_for() -> None:
-    scheduler = Scheduler(Limits(max_batch=16))
-    for number in range(5):
-        scheduler.add(job(f"big{number}", 100, client="greedy"))
-    scheduler.add(job("small", 8, client="modest"))
-    shares = Counter[str]()
-    for group in scheduler.admit():
-        shares[group.client] += group.count
-    assert shares == {"greedy": 8, "modest": 8}
+def test_a_client_that_comes_later_has_its_share_at_once_however_much_another_has_begun() -> None:
+    scheduler = Scheduler(Limits(16))
+    scheduler.add(job("big", 100, evaluations=1000, client="greedy"))
+    for _ in range(5):
+        scheduler.select()
+        scheduler.advance()
+    scheduler.add(job("small", 8, evaluations=1000, client="modest"))
+    assert count(scheduler.select()) == {"big": 8, "small": 8}
 
 
-def test_a_job_expires_only_while_none_of_it_has_started() -> None:
-    scheduler = Scheduler(Limits(max_batch=4))
-    scheduler.add(Job("running", "a", 6, 3, INTERACTIVE, 0.0, deadline_seconds=5.0))
-    scheduler.admit()
-    scheduler.add(Job("waiting", "a", 1, 3, INTERACTIVE, 0.0, deadline_seconds=5.0))
-    assert scheduler.expired(4.9) == ()
-    assert scheduler.expired(5.0) == ("waiting",)
-    assert scheduler.untouched() == ("waiting",)
+@given(st.integers(1, 24), st.integers(2, 40))
+def test_clients_are_served_evenly_even_when_there_are_more_than_fit_into_a_call(
+    max_batch: int, clients: int
+) -> None:
+    scheduler = Scheduler(Limits(max_batch))
+    for number in range(clients):
+        scheduler.add(job(f"c{number}", 50 + number, evaluations=100, client=f"c{number}"))
+    served = Counter[str]()
+    for _ in range(40):
+        served.update(count(scheduler.select()))
+        scheduler.advance()
+        shares = [served[f"c{number}"] for number in range(clients)]
+        assert max(shares) - min(shares) <= 1
 
 
-def test_a_dropped_job_leaves_both_queues_and_frees_its_room() -> None:
-    scheduler = Scheduler(Limits(max_batch=4))
-    scheduler.add(job("gone", 6))
-    scheduler.admit()
-    scheduler.drop(["gone"])
-    assert scheduler.idle
-    scheduler.add(job("next", 4))
-    assert [group.count for group in scheduler.admit()] == [4]
+def test_an_absence_earns_a_client_nothing() -> None:
+    scheduler = Scheduler(Limits(8))
+    scheduler.add(job("steady", 1000, evaluations=1, client="steady"))
+    for _ in range(20):
+        scheduler.select()
+        scheduler.advance()
+    scheduler.add(job("late", 1000, evaluations=1, client="late"))
+    assert count(scheduler.select()) == {"steady": 4, "late": 4}
+
+
+def test_within_a_client_the_eldest_request_is_done_first() -> None:
+    scheduler = Scheduler(Limits(4))
+    for key in ("first", "second"):
+        scheduler.add(job(key, 6, evaluations=2))
+    order: list[str] = []
+    while not scheduler.idle:
+        scheduler.select()
+        order.extend(key for key, _ in samples_of(scheduler.advance()))
+    assert order == ["first"] * 6 + ["second"] * 6
+
+
+def test_a_job_that_makes_no_sense_is_refused() -> None:
+    scheduler = Scheduler(Limits(4))
+    scheduler.add(job("once", 1))
+    for wrong in (job("none", 0), job("still", 1, evaluations=0), job("once", 1)):
+        with pytest.raises(ValueError, match=wrong.key):
+            scheduler.add(wrong)
