@@ -3,7 +3,7 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 SATURATED_SHARE = 0.95
 """Of the best throughput measured; the smallest batch that reaches it is large enough, and every larger one only adds latency."""
@@ -18,15 +18,16 @@ class StepCost:
 
     @classmethod
     def measured(cls, seconds_by_samples: Mapping[int, float]) -> "StepCost":
-        """From one measurement per batch size; noise that makes a larger batch look cheaper than a smaller one is taken out."""
+        """From one measurement per batch size.
+
+        What disturbs a measurement only ever adds to it, and a smaller batch costs no more than a larger one: where a smaller
+        one took longer it was disturbed, and the larger one's time stands for both.
+        """
         if not seconds_by_samples:
             raise ValueError("a cost needs at least one measurement")
-        samples, seconds, highest = [], [], 0.0
-        for size in sorted(seconds_by_samples):
-            highest = max(highest, seconds_by_samples[size])
-            samples.append(size)
-            seconds.append(highest)
-        return cls(tuple(samples), tuple(seconds))
+        samples = sorted(seconds_by_samples)
+        least = list(accumulate((seconds_by_samples[size] for size in reversed(samples)), min))
+        return cls(tuple(samples), tuple(reversed(least)))
 
     def of(self, samples: int) -> float:
         """Seconds of a step with so many samples: linear between measurements, in proportion beyond the last."""

@@ -13,7 +13,7 @@ from server_worker.denoising.step_cost import StepCost, batch_sizes
 log = structlog.get_logger(__name__)
 
 LARGEST_BATCH = {"cuda": 256, "cpu": 64}
-_TIMED_CALLS = 3
+_TIMED_CALLS = 5
 _ENOUGH_SECONDS = 0.3
 _FALLING_OFF = 0.9
 

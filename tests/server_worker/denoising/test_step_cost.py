@@ -47,3 +47,8 @@ def test_batch_sizes_rise_to_the_largest_and_leave_no_gap_above_half(largest: in
     assert sizes[0] == 1
     assert sizes[-1] == largest
     assert all(low < high <= 2 * low for low, high in pairwise(sizes))
+
+
+def test_a_disturbed_measurement_harms_neither_those_before_nor_those_after_it() -> None:
+    cost = StepCost.measured({1: 0.9, 2: 0.012, 4: 0.5, 8: 0.020})
+    assert [cost.of(size) for size in (1, 2, 4, 8)] == [0.012, 0.012, 0.020, 0.020]
