@@ -13,6 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).with_name("results")
+README = Path(__file__).parents[1] / "README.md"
+PERFORMANCE = Path(__file__).parents[1] / "docs" / "performance.md"
+TABLE_START, TABLE_END = "<!-- python -m benchmarks.report makes this table -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)
@@ -117,13 +120,13 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def markdown(*benchmarks: str) -> str:
-    """The kept results of some benchmarks as a table for the README: what was promised, and comparisons with other libraries."""
+def markdown(*benchmarks: str, promised: bool = False) -> str:
+    """The kept results of some benchmarks as a table: all comparisons, or only those that something was promised of."""
     lines = ["| benchmark | what | ours | against | ratio | promised |", "|---|---|---|---|---|---|"]
     for name in benchmarks:
         found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         for result in found["results"]:
-            if result["ratio"] is None:
+            if result["ratio"] is None or (promised and result["bar"] is None):
                 continue
             bar = "" if result["bar"] is None else f"≥ {result['bar']:g}×"
             missed = " **missed**" if result["bar"] is not None and result["ratio"] < result["bar"] else ""
@@ -140,5 +143,20 @@ def markdown(*benchmarks: str) -> str:
     return "\n".join(lines)
 
 
+def pages() -> dict[Path, str]:
+    """The pages that hold a table of the kept results, with that table: what was promised in the README, all of it in docs."""
+    names = sorted(path.stem for path in RESULTS.glob("*.json"))
+    return {README: markdown(*names, promised=True), PERFORMANCE: markdown(*names)}
+
+
+def main() -> None:
+    """Put the tables into their pages."""
+    for path, table in pages().items():
+        text = path.read_text(encoding="utf-8")
+        before, _, rest = text.partition(TABLE_START)
+        _, _, after = rest.partition(TABLE_END)
+        path.write_text(f"{before}{TABLE_START}\n{table}\n{TABLE_END}{after}", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(markdown(*sorted(path.stem for path in RESULTS.glob("*.json"))))
+    main()

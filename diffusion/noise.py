@@ -6,6 +6,7 @@ stream numpy promises not to change; the way from bits to normals is Box & Mulle
 because numpy's own may change between versions.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -29,16 +30,25 @@ def sampling_noise(seeds: Any, samples: Any, steps: Any, shape: tuple[int, ...])
 
     Returns (B, *shape) float32, standard normal.
     """
+    bits = noise_bits(seeds, samples, steps, shape)
+    return normals(bits)[:, : math.prod(shape)].astype(np.float32).reshape(len(bits), *shape)
+
+
+def noise_bits(seeds: Any, samples: Any, steps: Any, shape: tuple[int, ...]) -> UInt64:
+    """The random bits that the noise of `sampling_noise` is made of, for whoever makes normals of them elsewhere.
+
+    Arguments as there.  Returns (B, count) uint64, count the numbers of one sample, or one more where that is odd.
+    """
     seed, sample, step = np.broadcast_arrays(
         *(np.atleast_1d(on_host(part)) for part in (seeds, samples, steps))
     )
     if bool((seed < 0).any() or (sample < 0).any() or (step < 0).any()):
         raise DiffusionError("noise is addressed by numbers of 0 or more: seed, sample and step")
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     bits = np.empty((len(seed), count + count % 2), dtype=np.uint64)
     for row, address in zip(bits, _addresses(seed, sample, step), strict=True):
         row[:] = np.random.Philox(key=address[:2], counter=address[2:]).random_raw(len(row))
-    return normals(bits)[:, :count].astype(np.float32).reshape(len(seed), *shape)
+    return bits
 
 
 def initial_noise(seeds: Any, samples: Any, T: int, shape: tuple[int, ...]) -> Float32:

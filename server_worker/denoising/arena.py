@@ -25,13 +25,13 @@ class Arena:
         """Rows in use."""
         return len(self.x) - len(self._free)
 
-    def put(self, samples: Float32) -> Int64:
-        """Place new samples, (k, C, H, W); returns their rows, (k,)."""
+    def put(self, samples: Tensor) -> Int64:
+        """Place new samples, (k, C, H, W) float32 on the device; returns their rows, (k,)."""
         while len(self._free) < len(samples):
             self._grow()
         rows, self._free = np.split(self._free, [len(samples)])
         index = torch.from_numpy(rows).to(self.x.device)
-        self.x.index_copy_(0, index, torch.from_numpy(samples).to(self.x.device))
+        self.x.index_copy_(0, index, samples)
         self.x0.index_fill_(0, index, 0.0)
         return rows
 

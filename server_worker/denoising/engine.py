@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from diffusion.arrays import Float32, Int64
-from diffusion.noise import initial_noise, sampling_noise
 from server_worker.denoising.arena import Arena
 from server_worker.denoising.chain import K_P, K_Z, Chain
+from server_worker.denoising.device_noise import noise_on
 from server_worker.denoising.runner import Execution, Runner
 from server_worker.denoising.scheduler import Group
 from server_worker.versions import Backbone
@@ -136,7 +136,11 @@ class Engine:
         """Give samples their initial noise, keyed by (seed, index within the request)."""
         chain = held.chain
         indices = np.arange(group.first, group.first + group.count)
-        noise = initial_noise(chain.request.seed, indices, chain.backbone.schedule.T, chain.request.shape)
+        seeds = np.full(group.count, chain.request.seed, np.int64)
+        above = np.full(
+            group.count, chain.backbone.schedule.T + 1, np.int64
+        )  # see `diffusion.noise.initial_noise`
+        noise = noise_on(self.execution.device, seeds, indices, above, chain.request.shape)
         held.rows[group.first : group.first + group.count] = arena.put(noise)
 
     @torch.inference_mode()
@@ -173,10 +177,12 @@ class Engine:
         seeds = np.repeat([each.chain.request.seed for each in held], batch.counts)
         samples = np.concatenate([np.arange(group.first, group.first + group.count) for group in groups])
         shape = held[0].chain.request.shape
-        t = batch.integers[1]
-        noise = np.zeros((len(t), *shape), np.float32)
-        noise[using] = sampling_noise(seeds[using], samples[using], t[using], shape)
-        return torch.from_numpy(noise).to(self.execution.device, non_blocking=True)
+        t, device = batch.integers[1], self.execution.device
+        made = noise_on(device, seeds[using], samples[using], t[using], shape)
+        if len(using) == len(t):
+            return made
+        noise = made.new_zeros((len(t), *shape))
+        return noise.index_copy_(0, torch.from_numpy(using).to(device), made)
 
 
 @dataclass(frozen=True, eq=False)

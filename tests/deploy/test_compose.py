@@ -237,7 +237,8 @@ def test_health_is_asked_where_metrics_are_served(name: str) -> None:
     if "--port" in command:
         ports.append(command[command.index("--port") + 1])
     (port,) = ports
-    assert f"http://127.0.0.1:{port}/metrics" in SERVICES[name]["healthcheck"]["test"][-1]
+    path = "livez" if name in {"trainer", "denoiser"} else "metrics"
+    assert f"http://127.0.0.1:{port}/{path}" in SERVICES[name]["healthcheck"]["test"][-1]
 
 
 def test_the_workers_share_one_storage_and_only_the_trainer_writes() -> None:

@@ -11,9 +11,10 @@ import torch
 
 from broker.messages import DenoiseV1
 from diffusion import sampling
-from diffusion.noise import initial_noise
+from diffusion.noise import initial_noise, noise_bits, normals
 from server_worker.denoising.arena import Arena
 from server_worker.denoising.chain import prepare
+from server_worker.denoising.device_noise import normals_on
 from server_worker.denoising.engine import Engine
 from server_worker.denoising.runner import Execution
 from server_worker.denoising.scheduler import INTERACTIVE, Group, Job, Limits, Scheduler
@@ -226,13 +227,20 @@ def test_a_compiled_network_is_kept_for_the_next_version_and_serves_its_weights(
 def test_the_arena_grows_with_what_runs_and_gives_its_rows_back() -> None:
     arena = Arena(SHAPE, CPU)
     samples = np.random.default_rng(0).standard_normal((150, *SHAPE)).astype(np.float32)
-    first, second = arena.put(samples[:100]), arena.put(samples[100:])
+    first, second = arena.put(torch.from_numpy(samples[:100])), arena.put(torch.from_numpy(samples[100:]))
     assert len({*first.tolist(), *second.tolist()}) == arena.occupied == 150
     np.testing.assert_array_equal(
         arena.read(np.concatenate((second, first))), samples[[*range(100, 150), *range(100)]]
     )
     arena.free(first)
     assert arena.occupied == 50
-    again = arena.put(samples[:100])
+    again = arena.put(torch.from_numpy(samples[:100]))
     np.testing.assert_array_equal(arena.read(second), samples[100:])
     np.testing.assert_array_equal(arena.read(again), samples[:100])
+
+
+def test_normals_made_by_torch_are_those_made_by_numpy() -> None:
+    bits = noise_bits(np.arange(6), np.arange(6), 17, (3, 5, 7))
+    assert bits.shape == (6, 106)
+    assert (bits >> np.uint64(63)).any(), "no word has the highest bit, which torch takes for a sign"
+    np.testing.assert_allclose(normals_on(CPU, bits).numpy(), normals(bits), atol=1e-12, rtol=0)
