@@ -1,7 +1,6 @@
 """The noise of `diffusion.noise`, made where the samples are.
 
-Most of the work is turning bits into normals. On a GPU that happens there: the host draws the bits, which must be those of the
-addressed stream, while the device still runs the network.
+Most of the work is turning bits into normals, and on a GPU that happens there: the host only draws the bits of the addressed stream.
 """
 
 import math
@@ -28,7 +27,7 @@ def noise_on(
 
 
 def normals_on(device: torch.device, bits: npt.NDArray[np.uint64]) -> Tensor:
-    """Standard normals by Box & Muller's transform, as `diffusion.noise.normals` makes them.  (B, 2m) uint64 → (B, 2m) float64."""
+    """Standard normals by Box & Muller's transform, as in `diffusion.noise.normals`.  (B, 2m) uint64 → (B, 2m) float64."""
     words = torch.from_numpy(bits.view(np.int64)).to(device, non_blocking=True)
     # torch shifts with the sign; the mask makes a shift without one of it.
     uniform = (((words >> 11) & _MANTISSA).double() + 0.5) * 2.0**-53
