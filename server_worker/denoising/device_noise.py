@@ -1,6 +1,6 @@
 """The noise of `diffusion.noise`, made where the samples are.
 
-Most of the work is turning bits into normals, and on a GPU that happens there: the host only draws the bits of the addressed stream.
+Most of the work is turning bits into normals. On a GPU that happens there: the host only draws the bits of the addressed stream.
 """
 
 import math
