@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, replace
 
 import structlog
 
-from server_worker.errors import Damaged
+from server_worker.errors import Damaged, Vanished
 from server_worker.samples.batch import StoredBatch
 from server_worker.samples.rewriting import Shelf, listed, without
 from server_worker.samples.segment import SUFFIX
-from server_worker.samples.segments import QUARANTINE_FOLDER, SEGMENTS_FOLDER, Vanished
+from server_worker.samples.segments import QUARANTINE_FOLDER, SEGMENTS_FOLDER
 from server_worker.samples.tombstones import Found, Tombstone
 from server_worker.storage import Storage, read_json
 

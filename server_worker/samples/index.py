@@ -6,13 +6,12 @@ from collections.abc import Iterable
 
 import structlog
 
-from server_worker.errors import Damaged, StorageFull
+from server_worker.errors import BrokenSegment, Damaged, StorageFull, Vanished
 from server_worker.samples.batch import StoredBatch
 from server_worker.samples.catalogue import Catalogue, Place
 from server_worker.samples.draw import Table, table_of
 from server_worker.samples.rewriting import Shelf, put, refused
 from server_worker.samples.segment import Segment
-from server_worker.samples.segments import BrokenSegment, Vanished
 
 log = structlog.get_logger(__name__)
 
@@ -137,10 +136,11 @@ class Index:
 
     def salvage(self, broken: BrokenSegment) -> None:
         """Go on without the damaged batches of a segment; the good ones are written anew and the file is set aside."""
-        segment, reasons = broken.segment, broken.reasons
+        reasons = broken.reasons
         with self.writing:
             with self._lock:
-                if segment.name not in self._catalogue.segments:
+                segment = self._catalogue.segments.get(broken.name)
+                if segment is None:
                     return  # another thread was faster
                 self._quarantined |= reasons
                 self._catalogue.hide(

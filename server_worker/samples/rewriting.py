@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from server_worker.errors import Damaged
+from server_worker.errors import Damaged, Vanished
 from server_worker.samples.batch import Kind, Payload, StoredBatch
 from server_worker.samples.segment import Segment
-from server_worker.samples.segments import Segments, Vanished
+from server_worker.samples.segments import Segments
 from server_worker.samples.tombstones import Tombstones
 
 log = structlog.get_logger(__name__)

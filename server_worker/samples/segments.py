@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from server_worker.errors import Damaged, WorkerError
+from server_worker.errors import BrokenSegment, Damaged, Vanished
 from server_worker.samples.batch import Array, Payload, payload_digest
 from server_worker.samples.segment import SUFFIX, Segment, decode, encode, header_bytes
 from server_worker.storage import Storage
@@ -26,23 +26,6 @@ MAPPED_SEGMENTS = 400
 """So many mappings at a time: each holds a file descriptor, of which a process often has 1,024."""
 
 Arrays = Mapping[str, Array]
-
-
-class Vanished(WorkerError):
-    """A segment is not there any more: what was in it is in another, or erased."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"the segment {name} is gone: list the segments again")
-        self.name = name
-
-
-class BrokenSegment(WorkerError):
-    """Some batches of a segment are not what was written. reasons: message id to what is wrong with it."""
-
-    def __init__(self, segment: Segment, reasons: Mapping[str, str]) -> None:
-        super().__init__(f"{len(reasons)} batches of the segment {segment.name} are damaged")
-        self.segment = segment
-        self.reasons = reasons
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +86,7 @@ class Segments:
         if segment.name not in self._verified:
             reasons = _broken(segment, opened.arrays)
             if reasons:
-                raise BrokenSegment(segment, reasons)
+                raise BrokenSegment(segment.name, reasons)
             self._verified.add(segment.name)
         return opened.arrays
 
@@ -161,7 +144,9 @@ class Segments:
             raise Vanished(segment.name) from error
         except OSError as error:
             reason = f"the file cannot be read ({error})"
-            raise BrokenSegment(segment, {each.message_id: reason for each in segment.batches}) from error
+            raise BrokenSegment(
+                segment.name, {each.message_id: reason for each in segment.batches}
+            ) from error
         # A truncated file is read as far as it goes; the digests tell what is missing.
         return _Open(segment.arrays(data.ljust(segment.size_bytes, b"\0")), segment.size_bytes)
 

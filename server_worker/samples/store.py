@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 
 from broker.messages import SamplesV1
-from server_worker.errors import Damaged, StorageFull, StorageUnusable
+from server_worker.errors import BrokenSegment, Damaged, StorageFull, StorageUnusable, Vanished
 from server_worker.samples import forgetting, rewriting
 from server_worker.samples.batch import Incoming, Kind, Outcome, StoredBatch, Tensors, payload_of
 from server_worker.samples.forgetting import Receipt
@@ -20,7 +20,7 @@ from server_worker.samples.gather import SampleBatch, gather
 from server_worker.samples.index import Index
 from server_worker.samples.limits import StoreLimits
 from server_worker.samples.rewriting import Shelf
-from server_worker.samples.segments import BrokenSegment, Segments, Vanished
+from server_worker.samples.segments import Segments
 from server_worker.samples.tombstones import Tombstone, Tombstones
 from server_worker.storage import Storage
 
