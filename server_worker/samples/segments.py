@@ -8,6 +8,7 @@ import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from server_worker.errors import BrokenSegment, Damaged, Vanished
@@ -119,11 +120,11 @@ class Segments:
                 self._drop(name)
 
     def _opened(self, segment: Segment) -> _Open:
-        with self._lock:
-            known = self._open.get(segment.name)
-            if known is not None:
+        known = self._open.get(segment.name)
+        if known is not None:
+            with suppress(KeyError):  # another thread closed it meanwhile; the arrays stay valid
                 self._open.move_to_end(segment.name)
-                return known
+            return known
         opened = self._load(segment)
         with self._lock:
             if segment.name in self._open:

@@ -188,8 +188,6 @@ class SampleStore:
             table = self._index.table(held_out=held_out)
             if not table.samples:
                 raise Damaged(f"the sample store {self._storage.url} holds no samples to train on")
-            # A draw that is repeated takes the same numbers again, so that ranks stay in step with each other.
-            rng.bit_generator.state = state
             picks = table.pick(rng, size).part(rows)
             try:
                 return gather(table, picks, self._shelf.segments.arrays)
@@ -197,6 +195,8 @@ class SampleStore:
                 self.refresh()
             except BrokenSegment as broken:
                 self._index.salvage(broken)
+            # A draw that is repeated takes the same numbers again, so that ranks stay in step with each other.
+            rng.bit_generator.state = state
 
     def tensors(self, entry: StoredBatch) -> Tensors:
         """The arrays of one batch. Raises Damaged when they are not what was written, or were erased."""
