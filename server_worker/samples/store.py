@@ -290,6 +290,7 @@ class SampleStore:
 
     def _finish_erasing(self) -> None:
         """What a killed process has begun, and what one wrote that did not live to see a tombstone."""
+        self._index.sync()
         for tombstone in self.tombstones.forgotten:
             if tombstone.active and not tombstone.complete:
                 self.forget(tombstone.client, tombstone.device)
