@@ -52,8 +52,7 @@ def forget(storage: Storage, shelf: Shelf, client: str, device: str | None, now:
     now: unix seconds. Raises StorageFull, and Damaged when the tombstone there cannot be read.
     """
     tombstone = _tombstone(storage, client, device)
-    tombstone = replace(tombstone, active=True, complete=False)
-    tombstone.write(storage)
+    tombstone = _saved(storage, replace(tombstone, active=True, complete=False))
     tombstone = _erase(storage, shelf, tombstone)
     tombstone, removed, not_checked = _clear_quarantine(storage, shelf, tombstone)
     versions, versions_by = _versions_trained(storage, tombstone)
@@ -71,14 +70,17 @@ def forget(storage: Storage, shelf: Shelf, client: str, device: str | None, now:
         quarantine_removed=removed,
         quarantine_not_checked=not_checked,
     )
-    replace(
-        tombstone,
-        complete=True,
-        ids=tombstone.ids.union(tombstone.pending),
-        pending={},
-        segments=frozenset(),
-        receipts=(*tombstone.receipts, asdict(receipt)),
-    ).write(storage)
+    _saved(
+        storage,
+        replace(
+            tombstone,
+            complete=True,
+            ids=tombstone.ids.union(tombstone.pending),
+            pending={},
+            segments=frozenset(),
+            receipts=(*tombstone.receipts, asdict(receipt)),
+        ),
+    )
     shelf.tombstones.reload()
     log.info(
         "client_forgotten", client=client, device=device, batches=receipt.batches, samples=receipt.samples
@@ -110,6 +112,23 @@ def _tombstone(storage: Storage, client: str, device: str | None) -> Tombstone:
         return new
 
 
+def _saved(storage: Storage, tombstone: Tombstone) -> Tombstone:
+    """Write it with whatever another process, which forgets the same sender, has added since; returns what was written."""
+    other = _tombstone(storage, tombstone.client, tombstone.device)
+    erased = tombstone.ids | other.ids
+    merged = replace(
+        tombstone,
+        ids=erased.union(other.pending) if tombstone.complete else erased,
+        pending={} if tombstone.complete else {**other.pending, **tombstone.pending},
+        receipts=(
+            *(each for each in other.receipts if each not in tombstone.receipts),
+            *tombstone.receipts,
+        ),
+    )
+    merged.write(storage)
+    return merged
+
+
 def _erase(storage: Storage, shelf: Shelf, tombstone: Tombstone) -> Tombstone:
     """Rewrite segments until none holds anything of theirs; each id is written down before its batch is erased."""
 
@@ -119,7 +138,7 @@ def _erase(storage: Storage, shelf: Shelf, tombstone: Tombstone) -> Tombstone:
     while covered := [segment for segment in listed(shelf.segments) if any(map(covers, segment.batches))]:
         entries = [entry for segment in covered for entry in segment.batches]
         tombstone = _noted(tombstone, entries, {segment.name for segment in covered})
-        tombstone.write(storage)
+        tombstone = _saved(storage, tombstone)
         for segment in covered:
             without(shelf, segment, covers)
     return tombstone
@@ -159,7 +178,7 @@ def _clear_quarantine(
             theirs = [entry for entry in segment.batches if tombstone.covers(entry.client, entry.device)]
             if theirs and folder == QUARANTINE_FOLDER:
                 tombstone = _noted(tombstone, theirs, [])
-                tombstone.write(storage)
+                tombstone = _saved(storage, tombstone)
                 storage.remove([path])
                 removed.append(path)
     return tombstone, tuple(removed), tuple(not_checked)
