@@ -177,6 +177,19 @@ def test_what_a_killed_writer_left_behind_a_complete_forgetting_is_erased(tmp_pa
     assert late.message.x.tobytes() not in everything(tmp_path / "store")
 
 
+def test_a_tombstone_written_between_the_look_and_the_write_is_seen_after_the_write(storage: Storage) -> None:
+    def meanwhile() -> float:  # the clock is read when the tombstones have been, and nothing is written yet
+        Tombstone("clinic", None).write(storage)
+        return 1.0
+
+    store = SampleStore(storage, clock=meanwhile)
+    group = [incoming(1), incoming(2, "plant"), incoming(3)]
+    assert store.add_many(group) == [Outcome.FORGOTTEN, Outcome.STORED, Outcome.FORGOTTEN]
+    (name,) = store.snapshot()
+    assert [file.path for file in storage.files("segments")] == [f"segments/{name}.safetensors"]
+    assert group[0].message_id.encode() not in storage.read(f"segments/{name}.safetensors")
+
+
 def test_samples_that_come_in_while_they_are_forgotten_do_not_stay(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     writers = [SampleStore(storage), SampleStore(storage)]

@@ -100,6 +100,31 @@ def test_a_reader_that_finds_a_segment_gone_looks_again(storage: Storage) -> Non
     np.testing.assert_array_equal(drawn(reader), drawn(store))
 
 
+class MergedMeanwhile(Storage):
+    """A storage in which others merge everything between a listing and what is done with it."""
+
+    def names(self, folder: str) -> list[str]:
+        found = super().names(folder)
+        SampleStore(Storage(self.url)).compact()
+        return found
+
+
+def test_segments_that_go_between_the_listing_and_the_reading_are_found_where_they_went(
+    tmp_path: Path,
+) -> None:
+    store = SampleStore(Storage(tmp_path))
+    for seed in range(6):
+        store.add_many([incoming(seed)])
+    reader = SampleStore(MergedMeanwhile(tmp_path), quarantine=False)
+    assert reader.samples == 24
+    assert len(reader.snapshot()) == 1
+    store.refresh()
+    for seed in range(6, 12):
+        store.add_many([incoming(seed)])
+    assert reader.refresh() == 6
+    assert reader.samples == 48
+
+
 def test_while_samples_come_in_only_what_has_gathered_is_merged(tmp_path: Path) -> None:
     store = SampleStore(Storage(tmp_path))
     counts = []
