@@ -1,18 +1,19 @@
 """Drawn samples as arrays for training: one gather per segment, one conversion per dtype."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from server_worker.samples.batch import Array
-from server_worker.samples.draw import Picks, Table
+from server_worker.samples.batch import Array, Kind
+from server_worker.samples.draw import Numbers, Picks, Table
 from server_worker.samples.segment import Segment
 from server_worker.samples.segments import Arrays
 
-_ZERO = np.float32(0)
+_ZERO = np.float32(0).tobytes()
+_TRUE = np.ones(1, bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +34,12 @@ class SampleBatch:
     noise: npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, eq=False)
-class _Visit:
+class _Visit(NamedTuple):
     """The picks that lie in one segment: their places in the draw, and their rows there."""
 
-    segment: Segment
     arrays: Arrays
-    places: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int64]
+    places: Numbers
+    rows: Numbers
 
 
 def gather(table: Table, picks: Picks, open_segment: Callable[[Segment], Arrays]) -> SampleBatch:
@@ -49,46 +48,54 @@ def gather(table: Table, picks: Picks, open_segment: Callable[[Segment], Arrays]
     Raises whatever `open_segment` does, and ValueError when the samples are not all of one shape.
     """
     visits = _visits(table, picks, open_segment)
-    pairs = [visit for visit in visits if "noise" in visit.arrays]
-    shape = visits[0].segment.kind.shape
-    size = len(picks.rows)
+    shape = (len(picks.rows), *table.segments[0].kind.shape)
+    has_pairs = any(kind.policy == "pairs" for kind in visits)
     drawn = SampleBatch(
-        x=np.empty((size, *shape), np.float32),
+        x=np.empty(shape, np.float32),
         t_cut=picks.t_cut,
         labels=picks.labels,
-        t=np.zeros(size, np.int64),
-        # Zeros that nobody looks at take as long to write as the samples.
-        noise=np.zeros((size, *shape), np.float32) if pairs else np.broadcast_to(_ZERO, (size, *shape)),
+        t=np.zeros(len(picks.rows), np.int64),
+        # Zeros that nobody looks at would take as long to write as the samples.
+        noise=np.zeros(shape, np.float32) if has_pairs else np.ndarray(shape, np.float32, _ZERO, 0, (0,) * 4),
     )
-    for dtype in {visit.segment.kind.dtype for visit in visits}:
-        _fill(drawn.x, "x", [visit for visit in visits if visit.segment.kind.dtype == dtype])
-    _scale(drawn.x, [visit for visit in visits if "scale" in visit.arrays])
-    if pairs:
-        _fill(drawn.noise, "noise", pairs)
-    for visit in pairs:
-        drawn.t[visit.places] = visit.arrays["t"][visit.rows]
+    for kind, of_kind in visits.items():
+        places = of_kind[0].places if len(of_kind) == 1 else np.concatenate([each.places for each in of_kind])
+        _fill(drawn.x, "x", of_kind, places)
+        if kind.dtype == "int8":
+            _scale(drawn.x, of_kind)
+        if kind.policy == "pairs":
+            _fill(drawn.noise, "noise", of_kind, places)
+            drawn.t[places] = np.concatenate([each.arrays["t"][each.rows] for each in of_kind])
     return drawn
 
 
-def _visits(table: Table, picks: Picks, open_segment: Callable[[Segment], Arrays]) -> list[_Visit]:
+def _visits(
+    table: Table, picks: Picks, open_segment: Callable[[Segment], Arrays]
+) -> dict[Kind, list[_Visit]]:
+    """The picks by kind and segment."""
     order = np.argsort(picks.segments, kind="stable")
     numbers, rows = picks.segments[order], picks.rows[order]
-    bounds = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(order)]
-    visits = []
-    for begin, end in pairwise(bounds):
-        segment = table.segments[numbers[begin]]
-        visits.append(_Visit(segment, open_segment(segment), order[begin:end], rows[begin:end]))
+    begins = np.flatnonzero(np.concatenate([_TRUE[: len(order)], numbers[1:] != numbers[:-1]]))
+    visits: dict[Kind, list[_Visit]] = {}
+    last_kind, of_kind = None, []
+    for number, begin, end in zip(
+        numbers[begins].tolist(), begins.tolist(), [*begins[1:].tolist(), None], strict=False
+    ):
+        segment = table.segments[number]
+        if segment.kind is not last_kind:
+            last_kind, of_kind = segment.kind, visits.setdefault(segment.kind, [])
+        of_kind.append(_Visit(open_segment(segment), order[begin:end], rows[begin:end]))
     return visits
 
 
-def _fill(target: npt.NDArray[np.float32], name: str, visits: list[_Visit]) -> None:
+def _fill(target: npt.NDArray[np.float32], name: str, visits: Sequence[_Visit], places: Numbers) -> None:
     """Copy one tensor of the picks into their places of `target`; all visits hold it in the same dtype."""
-    bounds = np.cumsum([0, *(len(visit.places) for visit in visits)]).tolist()
-    found = np.empty((bounds[-1], *target.shape[1:]), visits[0].arrays[name].dtype)
-    for visit, begin, end in zip(visits, bounds[:-1], bounds[1:], strict=True):
+    found = np.empty((len(places), *target.shape[1:]), visits[0].arrays[name].dtype)
+    end = 0
+    for arrays, _, rows in visits:
+        begin, end = end, end + len(rows)
         # "clip" writes straight into `out`; the rows come from the header and are within bounds.
-        visit.arrays[name].take(visit.rows, axis=0, out=found[begin:end], mode="clip")
-    places = visits[0].places if len(visits) == 1 else np.concatenate([visit.places for visit in visits])
+        arrays[name].take(rows, axis=0, out=found[begin:end], mode="clip")
     if len(places) < len(target):
         converted = np.empty(found.shape, np.float32)
         _convert(found, converted)
@@ -99,11 +106,11 @@ def _fill(target: npt.NDArray[np.float32], name: str, visits: list[_Visit]) -> N
     _convert(ordered, target)
 
 
-def _scale(target: npt.NDArray[np.float32], visits: list[_Visit]) -> None:
+def _scale(target: npt.NDArray[np.float32], visits: Sequence[_Visit]) -> None:
     """Undo the quantisation of int8."""
-    for visit in visits:
-        factors = visit.arrays["scale"][visit.rows] / np.float32(127)
-        target[visit.places] *= factors.reshape(-1, 1, 1, 1)
+    for arrays, places, rows in visits:
+        factors = arrays["scale"][rows] / np.float32(127)
+        target[places] *= factors.reshape(-1, 1, 1, 1)
 
 
 def _convert(values: Array, target: npt.NDArray[np.float32]) -> None:

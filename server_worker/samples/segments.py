@@ -8,7 +8,6 @@ import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from server_worker.errors import BrokenSegment, Damaged, Vanished
@@ -83,7 +82,8 @@ class Segments:
 
         Raises Vanished, or BrokenSegment with all that is wrong.
         """
-        opened = self._opened(segment)
+        known = self._open.get(segment.name)
+        opened = self._opened(segment) if known is None else known
         if segment.name not in self._verified:
             reasons = _broken(segment, opened.arrays)
             if reasons:
@@ -120,11 +120,9 @@ class Segments:
                 self._drop(name)
 
     def _opened(self, segment: Segment) -> _Open:
-        known = self._open.get(segment.name)
-        if known is not None:
-            with suppress(KeyError):  # another thread closed it meanwhile; the arrays stay valid
-                self._open.move_to_end(segment.name)
-            return known
+        with self._lock:
+            if segment.name in self._open:
+                return self._open[segment.name]
         opened = self._load(segment)
         with self._lock:
             if segment.name in self._open:
@@ -156,7 +154,7 @@ class Segments:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _make_room(self, keep: str) -> None:
-        """Close what was used longest ago until memory and mappings are within their bounds."""
+        """Close what was opened longest ago until memory and mappings are within their bounds."""
         for name in list(self._open):
             too_much = self._memory_bytes > self._cache_bytes
             too_many = self._mapped > MAPPED_SEGMENTS

@@ -181,6 +181,7 @@ def test_ranks_draw_the_parts_of_one_batch(storage: Storage) -> None:
         assert rng.random() == pytest.approx(np.random.default_rng(1).random(2 * 32 + 1)[-1])
     np.testing.assert_array_equal(np.concatenate([part.x for part in parts]), whole.x)
     np.testing.assert_array_equal(np.concatenate([part.labels for part in parts]), whole.labels)
+    assert writer.batch(np.random.default_rng(1), 32, rows=slice(32, 40)).x.shape == (0, *SHAPE)
 
 
 @settings(deadline=None, max_examples=30)
