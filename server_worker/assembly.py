@@ -26,6 +26,7 @@ from server_worker.denoising.watchdog import Watchdog
 from server_worker.denoising.worker import DenoiseWorker
 from server_worker.samples.contract import Contract, keep_contract
 from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
+from server_worker.samples.limits import StoreLimits
 from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings, WorkerSettings
 from server_worker.storage import Storage
@@ -49,7 +50,8 @@ def run_train(settings: TrainSettings, stop: threading.Event) -> None:
     storage.check_writable()
     keep_contract(storage, contract)
     storage.sweep()
-    store = SampleStore(storage, cache_bytes=settings.cache_bytes)
+    limits = StoreLimits(settings.store_max_bytes, settings.client_max_bytes, settings.retention_days)
+    store = SampleStore(storage, cache_bytes=settings.cache_bytes, limits=limits)
     registry = CollectorRegistry()
     metrics = TrainMetrics(registry)
     server = _serve(registry, settings)

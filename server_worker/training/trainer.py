@@ -14,7 +14,7 @@ from diffusion.objective import pairs_loss, released_loss
 from diffusion.schedule import NoiseSchedule
 from monitoring.metrics import NOISE_LEVELS
 from server_worker.errors import ContractMismatch, Damaged
-from server_worker.samples.file import NO_LABEL
+from server_worker.samples.batch import NO_LABEL
 from server_worker.samples.store import SampleBatch
 from server_worker.training.checkpoints import Checkpoint
 
