@@ -8,6 +8,9 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from broker.settings import ProcessSettings
 
+BLOCK_SAMPLES = 16
+"""Samples whose steps and noise are drawn together; a rank's share of a batch is a whole number of such blocks."""
+
 
 def _listed(value: Any) -> Any:
     """`1,2,2`, as a flag gives it, is a list of numbers."""
@@ -73,6 +76,12 @@ class TrainSettings(WorkerSettings):
     min_samples: int = Field(default=256, ge=1, description="training starts once so many samples are stored")
     batch_size: int = Field(default=64, ge=1, le=65_536, description="samples of one optimiser step")
     lr: float = Field(default=2e-4, gt=0, le=1, description="AdamW's learning rate after the warm-up")
+    lr_final: float = Field(
+        default=0.1, ge=0, le=1, description="share of lr left at the last of `steps`, by a cosine"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the network's arithmetic; bfloat16 is for GPUs"
+    )
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="AdamW's weight decay")
     warmup_steps: int = Field(
         default=100, ge=0, description="steps over which the learning rate rises from 0"
@@ -80,6 +89,14 @@ class TrainSettings(WorkerSettings):
     gradient_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this L2 norm")
     ema_decay: float = Field(default=0.999, ge=0, lt=1, description="decay of the weights' moving average")
     seed: int = Field(default=0, ge=0, lt=2**63, description="of initial weights, draws and noise")
+
+    held_out_share: float = Field(
+        default=0.02, ge=0, le=0.5, description="part of the samples kept from training, to judge versions by"
+    )
+    ranks: int = Field(default=1, ge=1, le=1024, description="processes that train together on this machine")
+    max_restarts: int = Field(
+        default=10, ge=0, description="so often the ranks start again when one of them dies"
+    )
 
     checkpoint_steps: int = Field(default=500, ge=1, description="steps between checkpoints")
     publish_steps: int = Field(default=1000, ge=1, description="steps between published versions")
@@ -91,7 +108,12 @@ class TrainSettings(WorkerSettings):
     cache_bytes: int = Field(default=2**30, ge=0, description="memory for stored tensors")
 
     @model_validator(mode="after")
-    def _cuts(self) -> Self:
+    def _consistent(self) -> Self:
+        if self.ranks > 1 and self.batch_size % BLOCK_SAMPLES:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be divided among {self.ranks} ranks: "
+                f"choose a multiple of {BLOCK_SAMPLES}"
+            )
         if self.cut_min > self.cut_max:
             raise ValueError(
                 f"cut_min {self.cut_min} is above cut_max {self.cut_max}: no release could be taken"

@@ -53,9 +53,10 @@ class SampleBatch:
 
 @dataclass(frozen=True, eq=False)
 class _Shelf:
-    """One client's batches in the order of their ids, and where each one's samples end."""
+    """One client's batches in the order of their ids, the first row drawn of each, and where each one's samples end."""
 
     entries: tuple[StoredBatch, ...]
+    firsts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
 
 
@@ -65,18 +66,28 @@ class SampleStore:
     storage: where the files are.
     cache_bytes: how much of the tensors is kept in memory.
     quarantine: move damaged files aside; without it they are only reported, as a mere reader should.
+    held_out_share: this part of every batch, its last samples, is never drawn for training.
 
     Safe to use from several threads; other processes may append at any time (`refresh` sees what they added).
     """
 
-    def __init__(self, storage: Storage, *, cache_bytes: int = 1 << 30, quarantine: bool = True) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        cache_bytes: int = 1 << 30,
+        quarantine: bool = True,
+        held_out_share: float = 0.0,
+    ) -> None:
         self._storage = storage
         self._cache_bytes = cache_bytes
         self._moves_damaged = quarantine
         self._lock = threading.RLock()
         self._entries: dict[str, StoredBatch] = {}
         self._quarantined: dict[str, str] = {}
-        self._shelves: dict[str, _Shelf] | None = None
+        self._held_out_share = held_out_share
+        self._adopted: frozenset[str] | None = None
+        self._shelves: dict[bool, dict[str, _Shelf]] = {}
         self._cache: OrderedDict[str, Tensors] = OrderedDict()
         self._cached_bytes = 0
         self._samples = 0
@@ -154,18 +165,51 @@ class SampleStore:
                 new += self._take_in(message_id, file.size_bytes)
         return new
 
-    def batch(self, rng: np.random.Generator, size: int) -> SampleBatch:
+    @property
+    def held_out_samples(self) -> int:
+        """How many samples are kept from training."""
+        with self._lock:
+            return sum(
+                _held_out(entry, self._held_out_share)
+                for entry in self._entries.values()
+                if self._held_out_share
+            )
+
+    def snapshot(self) -> tuple[str, ...]:
+        """The names of all that is known here, sorted, for another process to `adopt`."""
+        with self._lock:
+            return tuple(sorted(self._entries))
+
+    def adopt(self, names: tuple[str, ...]) -> None:
+        """From now on draw from exactly these. Raises Damaged when one of them cannot be read."""
+        self.refresh()
+        with self._lock:
+            missing = [name for name in names if name not in self._entries]
+            if missing:
+                raise Damaged(f"sample batch {missing[0]} is not in the store {self._storage.url}")
+            self._adopted = frozenset(names)
+            self._shelves = {}
+
+    def batch(
+        self,
+        rng: np.random.Generator,
+        size: int,
+        *,
+        rows: slice = slice(None),
+        held_out: bool = False,
+    ) -> SampleBatch:
         """Draw `size` samples with replacement, every client with the same probability whatever it has stored.
 
+        rows: which of those drawn are read and returned; held_out: draw from what is kept from training.
         Raises Damaged when nothing is left to draw from.
         """
         while True:
-            shelves = self._shelved()
+            shelves = self._shelved(held_out)
             if not shelves:
                 raise Damaged(f"the sample store {self._storage.url} holds no samples to train on")
-            picked = _pick(shelves, rng, size)
+            picked = _pick(shelves, rng, size, rows)
             try:
-                return self._gather(picked, size)
+                return self._gather(picked, len(range(size)[rows]))
             except Damaged as error:
                 log.warning("sample_draw_repeated", error=str(error))
 
@@ -232,7 +276,7 @@ class SampleStore:
             self._quarantined.pop(entry.message_id, None)
             self._samples += entry.samples
             self._bytes += entry.size_bytes
-            self._shelves = None
+            self._shelves = {}
 
     def _quarantine(self, message_id: str, reason: str) -> None:
         with self._lock:
@@ -241,7 +285,7 @@ class SampleStore:
             if entry is not None:
                 self._samples -= entry.samples
                 self._bytes -= entry.size_bytes
-                self._shelves = None
+                self._shelves = {}
         log.error("sample_batch_damaged", batch_id=message_id, reason=reason)
         if not self._moves_damaged:
             return
@@ -254,37 +298,52 @@ class SampleStore:
         folder = path.rsplit("/", 1)[0]
         return next((file.size_bytes for file in self._storage.files(folder) if file.path == path), 0)
 
-    def _shelved(self) -> dict[str, _Shelf]:
+    def _shelved(self, held_out: bool) -> dict[str, _Shelf]:
         with self._lock:
-            if self._shelves is None:
+            if held_out not in self._shelves:
                 by_client: dict[str, list[StoredBatch]] = {}
                 # Sorted, so that what is drawn depends on what is stored and not on the order it came in.
                 for entry in sorted(
                     self._entries.values(), key=lambda entry: (entry.client, entry.message_id)
                 ):
-                    by_client.setdefault(entry.client, []).append(entry)
-                self._shelves = {
-                    client: _Shelf(tuple(entries), np.cumsum([entry.samples for entry in entries]))
+                    if self._adopted is None or entry.message_id in self._adopted:
+                        by_client.setdefault(entry.client, []).append(entry)
+                shelves = {
+                    client: _shelf(entries, self._held_out_share, held_out)
                     for client, entries in by_client.items()
                 }
-            return self._shelves
+                self._shelves[held_out] = {
+                    client: shelf for client, shelf in shelves.items() if shelf.ends[-1]
+                }
+            return self._shelves[held_out]
+
+
+def _held_out(entry: StoredBatch, share: float) -> int:
+    return int(entry.samples * share + int(entry.message_id[:8], 16) / 2**32)
+
+
+def _shelf(entries: list[StoredBatch], share: float, held_out: bool) -> _Shelf:
+    kept = np.array([_held_out(entry, share) if share else 0 for entry in entries])
+    samples = np.array([entry.samples for entry in entries])
+    counts = kept if held_out else samples - kept
+    return _Shelf(tuple(entries), samples - kept if held_out else 0 * kept, np.cumsum(counts))
 
 
 def _pick(
-    shelves: dict[str, _Shelf], rng: np.random.Generator, size: int
+    shelves: dict[str, _Shelf], rng: np.random.Generator, size: int, rows: slice
 ) -> dict[StoredBatch, list[tuple[int, int]]]:
     """Which row of which batch goes to which place of the draw: batch to (place, row) pairs."""
     by_client = list(shelves.values())
-    who = rng.integers(len(by_client), size=size)
-    where = rng.random(size)
+    who = rng.integers(len(by_client), size=size)[rows]
+    where = rng.random(size)[rows]
     picked: dict[StoredBatch, list[tuple[int, int]]] = {}
-    for place in range(size):
+    for place in range(len(who)):
         shelf = by_client[who[place]]
         position = int(where[place] * shelf.ends[-1])
         index = int(np.searchsorted(shelf.ends, position, side="right"))
         entry = shelf.entries[index]
         row = position - (int(shelf.ends[index - 1]) if index else 0)
-        picked.setdefault(entry, []).append((place, row))
+        picked.setdefault(entry, []).append((place, int(shelf.firsts[index]) + row))
     return picked
 
 

@@ -21,7 +21,8 @@ from server_worker.samples.store import SampleStore
 from server_worker.settings import TrainSettings
 from server_worker.storage import Storage
 from server_worker.training import checkpoints
-from server_worker.training.trainer import StepReport, Trainer, TrainPlan
+from server_worker.training.plan import TrainPlan
+from server_worker.training.trainer import StepReport, Trainer
 from server_worker.versions import Manifest
 
 log = structlog.get_logger(__name__)
@@ -156,7 +157,7 @@ class TrainWorker:
     def _train_step(self) -> None:
         started = time.perf_counter()
         try:
-            batch = self._store.batch(self._trainer.rng, self._settings.batch_size)
+            batch = self._trainer.next_batch(self._store, self._settings.batch_size)
         except Damaged as error:
             log.warning("nothing_to_train_on", error=str(error))
             return

@@ -13,7 +13,8 @@ from server_worker.errors import ContractMismatch
 from server_worker.samples.store import SampleBatch, SampleStore
 from server_worker.storage import Storage
 from server_worker.training import checkpoints
-from server_worker.training.trainer import Trainer, TrainPlan
+from server_worker.training.plan import TrainPlan
+from server_worker.training.trainer import Trainer
 from tests.server_worker.backbones import CPU, SCHEDULE, SHAPE, UNET, T, sample_batch
 
 PLAN = TrainPlan(lr=2e-3, weight_decay=0.0, warmup_steps=5, gradient_norm=1.0, ema_decay=0.99, seed=3)
@@ -33,7 +34,7 @@ def trainer(schedule: NoiseSchedule = SCHEDULE, plan: TrainPlan = PLAN) -> Train
 
 
 def run(trained: Trainer, store: SampleStore, steps: int) -> list[float]:
-    return [trained.step(store.batch(trained.rng, 8)).loss for _ in range(steps)]
+    return [trained.step(trained.next_batch(store, 8)).loss for _ in range(steps)]
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

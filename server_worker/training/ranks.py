@@ -1,0 +1,106 @@
+"""Processes that train one backbone together, and how they agree.
+
+Every turn they exchange a few numbers over gloo, whatever carries the gradients, so that all of them do the same thing at the
+same step: train, look into the store again, wait, or stop because one of them was told to.
+"""
+
+import datetime
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed
+
+from server_worker.errors import DeviceUnavailable, RanksApart
+
+TIMEOUT = datetime.timedelta(minutes=10)
+"""How long a rank waits for the others: evaluating and saving, which rank 0 does alone, has to fit in."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together.
+
+    rank: 0 to size-1; rank 0 alone saves, publishes and announces.  local_rank: among those of this machine.
+    control: the gloo group they agree in; None for a process that is alone.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    control: Any = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def agree(self, values: Sequence[int]) -> list[int]:
+        """The greatest of each value over all ranks, the same on all of them. Raises RanksApart when one is gone."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.int64)
+        try:
+            distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self.control)
+        except RuntimeError as error:
+            raise _apart(error) from error
+        return [int(value) for value in tensor]
+
+    def share(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """What rank 0 gave; what the others give does not count. Raises RanksApart when one is gone."""
+        if self.size == 1:
+            return names
+        box = [names if self.leads else None]
+        try:
+            distributed.broadcast_object_list(box, src=0, group=self.control)
+        except RuntimeError as error:
+            raise _apart(error) from error
+        return tuple(box[0] or ())
+
+    def leave(self) -> None:
+        """Part from the others, after the last agreement."""
+        if self.size > 1:
+            distributed.destroy_process_group()
+
+
+ALONE = Ranks()
+
+
+def join(device: torch.device) -> Ranks:
+    """Join the ranks that torchrun started, or be alone.
+
+    device: where this rank computes; gradients travel over NCCL between GPUs, else over gloo.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return ALONE
+    try:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        control = distributed.new_group(backend="gloo", timeout=TIMEOUT)
+    except RuntimeError as error:
+        raise _apart(error) from error
+    return Ranks(distributed.get_rank(), size, local_rank(), control)
+
+
+def local_rank() -> int:
+    """Which of this machine's ranks this process is; 0 when it is alone."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def own_gpu(device: torch.device) -> torch.device:
+    """The GPU of this rank, made current; another kind of device as it is. Raises DeviceUnavailable when there are too few."""
+    if device.type != "cuda":
+        return device
+    number = local_rank()
+    if number >= torch.cuda.device_count():
+        raise DeviceUnavailable(
+            f"rank {number} of this machine has no GPU, there are {torch.cuda.device_count()}: start fewer ranks"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def _apart(error: RuntimeError) -> RanksApart:
+    return RanksApart(f"this rank has lost the others: {str(error).splitlines()[0]}; all start again")
