@@ -93,7 +93,11 @@ def run_denoise(settings: DenoiseSettings, stop: threading.Event) -> None:
 
             worker = DenoiseWorker(
                 versions=VersionFollower(
-                    Storage(settings.storage), device, poll_seconds=settings.poll_seconds, metrics=metrics
+                    Storage(settings.storage),
+                    device,
+                    poll_seconds=settings.poll_seconds,
+                    metrics=metrics,
+                    follow=settings.follow,
                 ),
                 consumers=consumers,
                 scheduler=Scheduler(Limits(settings.max_batch, settings.prefetch_share)),

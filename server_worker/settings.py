@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from broker.fields import MAX_SECONDS
 from broker.settings import ProcessSettings
 
 BLOCK_SAMPLES = 16
@@ -57,6 +58,12 @@ class TrainSettings(WorkerSettings):
     cut_min: float = Field(default=0.0, ge=0, le=1, description="smallest cut ratio that is taken")
     cut_max: float = Field(default=1.0, ge=0, le=1, description="largest cut ratio that is taken")
     releases_wanted: int = Field(default=1, ge=0, description="releases per image that clients are asked for")
+    samples_wanted: int | None = Field(
+        default=None, ge=1, description="clients are asked for no more once so many samples are stored"
+    )
+    samples_per_label: int | None = Field(
+        default=None, ge=1, description="so many samples of each label are wanted; the rest is not asked for"
+    )
 
     base_channels: int = Field(
         default=64, ge=8, le=1024, multiple_of=8, description="width of the network's first level"
@@ -104,11 +111,19 @@ class TrainSettings(WorkerSettings):
         default=20, ge=1, description="so many of the newest versions stay in the storage"
     )
     round_seconds: float = Field(default=60.0, gt=0, description="seconds between round announcements")
+    round_closes_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_SECONDS,
+        description="a round takes releases for so long; none: until the next",
+    )
     ingest_prefetch: int = Field(default=16, ge=1, le=1024, description="sample messages in hand at a time")
     cache_bytes: int = Field(default=2**30, ge=0, description="memory for stored tensors")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.samples_per_label is not None and self.num_classes is None:
+            raise ValueError("samples_per_label counts labels: set num_classes too")
         if self.ranks > 1 and self.batch_size % BLOCK_SAMPLES:
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be divided among {self.ranks} ranks: "
@@ -142,6 +157,9 @@ class DenoiseSettings(WorkerSettings):
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="of the network's arithmetic"
+    )
+    follow: Literal["latest", "best"] = Field(
+        default="latest", description="which version to serve: the newest, or the best on held-out releases"
     )
     part_bytes: int = Field(default=2**20, ge=1024, le=4 * 2**20, description="largest part of an answer")
     poll_seconds: float = Field(default=1.0, gt=0, description="seconds between looks for a new version")

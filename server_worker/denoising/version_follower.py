@@ -1,5 +1,7 @@
 """Follows the published backbone versions: always the newest that can be used, without losing sight of the time it takes."""
 
+from typing import Literal
+
 import structlog
 import torch
 
@@ -13,19 +15,26 @@ log = structlog.get_logger(__name__)
 
 
 class VersionFollower:
-    """Looks for a newer version every `poll_seconds`.
+    """Looks for a newer version, or with `follow` "best" for a better one, every `poll_seconds`.
 
     It holds the newest version and no other: requests in hand hold theirs, and with the last of them its memory is freed. A
     version that cannot be used is reported once, and the one before goes on serving.
     """
 
     def __init__(
-        self, storage: Storage, device: torch.device, *, poll_seconds: float, metrics: DenoiseMetrics
+        self,
+        storage: Storage,
+        device: torch.device,
+        *,
+        poll_seconds: float,
+        metrics: DenoiseMetrics,
+        follow: Literal["latest", "best"] = "latest",
     ) -> None:
         self._storage = storage
         self._device = device
         self._poll_seconds = poll_seconds
         self._metrics = metrics
+        self._follow: Literal["latest", "best"] = follow
         self._newest: Backbone | None = None
         self._unusable: int | None = None
         self._polled_seconds = float("-inf")
@@ -40,7 +49,7 @@ class VersionFollower:
     def _look(self) -> None:
         number: int | None = None
         try:
-            number = versions.latest(self._storage)
+            number = versions.chosen(self._storage, self._follow)
             current = None if self._newest is None else self._newest.number
             if number in (None, current, self._unusable):
                 return
