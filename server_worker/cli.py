@@ -5,6 +5,7 @@ torch is imported inside the commands, so that `--help` answers at once.
 
 import json
 import signal
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,7 @@ from server_worker.options import options_of
 from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings
 from server_worker.storage import Storage
+from server_worker.training.parent import is_rank
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +44,13 @@ def train(config: Config = None, **flags: Any) -> None:
 
     settings = TrainSettings.load(config, **flags)
     logs.configure("train")
-    assembly.run_train(settings, _stop_on_signals())
+    if settings.ranks > 1 and not is_rank():
+        from server_worker.training.launcher import launch
+
+        assembly.prepare_training(settings)  # what is wrong in all ranks is said once, and not tried again
+        launch(sys.argv[1:], settings.ranks, settings.max_restarts)
+    else:
+        assembly.run_train(settings, _stop_on_signals())
 
 
 @app.command()

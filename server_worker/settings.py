@@ -6,11 +6,19 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from broker.errors import ConfigError
 from broker.fields import MAX_SECONDS
 from broker.settings import ProcessSettings
 
 BLOCK_SAMPLES = 16
 """Samples whose steps and noise are drawn together; a rank's share of a batch is a whole number of such blocks."""
+
+
+def _check_batch(batch_size: int, ranks: int) -> None:
+    if ranks > 1 and batch_size % BLOCK_SAMPLES:
+        raise ValueError(
+            f"with {ranks} ranks the batch_size of each has to be a multiple of {BLOCK_SAMPLES}, not {batch_size}"
+        )
 
 
 def _listed(value: Any) -> Any:
@@ -124,11 +132,7 @@ class TrainSettings(WorkerSettings):
     def _consistent(self) -> Self:
         if self.samples_per_label is not None and self.num_classes is None:
             raise ValueError("samples_per_label counts labels: set num_classes too")
-        if self.ranks > 1 and self.batch_size % BLOCK_SAMPLES:
-            raise ValueError(
-                f"batch_size {self.batch_size} cannot be divided among {self.ranks} ranks: "
-                f"choose a multiple of {BLOCK_SAMPLES}"
-            )
+        _check_batch(self.batch_size, self.ranks)
         if self.cut_min > self.cut_max:
             raise ValueError(
                 f"cut_min {self.cut_min} is above cut_max {self.cut_max}: no release could be taken"
@@ -141,6 +145,14 @@ class TrainSettings(WorkerSettings):
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
         return (self.channels, self.image_size, self.image_size)
+
+
+def check_batch(settings: TrainSettings, ranks: int) -> None:
+    """Raise ConfigError unless the batch can be that of each of so many ranks, however they were started."""
+    try:
+        _check_batch(settings.batch_size, ranks)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 class DenoiseSettings(WorkerSettings):

@@ -6,14 +6,16 @@ same step: train, look into the store again, wait, or stop because one of them w
 
 import datetime
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import distributed
 
 from server_worker.errors import DeviceUnavailable, RanksApart
+from server_worker.training.parent import Parent
 
 TIMEOUT = datetime.timedelta(minutes=10)
 """How long a rank waits for the others: evaluating and saving, which rank 0 does alone, has to fit in."""
@@ -21,16 +23,17 @@ TIMEOUT = datetime.timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together.
+    """Where a process stands among those that train together.
 
     rank: 0 to size-1; rank 0 alone saves, publishes and announces.  local_rank: among those of this machine.
-    control: the gloo group they agree in; None for a process that is alone.
+    control: the gloo group they agree in; None for a process that is alone.  parent: who started this process.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     control: Any = None
+    parent: Parent = field(default_factory=Parent)
 
     @property
     def leads(self) -> bool:
@@ -42,10 +45,8 @@ class Ranks:
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.int64)
-        try:
+        with self.together():
             distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self.control)
-        except RuntimeError as error:
-            raise _apart(error) from error
         return [int(value) for value in tensor]
 
     def share(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -53,11 +54,19 @@ class Ranks:
         if self.size == 1:
             return names
         box = [names if self.leads else None]
-        try:
+        with self.together():
             distributed.broadcast_object_list(box, src=0, group=self.control)
-        except RuntimeError as error:
-            raise _apart(error) from error
         return tuple(box[0] or ())
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what all ranks do together: says in words when another one is gone (RanksApart)."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1:
+                raise
+            raise _apart(error) from error
 
     def leave(self) -> None:
         """Part from the others, after the last agreement."""

@@ -71,7 +71,7 @@ class Trainer:
         )
 
     def next_batch(self, store: SampleStore, size: int) -> SampleBatch:
-        """This rank's part, `size` samples, of the global batch of the next step. Raises Damaged in an empty store."""
+        """Draw this rank's part, `size` samples, of the global batch of the next step. Raises Damaged in an empty store."""
         rows = slice(self._ranks.rank * size, (self._ranks.rank + 1) * size)
         return store.batch(picks(self.seed, self.step_number), self._ranks.size * size, rows=rows)
 
@@ -81,7 +81,8 @@ class Trainer:
             group["lr"] = learning_rate(self._plan, self.step_number)
         loss, t, per_sample = self._loss(batch)
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        with self._ranks.together():
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         nn.utils.clip_grad_norm_(self._model.parameters(), self._plan.gradient_norm)
         self._optimiser.step()
         self._ema.update(self._model)
@@ -147,7 +148,7 @@ class Trainer:
             )
 
     def _loss(self, batch: SampleBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean over this rank's part of the batch, whether a sample is a release (t is drawn here) or a pair (it came with it)."""
+        """Mean over this rank's part of the batch, of releases (t is drawn here) and pairs (it came with them)."""
         first = self._ranks.rank * len(batch.t)
         rows = range(first, first + len(batch.t))
         places, noise = draw(self.seed, self.step_number, rows, batch.x.shape[1:], self.device)
