@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from monitoring import logs
+from monitoring.metrics import NOISE_LEVELS
 from server_worker.errors import StorageUnusable
 from server_worker.options import options_of
 from server_worker.samples.store import SampleStore
@@ -86,6 +88,33 @@ def samples(
         _print_summary(summary)
 
 
+@app.command("versions")
+def list_versions(
+    storage: Annotated[
+        str, typer.Option(help="The directory or URL that the train worker writes to.")
+    ] = ".collafuse/server",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the published backbone versions, with their loss on held-out releases when they were published."""
+    from server_worker import versions  # brings torch
+
+    logs.configure("versions", level="warning")
+    place = Storage(storage)
+    if not place.exists(""):
+        raise StorageUnusable(f"there is no storage at {storage}: check --storage")
+    summary = {
+        "latest": versions.latest(place),
+        "best": versions.best(place),
+        "versions": [
+            asdict(versions.read_manifest(place, number)) for number in versions.published(place)
+        ],
+    }
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        _print_versions(summary)
+
+
 def _stop_on_signals() -> threading.Event:
     """An event that SIGTERM and SIGINT set; the worker then ends in order, with exit code 0."""
     stop = threading.Event()
@@ -121,6 +150,20 @@ def _summary(store: SampleStore) -> dict[str, Any]:
             {"batch": batch, "reason": reason} for batch, reason in sorted(store.quarantined.items())
         ],
     }
+
+
+def _print_versions(summary: dict[str, Any]) -> None:
+    table = Table(title=f"{len(summary['versions'])} backbone versions")
+    for name in ("version", "steps", "samples seen", "held-out loss", *NOISE_LEVELS, ""):
+        table.add_column(name, justify="right" if name else "left")
+    for row in summary["versions"]:
+        losses = [row["held_out_loss"], *(row["held_out_by_level"].get(level) for level in NOISE_LEVELS)]
+        shown = ["-" if loss is None else f"{loss:.4f}" for loss in losses]
+        marks = [name for name in ("latest", "best") if summary[name] == row["number"]]
+        table.add_row(
+            *(str(row["number"]), str(row["steps"]), str(row["samples_seen"])), *shown, " ".join(marks)
+        )
+    Console().print(table)
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

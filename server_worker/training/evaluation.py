@@ -32,7 +32,8 @@ def held_out_pairs(
     """Held-out releases at fixed steps with fixed noise, so that two networks are compared on the same terms.
 
     At most 512 samples are drawn, clients balanced; the same ones as long as the store holds the same. Their steps are
-    stratified: one in each of as many equal parts of the range above the cut, in random order, which leaves the loss little variance.
+    stratified: one in each of as many equal parts of the range above the cut, in random order, for little
+    variance.
 
     Returns None when nothing is held out.
     """

@@ -86,11 +86,23 @@ def join(device: torch.device) -> Ranks:
     if size == 1:
         return ALONE
     try:
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        store, rank = _meeting_point(), int(os.environ["RANK"])
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         control = distributed.new_group(backend="gloo", timeout=TIMEOUT)
     except RuntimeError as error:
         raise _apart(error) from error
-    return Ranks(distributed.get_rank(), size, local_rank(), control)
+    return Ranks(rank, size, local_rank(), control)
+
+
+def _meeting_point() -> distributed.Store:
+    """Where the ranks find each other's addresses: of this attempt, for torchrun keeps those of dead ranks in the same store."""
+    is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = distributed.TCPStore(
+        address, port, is_master=not is_agents and os.environ["RANK"] == "0", timeout=TIMEOUT
+    )
+    return distributed.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def local_rank() -> int:

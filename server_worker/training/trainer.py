@@ -1,5 +1,6 @@
 """One optimiser step after another on the exact objective, over samples released at different cuts."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,9 @@ class Trainer:
         self._model.to(device).train()
         self._network: nn.Module = self._model
         if ranks.size > 1:
-            self._network = DistributedDataParallel(self._model, gradient_as_bucket_view=True)
+            # A 1×1 convolution's gradient has other strides than its bucket: torch copies it, as it should, and says so each time.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            self._network = DistributedDataParallel(self._model)
         self._ema = EMA(self._model, plan.ema_decay)
         self._optimiser = torch.optim.AdamW(
             self._model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay

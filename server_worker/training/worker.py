@@ -97,6 +97,7 @@ class TrainWorker:
             stop.set()
             ingest.join()
             self._save_if(self._trainer.step_number > self._saved_step)
+            log.info("training_stopped", step=self._trainer.step_number, rank=self._ranks.rank)
         if self._ingest_error is not None:
             raise self._ingest_error
 
