@@ -105,9 +105,7 @@ def list_versions(
     summary = {
         "latest": versions.latest(place),
         "best": versions.best(place),
-        "versions": [
-            asdict(versions.read_manifest(place, number)) for number in versions.published(place)
-        ],
+        "versions": [asdict(versions.read_manifest(place, number)) for number in versions.published(place)],
     }
     if as_json:
         print(json.dumps(summary))
@@ -153,8 +151,8 @@ def _summary(store: SampleStore) -> dict[str, Any]:
 
 
 def _print_versions(summary: dict[str, Any]) -> None:
-    table = Table(title=f"{len(summary['versions'])} backbone versions")
-    for name in ("version", "steps", "samples seen", "held-out loss", *NOISE_LEVELS, ""):
+    table = Table(title=f"{len(summary['versions'])} backbone versions, loss on held-out releases")
+    for name in ("version", "steps", "samples", "held out", *NOISE_LEVELS, ""):
         table.add_column(name, justify="right" if name else "left")
     for row in summary["versions"]:
         losses = [row["held_out_loss"], *(row["held_out_by_level"].get(level) for level in NOISE_LEVELS)]

@@ -65,7 +65,7 @@ class Trainer:
         self._model.to(device).train()
         self._network: nn.Module = self._model
         if ranks.size > 1:
-            # A 1×1 convolution's gradient has other strides than its bucket: torch copies it, as it should, and says so each time.
+            # A 1×1 convolution's gradient has other strides than its bucket: torch copies it, rightly, and says so.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             self._network = DistributedDataParallel(self._model)
         self._ema = EMA(self._model, plan.ema_decay)

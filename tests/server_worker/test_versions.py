@@ -1,9 +1,13 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from prometheus_client import CollectorRegistry
 
+from monitoring.metrics import DenoiseMetrics
 from server_worker import versions
+from server_worker.denoising.version_follower import VersionFollower
 from server_worker.errors import Damaged, VersionMissing
 from server_worker.storage import Storage
 from tests.server_worker.backbones import CPU, SHAPE, T, publish_backbone
@@ -51,3 +55,39 @@ def test_a_damaged_version_is_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "versions" / "LATEST").write_text("the newest")
     with pytest.raises(Damaged, match="no version number"):
         versions.latest(storage)
+
+
+def test_the_best_version_is_followed_once_there_is_one_and_is_never_dropped(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    follower = VersionFollower(
+        storage, CPU, poll_seconds=0.0, metrics=DenoiseMetrics(CollectorRegistry()), follow="best"
+    )
+
+    def served() -> int | None:
+        newest = follower.newest(0.0)
+        return None if newest is None else newest.number
+
+    assert served() is None
+    first = publish_backbone(storage)
+    assert served() == 1, "the latest stands in for the best"
+    versions.name_best(storage, 1)
+    for _ in range(4):
+        versions.publish(storage, dict(first.network.state_dict()), first.manifest, keep=2)
+    assert (served(), versions.latest(storage)) == (1, 5)
+    assert versions.published(storage) == [1, 4, 5]
+    versions.name_best(storage, 4)
+    assert served() == 4
+
+
+def test_a_manifest_of_before_the_held_out_loss_is_still_read(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    publish_backbone(storage)
+    path = tmp_path / "versions" / "000001" / "manifest.json"
+    fields = json.loads(path.read_text())
+    for name in ("held_out_loss", "held_out_by_level", "samples_by_client"):
+        del fields[name]
+    path.write_text(json.dumps(fields))
+
+    manifest = versions.read_manifest(storage, 1)
+
+    assert (manifest.held_out_loss, manifest.samples_by_client) == (None, {})
