@@ -85,6 +85,7 @@ def join(device: torch.device) -> Ranks:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return ALONE
+    parent = Parent()
     try:
         store, rank = _meeting_point(), int(os.environ["RANK"])
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -92,7 +93,7 @@ def join(device: torch.device) -> Ranks:
         control = distributed.new_group(backend="gloo", timeout=TIMEOUT)
     except RuntimeError as error:
         raise _apart(error) from error
-    return Ranks(rank, size, local_rank(), control)
+    return Ranks(rank, size, local_rank(), control, parent)
 
 
 def _meeting_point() -> distributed.Store:
