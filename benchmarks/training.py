@@ -3,9 +3,9 @@
 The worker is a process of its own with its ingest thread, its store on disk and a private RabbitMQ; the stream is another. All of
 them compute on one thread, and whoever is not measured is stopped (SIGSTOP), so that contenders take turns within a few seconds.
 
-Steps are counted by the clock, and by the time in which the training thread had a core or waited for anything but a core: how long
-the kernel let it queue for one (schedstat) says how busy the machine was with other work, and is taken off for all alike. What ingest
-costs the training thread, cache and interpreter lock included, is in both.
+Steps are counted by the clock, and by the time in which the training thread had a core or waited for anything but a core: how
+long the kernel let it queue for one (schedstat) says how busy the machine was with other work, and is taken off for all alike.
+What ingest costs the training thread, cache and interpreter lock included, is in both.
 """
 
 import math

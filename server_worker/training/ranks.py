@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import distributed
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, and not in __all__
 
 from server_worker.errors import DeviceUnavailable, RanksApart
 from server_worker.training.parent import Parent
@@ -96,14 +97,12 @@ def join(device: torch.device) -> Ranks:
     return Ranks(rank, size, local_rank(), control, parent)
 
 
-def _meeting_point() -> distributed.Store:
+def _meeting_point() -> PrefixStore:
     """Where the ranks find each other's addresses: of this attempt, for torchrun keeps those of dead ranks in the same store."""
     is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = distributed.TCPStore(
-        address, port, is_master=not is_agents and os.environ["RANK"] == "0", timeout=TIMEOUT
-    )
-    return distributed.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    store = TCPStore(address, port, is_master=not is_agents and os.environ["RANK"] == "0", timeout=TIMEOUT)
+    return PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def local_rank() -> int:
