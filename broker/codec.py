@@ -38,7 +38,7 @@ def encode(message: Message) -> bytes:
     Raises:
         MessageTooLarge: above MAX_BODY_BYTES; split the samples over several messages.
     """
-    body: bytes = msgpack.packb(dict(message), default=msgpack_numpy.encode, use_bin_type=True)
+    body: bytes = msgpack.packb(message.on_wire(), default=msgpack_numpy.encode, use_bin_type=True)
     if len(body) > MAX_BODY_BYTES:
         raise MessageTooLarge(
             f"a {message.type_name} of {len(body)} bytes exceeds {MAX_BODY_BYTES}: send fewer samples per message"

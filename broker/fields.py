@@ -19,6 +19,8 @@ MAX_T = 100_000
 MAX_PLAN_STEPS = 1024
 """The most network calls that one request may ask for, per sample."""
 MAX_REQUEST_SAMPLES = 1024
+MAX_LABELS_WANTED = 1024
+"""The most labels that one round names; the scarcest go first."""
 MAX_SECONDS = 30 * 24 * 3600.0
 
 Array = npt.NDArray[Any]
@@ -88,6 +90,7 @@ Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
 Timestep = Annotated[int, Field(ge=0, le=MAX_T)]
 Side = Annotated[int, Field(ge=1, le=65_536)]
 Shape = Annotated[tuple[Side, Side, Side], BeforeValidator(as_tuple)]
+Label = Annotated[int, Field(ge=0, lt=2**31)]
 Labels = Annotated[npt.NDArray[np.int32] | None, optional(array_of(("int32",), 1))]
 
 

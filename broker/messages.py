@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from broker.fields import (
     ENVELOPE_BYTES,
     MAX_BODY_BYTES,
+    MAX_LABELS_WANTED,
     MAX_PLAN_STEPS,
     MAX_REQUEST_SAMPLES,
     MAX_SECONDS,
@@ -24,6 +25,7 @@ from broker.fields import (
     Array,
     Count,
     Dtype,
+    Label,
     Labels,
     MessageId,
     RequestId,
@@ -65,6 +67,13 @@ class Message(BaseModel):
     )
     type_name: ClassVar[str]
     """The AMQP `type` property: `name.vN`."""
+    later_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after the first version of a type: while they are None they are left out of the body, so that a program
+    that does not know them takes it."""
+
+    def on_wire(self) -> dict[str, Any]:
+        """The fields as a body names them."""
+        return {name: value for name, value in self if value is not None or name not in self.later_fields}
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -327,9 +336,13 @@ class RoundV1(Message):
         cut_max: largest cut ratio that will be taken.
         releases_wanted: releases per image that are still useful.
         backbone_version: the newest published.
+        closes_in_seconds: how long from its arrival on the round takes releases, or None for until the next. Relative, for the
+            clock of a device may be wrong.
+        labels_wanted: the only labels still wanted, rising, or None for all.
     """
 
     type_name: ClassVar[str] = "round.v1"
+    later_fields: ClassVar[frozenset[str]] = frozenset({"closes_in_seconds", "labels_wanted"})
 
     number: Count
     schedule_name: Literal["cosine", "linear"]
@@ -341,12 +354,30 @@ class RoundV1(Message):
     cut_max: Annotated[float, Field(ge=0, le=1)]
     releases_wanted: Count
     backbone_version: Count
+    closes_in_seconds: Seconds | None = None
+    labels_wanted: (
+        Annotated[
+            tuple[Label, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=MAX_LABELS_WANTED)
+        ]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.cut_min > self.cut_max:
             raise ValueError("cut_min must not exceed cut_max")
+        self._check_labels_wanted()
         return self
+
+    def _check_labels_wanted(self) -> None:
+        if self.labels_wanted is None:
+            return
+        if self.num_classes is None:
+            raise ValueError("labels_wanted needs num_classes")
+        if any(one >= other for one, other in zip(self.labels_wanted, self.labels_wanted[1:], strict=False)):
+            raise ValueError("labels_wanted must be strictly rising")
+        if self.labels_wanted[-1] >= self.num_classes:
+            raise ValueError("labels_wanted must lie below num_classes")
 
 
 class ReceiptV1(Message):

@@ -153,6 +153,8 @@ def contribute(
     print(
         f"{summary.released} releases in {summary.batches} messages; released before: {summary.released_before}"
     )
+    if summary.held_back:
+        print(f"held back: {summary.held_back} images that the server asks nothing more of now")
     if summary.labels_withheld:
         print("labels were not sent: the server asks for none")
 

@@ -21,6 +21,14 @@ def latest(spool: Spool) -> RoundV1 | None:
     return message if isinstance(message, RoundV1) else None
 
 
+def is_closed(spool: Spool, message: RoundV1, now_unix: float) -> bool:
+    """Whether a round takes no more releases, by this device's clock from its arrival on; a clock set back leaves it open."""
+    if message.closes_in_seconds is None:
+        return False
+    row = spool.row("SELECT received_at FROM contract")
+    return row is not None and now_unix - float(row[0]) > message.closes_in_seconds
+
+
 def store(transaction: sqlite3.Connection, message: RoundV1) -> bool:
     """Keep a round unless a newer one is known already; rounds may arrive late and out of order."""
     changed = transaction.execute(

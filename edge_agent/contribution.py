@@ -33,13 +33,17 @@ _ITEM_BYTES = {"float16": 2, "float32": 4, "int8": 1}
 
 @dataclass(frozen=True)
 class Summary:
-    """What a contribution did: images read, releases made now, images that had been released before, messages made."""
+    """What a contribution did: images read, releases made now, images that had been released before, messages made.
+
+    held_back: images that the server asks nothing more of at the moment, for their label or altogether.
+    """
 
     images: int
     released: int
     released_before: int
     batches: int
     labels_withheld: bool
+    held_back: int = 0
 
 
 def contribute(
@@ -67,18 +71,21 @@ def contribute(
     contract = contracts.latest(spool)
     cut = Cut(NoiseSchedule.named(settings.schedule, settings.schedule_steps), settings.cut_ratio)
     check_cut(cut, contract, settings.noise_floor)
-    limit = settings.releases if contract is None else min(settings.releases, contract.releases_wanted)
+    asked = settings.releases if contract is None else _releases_asked(spool, contract)
     withhold = contract is not None and contract.num_classes is None
     batches = _Batches(spool, settings, cut)
-    read = before = 0
+    read = before = held_back = 0
     labelled = False
     for image in source:
         _check_image(image, contract)
         labelled = labelled or image.label is not None
         digest = privacy.image_digest(image.x0)
-        missing = _missing_releases(spool, digest, limit) - batches.pending(digest)
+        wanted = _is_wanted(image, contract)
+        missing = _missing_releases(spool, digest, settings.releases) - batches.pending(digest)
+        now = {index for index in missing if index < asked} if wanted else set()
         before += not missing
-        for index in sorted(missing):
+        held_back += bool(missing) and not now
+        for index in sorted(now):
             label = None if withhold else image.label
             batches.add(
                 privacy.release(cut, image.x0, secret, index, clip_norm=settings.clip_norm, label=label)
@@ -87,7 +94,7 @@ def contribute(
         if on_image is not None:
             on_image(read)
     batches.flush_all()
-    return Summary(read, batches.released, before, batches.made, withhold and labelled)
+    return Summary(read, batches.released, before, batches.made, withhold and labelled, held_back)
 
 
 def check_cut(cut: Cut, contract: RoundV1 | None, noise_floor: float) -> None:
@@ -202,6 +209,17 @@ def _missing_releases(spool: Spool, digest: str, limit: int) -> set[int]:
     """Indices below `limit` at which an image has not been released yet, at whatever cut."""
     rows = spool.rows("SELECT release FROM ledger WHERE image = ?", (digest,))
     return set(range(limit)) - {row[0] for row in rows}
+
+
+def _releases_asked(spool: Spool, contract: RoundV1) -> int:
+    """How often an image may be released as far as the server is concerned; not at all once the round is closed."""
+    return 0 if contracts.is_closed(spool, contract, time.time()) else contract.releases_wanted
+
+
+def _is_wanted(image: Image, contract: RoundV1 | None) -> bool:
+    if contract is None or contract.labels_wanted is None:
+        return True
+    return image.label in contract.labels_wanted
 
 
 def _check_image(image: Image, contract: RoundV1 | None) -> None:

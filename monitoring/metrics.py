@@ -115,6 +115,12 @@ class TrainMetrics:
             ["noise_level"],
             registry=registry,
         )
+        self.held_out_loss = Gauge(
+            "collafuse_held_out_loss",
+            "Mean loss of the newest version on releases kept from training, by third of the noise range.",
+            ["noise_level"],
+            registry=registry,
+        )
         self.backbone_version = Gauge(
             "collafuse_backbone_version", "Number of the newest backbone version here.", registry=registry
         )

@@ -1,5 +1,6 @@
 """Builds the parts of a worker process from its settings, and runs it; the only caller is the room's `cli.py`."""
 
+import os
 import threading
 from contextlib import closing
 
@@ -28,60 +29,120 @@ from server_worker.samples.contract import Contract, keep_contract
 from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
 from server_worker.samples.limits import StoreLimits
 from server_worker.samples.store import SampleStore
-from server_worker.settings import DenoiseSettings, TrainSettings, WorkerSettings
+from server_worker.settings import DenoiseSettings, TrainSettings, WorkerSettings, check_batch
 from server_worker.storage import Storage
+from server_worker.training.announcer import Announcer
+from server_worker.training.parent import is_rank
+from server_worker.training.plan import network_config, train_plan
+from server_worker.training.publishing import Publishing
+from server_worker.training.ranks import Ranks, join, local_rank, own_gpu
 from server_worker.training.trainer import Trainer
-from server_worker.training.worker import TrainWorker, network_config, train_plan
+from server_worker.training.worker import TrainWorker
 
 log = structlog.get_logger(__name__)
 
 
 def run_train(settings: TrainSettings, stop: threading.Event) -> None:
-    """Be a train worker until `stop` is set, or the budget is spent and the settings say to exit then."""
-    schedule = NoiseSchedule.named(settings.schedule, settings.schedule_steps)
-    contract = Contract(schedule, settings.shape, settings.num_classes, settings.cut_min, settings.cut_max)
-    trainer = Trainer(
-        network_config(settings),
-        schedule,
-        train_plan(settings),
-        choose_device(settings.device, settings.threads),
-    )
-    storage = Storage(settings.storage)
-    storage.check_writable()
-    keep_contract(storage, contract)
-    storage.sweep()
-    limits = StoreLimits(settings.store_max_bytes, settings.client_max_bytes, settings.retention_days)
-    store = SampleStore(storage, cache_bytes=settings.cache_bytes, limits=limits)
+    """Be a train worker, or one of its ranks, until `stop` is set, or the budget is spent and the settings say to exit then."""
+    device = own_gpu(choose_device(settings.device, _threads(settings)))
+    storage = prepare_training(settings)
     registry = CollectorRegistry()
     metrics = TrainMetrics(registry)
-    server = _serve(registry, settings)
-    try:
-        with Connection(settings.broker(), name="train", metrics=BrokerMetrics(registry)) as connection:
-            publisher = connection.publisher(window=RECEIPTS_IN_FLIGHT + 2)
-            consumer = connection.consumer(QUEUE_SAMPLES, settings.ingest_prefetch)
+    ranks = join(device)
+    check_batch(settings, ranks.size)
+    with Connection(
+        settings.broker(), name=f"train-{ranks.rank}", metrics=BrokerMetrics(registry)
+    ) as connection:
+        worker = _train_worker(settings, storage, connection, metrics, device, ranks)
+
+        def not_ready() -> str | None:
+            return None if connection.connected else "no connection to the broker"
+
+        with closing(_serve(registry, _of_this_rank(settings), live=worker.not_live, ready=not_ready)):
             connection.wait_connected(settings.connect_timeout_seconds)
-            ingest = Ingest(
-                contract,
-                storage,
-                store,
-                consumer=consumer,
-                publisher=publisher,
-                metrics=metrics,
-                messages_in_hand=settings.ingest_prefetch,
-            )
-            worker = TrainWorker(
-                settings,
-                contract,
-                storage,
-                store=store,
-                trainer=trainer,
-                ingest=ingest,
-                publisher=publisher,
-                metrics=metrics,
-            )
             worker.run(stop)
-    finally:
-        server.close()
+    ranks.leave()
+
+
+def prepare_training(settings: TrainSettings) -> Storage:
+    """The storage, checked and swept. Raises StorageUnusable, or ContractMismatch when it is another federation's."""
+    storage = Storage(settings.storage)
+    storage.check_writable()
+    keep_contract(storage, _contract(settings))
+    storage.sweep()
+    return storage
+
+
+def _contract(settings: TrainSettings) -> Contract:
+    schedule = NoiseSchedule.named(settings.schedule, settings.schedule_steps)
+    return Contract(schedule, settings.shape, settings.num_classes, settings.cut_min, settings.cut_max)
+
+
+def _train_worker(
+    settings: TrainSettings,
+    storage: Storage,
+    connection: Connection,
+    metrics: TrainMetrics,
+    device: torch.device,
+    ranks: Ranks,
+) -> TrainWorker:
+    contract = _contract(settings)
+    trainer = Trainer(network_config(settings), contract.schedule, train_plan(settings), device, ranks)
+    store = SampleStore(
+        storage,
+        cache_bytes=settings.cache_bytes,
+        held_out_share=settings.held_out_share,
+        limits=StoreLimits(settings.store_max_bytes, settings.client_max_bytes, settings.retention_days),
+    )
+    publisher = connection.publisher(window=RECEIPTS_IN_FLIGHT + 2)
+    consumer = connection.consumer(QUEUE_SAMPLES, settings.ingest_prefetch)
+    ingest = Ingest(
+        contract,
+        storage,
+        store,
+        consumer=consumer,
+        publisher=publisher,
+        metrics=metrics,
+        messages_in_hand=settings.ingest_prefetch,
+    )
+    announcer = publishing = None
+    if ranks.leads:
+        announcer = Announcer(settings, contract, storage, store, publisher)
+        publishing = Publishing(
+            contract, storage, store, trainer, metrics, versions_kept=settings.versions_kept
+        )
+    return TrainWorker(
+        settings,
+        storage,
+        store=store,
+        trainer=trainer,
+        ingest=ingest,
+        metrics=metrics,
+        ranks=ranks,
+        announcer=announcer,
+        publishing=publishing,
+    )
+
+
+def _threads(settings: TrainSettings) -> int | None:
+    """Ranks on one machine share its cores, unless told otherwise."""
+    if settings.threads is not None or not is_rank():
+        return settings.threads
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _of_this_rank(settings: TrainSettings) -> TrainSettings:
+    """Each rank of a machine answers /metrics on a port of its own, and names it in a file of its own."""
+    number = local_rank()
+    if number == 0:
+        return settings
+    path = settings.metrics_port_file
+    return settings.model_copy(
+        update={
+            "metrics_port": settings.metrics_port + number if settings.metrics_port else 0,
+            "metrics_port_file": None if path is None else path.with_name(f"{path.name}.rank{number}"),
+        }
+    )
 
 
 def run_denoise(settings: DenoiseSettings, stop: threading.Event) -> None:
@@ -122,7 +183,9 @@ def _denoise_worker(
     engine = Engine(Execution(device, settings.precision, batch_sizes(largest) if settings.compile else ()))
     replies = Replies(connection.publisher(window=WINDOW, window_bytes=WINDOW_BYTES))
     return DenoiseWorker(
-        versions=VersionFollower(Storage(settings.storage), device, poll_seconds=settings.poll_seconds),
+        versions=VersionFollower(
+            Storage(settings.storage), device, poll_seconds=settings.poll_seconds, follow=settings.follow
+        ),
         consumers=consumers,
         scheduler=scheduler,
         engine=engine,

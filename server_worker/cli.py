@@ -5,6 +5,7 @@ torch is imported inside the commands, so that `--help` answers at once.
 
 import json
 import signal
+import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -12,15 +13,19 @@ from typing import Annotated, Any
 
 import structlog
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from broker.names import user_name
 from monitoring import logs
+from monitoring.metrics import NOISE_LEVELS
 from server_worker.errors import NothingToLift, StorageUnusable
 from server_worker.options import options_of
 from server_worker.samples import summary
 from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings
 from server_worker.storage import Storage
+from server_worker.training.parent import is_rank
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +47,13 @@ def train(config: Config = None, **flags: Any) -> None:
 
     settings = TrainSettings.load(config, **flags)
     logs.configure("train")
-    assembly.run_train(settings, _stop_on_signals())
+    if settings.ranks > 1 and not is_rank():
+        from server_worker.training.launcher import launch
+
+        assembly.prepare_training(settings)  # what is wrong in all ranks is said once, and not tried again
+        launch(sys.argv[1:], settings.ranks, settings.max_restarts)
+    else:
+        assembly.run_train(settings, _stop_on_signals())
 
 
 @app.command()
@@ -125,6 +136,31 @@ def _existing(storage: str) -> Storage:
     return place
 
 
+@app.command("versions")
+def list_versions(
+    storage: Annotated[
+        str, typer.Option(help="The directory or URL that the train worker writes to.")
+    ] = ".collafuse/server",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the published backbone versions, with their loss on held-out releases when they were published."""
+    from server_worker import versions  # brings torch
+
+    logs.configure("versions", level="warning")
+    place = Storage(storage)
+    if not place.exists(""):
+        raise StorageUnusable(f"there is no storage at {storage}: check --storage")
+    summary = {
+        "latest": versions.latest(place),
+        "best": versions.best(place),
+        "versions": [asdict(versions.read_manifest(place, number)) for number in versions.published(place)],
+    }
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        _print_versions(summary)
+
+
 def _stop_on_signals() -> threading.Event:
     """An event that SIGTERM and SIGINT set; the worker then ends in order, with exit code 0."""
     stop = threading.Event()
@@ -136,3 +172,17 @@ def _stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     return stop
+
+
+def _print_versions(summary: dict[str, Any]) -> None:
+    table = Table(title=f"{len(summary['versions'])} backbone versions, loss on held-out releases")
+    for name in ("version", "steps", "samples", "held out", *NOISE_LEVELS, ""):
+        table.add_column(name, justify="right" if name else "left")
+    for row in summary["versions"]:
+        losses = [row["held_out_loss"], *(row["held_out_by_level"].get(level) for level in NOISE_LEVELS)]
+        shown = ["-" if loss is None else f"{loss:.4f}" for loss in losses]
+        marks = [name for name in ("latest", "best") if summary[name] == row["number"]]
+        table.add_row(
+            *(str(row["number"]), str(row["steps"]), str(row["samples_seen"])), *shown, " ".join(marks)
+        )
+    Console().print(table)

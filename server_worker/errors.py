@@ -10,6 +10,8 @@ WorkerError
 ├── NothingToLift         somebody is to be let in again who was not forgotten
 ├── VersionMissing        a backbone version that does not exist
 ├── DeviceUnavailable     the wished-for GPU is not there
+├── RanksApart            a rank that trains together with others has lost them
+├── RanksFailed           ranks ended in error more often than they may be restarted
 └── CannotServe           a denoise request that this backbone cannot serve; `reason` says why
 """
 
@@ -71,6 +73,16 @@ class VersionMissing(WorkerError):
 
 class DeviceUnavailable(WorkerError):
     """The compute device asked for is not on this machine."""
+
+
+class RanksApart(WorkerError):
+    """Another rank ended: this one ends too, and torchrun starts all of them again from the newest checkpoint."""
+
+    disposition = Disposition.RETRY
+
+
+class RanksFailed(WorkerError):
+    """The ranks did not end in order."""
 
 
 class CannotServe(WorkerError):

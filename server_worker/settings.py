@@ -6,7 +6,19 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from broker.errors import ConfigError
+from broker.fields import MAX_SECONDS
 from broker.settings import ProcessSettings
+
+BLOCK_SAMPLES = 16
+"""Samples whose steps and noise are drawn together; a rank's share of a batch is a whole number of such blocks."""
+
+
+def _check_batch(batch_size: int, ranks: int) -> None:
+    if ranks > 1 and batch_size % BLOCK_SAMPLES:
+        raise ValueError(
+            f"with {ranks} ranks the batch_size of each has to be a multiple of {BLOCK_SAMPLES}, not {batch_size}"
+        )
 
 
 def _listed(value: Any) -> Any:
@@ -54,6 +66,12 @@ class TrainSettings(WorkerSettings):
     cut_min: float = Field(default=0.0, ge=0, le=1, description="smallest cut ratio that is taken")
     cut_max: float = Field(default=1.0, ge=0, le=1, description="largest cut ratio that is taken")
     releases_wanted: int = Field(default=1, ge=0, description="releases per image that clients are asked for")
+    samples_wanted: int | None = Field(
+        default=None, ge=1, description="clients are asked for no more once so many samples are stored"
+    )
+    samples_per_label: int | None = Field(
+        default=None, ge=1, description="so many samples of each label are wanted; the rest is not asked for"
+    )
 
     base_channels: int = Field(
         default=64, ge=8, le=1024, multiple_of=8, description="width of the network's first level"
@@ -73,6 +91,12 @@ class TrainSettings(WorkerSettings):
     min_samples: int = Field(default=256, ge=1, description="training starts once so many samples are stored")
     batch_size: int = Field(default=64, ge=1, le=65_536, description="samples of one optimiser step")
     lr: float = Field(default=2e-4, gt=0, le=1, description="AdamW's learning rate after the warm-up")
+    lr_final: float = Field(
+        default=0.1, ge=0, le=1, description="share of lr left at the last of `steps`, by a cosine"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the network's arithmetic; bfloat16 is for GPUs"
+    )
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="AdamW's weight decay")
     warmup_steps: int = Field(
         default=100, ge=0, description="steps over which the learning rate rises from 0"
@@ -81,12 +105,26 @@ class TrainSettings(WorkerSettings):
     ema_decay: float = Field(default=0.999, ge=0, lt=1, description="decay of the weights' moving average")
     seed: int = Field(default=0, ge=0, lt=2**63, description="of initial weights, draws and noise")
 
+    held_out_share: float = Field(
+        default=0.02, ge=0, le=0.5, description="part of the samples kept from training, to judge versions by"
+    )
+    ranks: int = Field(default=1, ge=1, le=1024, description="processes that train together on this machine")
+    max_restarts: int = Field(
+        default=10, ge=0, description="so often the ranks start again when one of them dies"
+    )
+
     checkpoint_steps: int = Field(default=500, ge=1, description="steps between checkpoints")
     publish_steps: int = Field(default=1000, ge=1, description="steps between published versions")
     versions_kept: int = Field(
         default=20, ge=1, description="so many of the newest versions stay in the storage"
     )
     round_seconds: float = Field(default=60.0, gt=0, description="seconds between round announcements")
+    round_closes_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_SECONDS,
+        description="a round takes releases for so long; none: until the next",
+    )
     ingest_prefetch: int = Field(default=16, ge=1, le=1024, description="sample messages in hand at a time")
     cache_bytes: int = Field(default=2**30, ge=0, description="memory for stored tensors that are not mapped")
     store_max_bytes: int | None = Field(
@@ -100,7 +138,10 @@ class TrainSettings(WorkerSettings):
     )
 
     @model_validator(mode="after")
-    def _cuts(self) -> Self:
+    def _consistent(self) -> Self:
+        if self.samples_per_label is not None and self.num_classes is None:
+            raise ValueError("samples_per_label counts labels: set num_classes too")
+        _check_batch(self.batch_size, self.ranks)
         if self.cut_min > self.cut_max:
             raise ValueError(
                 f"cut_min {self.cut_min} is above cut_max {self.cut_max}: no release could be taken"
@@ -113,6 +154,14 @@ class TrainSettings(WorkerSettings):
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
         return (self.channels, self.image_size, self.image_size)
+
+
+def check_batch(settings: TrainSettings, ranks: int) -> None:
+    """Raise ConfigError unless the batch can be that of each of so many ranks, however they were started."""
+    try:
+        _check_batch(settings.batch_size, ranks)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 class DenoiseSettings(WorkerSettings):
@@ -149,6 +198,9 @@ class DenoiseSettings(WorkerSettings):
         default=120.0,
         gt=0,
         description="a step that takes longer is stuck: the process exits with code 70",
+    )
+    follow: Literal["latest", "best"] = Field(
+        default="latest", description="which version to serve: the newest, or the best on held-out releases"
     )
     part_bytes: int = Field(default=2**20, ge=1024, le=4 * 2**20, description="largest part of an answer")
     poll_seconds: float = Field(default=1.0, gt=0, description="seconds between looks for a new version")

@@ -1,14 +1,15 @@
 """Published backbone versions: numbered, complete, and never changed afterwards.
 
-    versions/000001/weights.safetensors, manifest.json        versions/LATEST
+    versions/000001/weights.safetensors, manifest.json        versions/LATEST        versions/BEST
 
-A version's folder appears whole, then LATEST names it. Readers follow LATEST, so they never see half a version.
+A version's folder appears whole, then LATEST names it. Readers follow LATEST, so they never see half a version; or BEST, which
+names the one that did best on releases kept from training.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import structlog
 import torch
@@ -27,6 +28,7 @@ log = structlog.get_logger(__name__)
 FORMAT = "collafuse-backbone-v1"
 VERSIONS_FOLDER = "versions"
 LATEST_PATH = f"{VERSIONS_FOLDER}/LATEST"
+BEST_PATH = f"{VERSIONS_FOLDER}/BEST"
 WEIGHTS_NAME = "weights.safetensors"
 MANIFEST_NAME = "manifest.json"
 
@@ -42,6 +44,9 @@ class Manifest:
     steps, samples_seen: optimiser steps, and samples drawn for them.
     weights_digest: sha256 of the weights file.
     unet: the network's configuration.
+    held_out_loss, held_out_by_level: its mean loss on held-out releases when it was published, of all and by third of the
+    noise range; None and empty where there were none.
+    samples_by_client: how many samples of each client were there to train on when it was published.
     """
 
     number: int
@@ -55,6 +60,9 @@ class Manifest:
     samples_seen: int
     weights_digest: str
     unet: dict[str, Any]
+    held_out_loss: float | None = None
+    held_out_by_level: dict[str, float] = field(default_factory=dict)
+    samples_by_client: dict[str, int] = field(default_factory=dict)
     format: str = FORMAT
 
 
@@ -74,13 +82,39 @@ class Backbone:
 
 def latest(storage: Storage) -> int | None:
     """The number of the newest version, None before the first. Raises Damaged when LATEST holds no number."""
+    return _named(storage, LATEST_PATH)
+
+
+def best(storage: Storage) -> int | None:
+    """The number of the version that did best on held-out releases, None before there is one. Raises Damaged as `latest`."""
+    return _named(storage, BEST_PATH)
+
+
+def chosen(storage: Storage, follow: Literal["latest", "best"]) -> int | None:
+    """The version to serve: the newest, or the best with the newest in its place while there is none."""
+    number = best(storage) if follow == "best" else None
+    return latest(storage) if number is None else number
+
+
+def name_best(storage: Storage, number: int) -> None:
+    """Make a published version the best. Raises StorageFull."""
+    storage.write(BEST_PATH, f"{number}\n".encode())
+    log.info("best_version_named", version=number)
+
+
+def published(storage: Storage) -> list[int]:
+    """The numbers of all versions that are in the storage, rising."""
+    return sorted(int(name) for name in storage.folders(VERSIONS_FOLDER) if name.isdigit())
+
+
+def _named(storage: Storage, path: str) -> int | None:
     try:
-        text = storage.read(LATEST_PATH).decode("ascii", "replace").strip()
+        text = storage.read(path).decode("ascii", "replace").strip()
     except FileNotFoundError:
         return None
     if not text.isdigit():
         raise Damaged(
-            f"{storage.url}/{LATEST_PATH} holds {text[:40]!r}, no version number: write the number of a good version"
+            f"{storage.url}/{path} holds {text[:40]!r}, no version number: write the number of a good version"
         )
     return int(text)
 
@@ -94,22 +128,24 @@ def publish(
         storage: where.
         weights: the network's state, any device.
         manifest: its number and digest are filled in here.
-        keep: so many of the newest versions stay in the storage.
+        keep: so many of the newest versions stay in the storage, and the best one.
 
     Returns the manifest as published. Raises StorageFull.
     """
-    numbers = _numbers(storage)
+    numbers = published(storage)
     number = max([latest(storage) or 0, *numbers]) + 1
     data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
     fields = {**asdict(manifest), "number": number, "weights_digest": hashlib.sha256(data).hexdigest()}
-    published = Manifest(**fields)
-    files = {WEIGHTS_NAME: data, MANIFEST_NAME: json_bytes(asdict(published))}
+    made = Manifest(**fields)
+    files = {WEIGHTS_NAME: data, MANIFEST_NAME: json_bytes(asdict(made))}
     storage.write_folder(_folder(number), files)
     storage.write(LATEST_PATH, f"{number}\n".encode())
+    best_number = best(storage)
     for old in numbers[: max(0, len(numbers) + 1 - keep)]:
-        _forget(storage, old)
+        if old != best_number:
+            _forget(storage, old)
     log.info("backbone_version_published", version=number, steps=manifest.steps, t_cut_min=manifest.t_cut_min)
-    return published
+    return made
 
 
 def read_manifest(storage: Storage, number: int) -> Manifest:
@@ -169,10 +205,6 @@ def load(storage: Storage, number: int, device: torch.device) -> Backbone:
 
 def _folder(number: int) -> str:
     return f"{VERSIONS_FOLDER}/{number:06d}"
-
-
-def _numbers(storage: Storage) -> list[int]:
-    return sorted(int(name) for name in storage.folders(VERSIONS_FOLDER) if name.isdigit())
 
 
 def _forget(storage: Storage, number: int) -> None:

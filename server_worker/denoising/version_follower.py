@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from typing import Literal
 
 import structlog
 import torch
@@ -15,22 +16,32 @@ log = structlog.get_logger(__name__)
 
 
 class VersionFollower:
-    """Looks for a newer version every `poll_seconds`, in a thread of its own, and reads and checks it there.
+    """Looks for a newer version, or with `follow` "best" for a better one, every `poll_seconds`, in a thread of its own.
+
+    What it finds it reads and checks there.
 
     It keeps no version: what it has read it hands over. A version that cannot be used is reported once, and the one before
     goes on serving.
     """
 
-    def __init__(self, storage: Storage, device: torch.device, *, poll_seconds: float) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        device: torch.device,
+        *,
+        poll_seconds: float,
+        follow: Literal["latest", "best"] = "latest",
+    ) -> None:
         self._storage = storage
         self._device = device
         self._poll_seconds = poll_seconds
+        self._follow: Literal["latest", "best"] = follow
         self._number: int | None = None
         self._unusable: int | None = None
         self._read: queue.SimpleQueue[Backbone] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="versions", daemon=True)
+        self._thread = threading.Thread(target=self._keep_looking, name="versions", daemon=True)
 
     def start(self) -> None:
         """Begin to look."""
@@ -55,7 +66,7 @@ class VersionFollower:
         except queue.Empty:
             return newest
 
-    def _follow(self) -> None:
+    def _keep_looking(self) -> None:
         try:
             self._look()
             while not self._stopped.wait(self._poll_seconds):
@@ -66,7 +77,7 @@ class VersionFollower:
     def _look(self) -> None:
         number: int | None = None
         try:
-            number = versions.latest(self._storage)
+            number = versions.chosen(self._storage, self._follow)
             if number in (None, self._number, self._unusable):
                 return
             assert number is not None

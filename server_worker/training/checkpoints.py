@@ -2,7 +2,8 @@
 
     checkpoints/000000000200/tensors.safetensors, state.json
 
-Tensors (model, EMA, optimiser, generator state) are safetensors, never pickles; everything else is JSON. A checkpoint's folder
+Tensors (model, EMA, optimiser) are safetensors, never pickles; everything else is JSON.
+What is drawn at random is a function of the seed and the step, so no generator's state belongs to it. A checkpoint's folder
 appears whole; the newest two are kept, so that a damaged newest one costs some steps and not the run.
 """
 
@@ -66,13 +67,14 @@ def load_newest(storage: Storage) -> Checkpoint | None:
     """The newest checkpoint that is whole; None when there is none. Damaged ones are reported and passed over."""
     for step in reversed(_steps(storage)):
         try:
-            return _load(storage, step)
+            return load_at(storage, step)
         except (Damaged, FileNotFoundError) as error:
             log.warning("checkpoint_damaged", step=step, error=str(error))
     return None
 
 
-def _load(storage: Storage, step: int) -> Checkpoint:
+def load_at(storage: Storage, step: int) -> Checkpoint:
+    """The checkpoint of one step. Raises FileNotFoundError when there is none, Damaged when it is not whole."""
     folder = _folder(step)
     about = read_json(storage, f"{folder}/{STATE_NAME}")
     data = storage.read(f"{folder}/{TENSORS_NAME}")

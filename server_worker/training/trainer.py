@@ -1,40 +1,31 @@
 """One optimiser step after another on the exact objective, over samples released at different cuts."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import structlog
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from diffusion.errors import DiffusionError
 from diffusion.network import EMA, UNet, UNetConfig
-from diffusion.objective import pairs_loss, released_loss
+from diffusion.objective import pairs_loss
 from diffusion.schedule import NoiseSchedule
-from monitoring.metrics import NOISE_LEVELS
 from server_worker.errors import ContractMismatch, Damaged
-from server_worker.samples.batch import NO_LABEL
-from server_worker.samples.store import SampleBatch
+from server_worker.samples.store import SampleBatch, SampleStore
 from server_worker.training.checkpoints import Checkpoint
+from server_worker.training.draws import draw, picks
+from server_worker.training.levels import by_level
+from server_worker.training.pairs import pairs_of
+from server_worker.training.plan import TrainPlan, learning_rate
+from server_worker.training.ranks import ALONE, Ranks
 
-_MODEL, _EMA, _OPTIMISER, _GENERATOR = "model.", "ema.", "optimiser.", "generator"
+log = structlog.get_logger(__name__)
 
-
-@dataclass(frozen=True)
-class TrainPlan:
-    """How to train.
-
-    lr: AdamW's learning rate after `warmup_steps`; gradient_norm: gradients are clipped to this L2 norm;
-    ema_decay: of the weights' average; seed: of the weights, the draws from the store, t and ε_s.
-    """
-
-    lr: float
-    weight_decay: float
-    warmup_steps: int
-    gradient_norm: float
-    ema_decay: float
-    seed: int
+_MODEL, _EMA, _OPTIMISER = "model.", "ema.", "optimiser."
 
 
 @dataclass(frozen=True)
@@ -46,47 +37,72 @@ class StepReport:
 
 
 class Trainer:
-    """The backbone in training: network, average, optimiser, randomness and count, all of which a checkpoint holds."""
+    """The backbone in training: network, average, optimiser and count, all of which a checkpoint holds.
+
+    With several ranks each of them has a trainer of the same plan and takes every step together with the others, on its share
+    of the global batch; network, average and optimiser are then the same on all of them.
+    """
 
     def __init__(
-        self, config: UNetConfig, schedule: NoiseSchedule, plan: TrainPlan, device: torch.device
+        self,
+        config: UNetConfig,
+        schedule: NoiseSchedule,
+        plan: TrainPlan,
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
         self.schedule = schedule
         self.device = device
         self.step_number = 0
         self.samples_seen = 0
-        self.rng = np.random.default_rng(plan.seed)
+        self.seed = plan.seed
         self._plan = plan
+        self._ranks = ranks
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
             self._model = UNet(config)
         self._model.to(device).train()
+        self._network: nn.Module = self._model
+        if ranks.size > 1:
+            # A 1×1 convolution's gradient has other strides than its bucket: torch copies it, rightly, and says so.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            self._network = DistributedDataParallel(self._model)
         self._ema = EMA(self._model, plan.ema_decay)
         self._optimiser = torch.optim.AdamW(
             self._model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay
         )
-        self._generator = torch.Generator(device).manual_seed(plan.seed)
+
+    def next_batch(self, store: SampleStore, size: int) -> SampleBatch:
+        """Draw this rank's part, `size` samples, of the global batch of the next step. Raises Damaged in an empty store."""
+        rows = slice(self._ranks.rank * size, (self._ranks.rank + 1) * size)
+        return store.batch(picks(self.seed, self.step_number), self._ranks.size * size, rows=rows)
 
     def step(self, batch: SampleBatch) -> StepReport:
-        """Take one optimiser step on a batch drawn from the store."""
+        """Take one optimiser step on a batch drawn from the store; with several ranks, all of them at the same time."""
         for group in self._optimiser.param_groups:
-            group["lr"] = self._plan.lr * min(1.0, (self.step_number + 1) / max(1, self._plan.warmup_steps))
+            group["lr"] = learning_rate(self._plan, self.step_number)
         loss, t, per_sample = self._loss(batch)
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._plan.gradient_norm)
+        with self._ranks.together():
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        nn.utils.clip_grad_norm_(self._model.parameters(), self._plan.gradient_norm)
         self._optimiser.step()
         self._ema.update(self._model)
         self.step_number += 1
-        self.samples_seen += len(batch.t)
-        return StepReport(float(loss.detach()), _by_level(t, per_sample, self.schedule.T))
+        self.samples_seen += self._ranks.size * len(batch.t)
+        per_sample = per_sample.cpu()
+        return StepReport(float(per_sample.mean()), by_level(t.cpu(), per_sample, self.schedule.T))
+
+    def averaged_network(self) -> UNet:
+        """A network of its own with the moving average of the weights, in eval mode, on the trainer's device."""
+        network = UNet(self.config).to(self.device)
+        self._ema.copy_to(network)
+        return network.eval().requires_grad_(False)
 
     def averaged_weights(self) -> dict[str, Tensor]:
         """The weights to publish: their moving average."""
-        network = UNet(self.config)
-        self._ema.copy_to(network)
-        return dict(network.state_dict())
+        return dict(self.averaged_network().state_dict())
 
     def checkpoint(self) -> Checkpoint:
         """All of it, at this moment."""
@@ -94,17 +110,16 @@ class Trainer:
         tensors |= {_EMA + name: tensor for name, tensor in self._ema.state_dict().items()}
         for index, values in self._optimiser.state_dict()["state"].items():
             tensors |= {f"{_OPTIMISER}{index}.{name}": tensor.clone() for name, tensor in values.items()}
-        tensors[_GENERATOR] = self._generator.get_state()
         state = {
             "network": self.config.to_dict(),
-            "numpy_rng": self.rng.bit_generator.state,
             "samples_seen": self.samples_seen,
             "schedule_id": self.schedule.schedule_id,
+            "seed": self.seed,
         }
         return Checkpoint(self.step_number, tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint.
+        """Go on from a checkpoint, with its seed.
 
         Raises ContractMismatch when it is of another schedule or network, Damaged when parts of it are missing.
         """
@@ -115,11 +130,12 @@ class Trainer:
             optimiser = self._optimiser.state_dict()
             optimiser["state"] = _optimiser_state(_below(_OPTIMISER, checkpoint.tensors))
             self._optimiser.load_state_dict(optimiser)
-            self._generator.set_state(checkpoint.tensors[_GENERATOR])
-            self.rng.bit_generator.state = checkpoint.state["numpy_rng"]
             self.samples_seen = int(checkpoint.state["samples_seen"])
+            self.seed = int(checkpoint.state["seed"])
         except (KeyError, ValueError, RuntimeError, DiffusionError) as error:
             raise Damaged(f"the checkpoint of step {checkpoint.step} is incomplete: {error}") from error
+        if self.seed != self._plan.seed:
+            log.warning("seed_of_checkpoint_kept", checkpoint_seed=self.seed, configured_seed=self._plan.seed)
         self.step_number = checkpoint.step
 
     def _check_fits(self, state: Mapping[str, Any]) -> None:
@@ -135,48 +151,26 @@ class Trainer:
             )
 
     def _loss(self, batch: SampleBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean over the batch, whether a sample is a release (t is drawn here) or a pair (t came with it)."""
-        x, t_cut, t = (torch.from_numpy(values).to(self.device) for values in (batch.x, batch.t_cut, batch.t))
-        labels = self._labels(batch)
-        is_pair = batch.t > 0
-        parts = []
-        released = torch.from_numpy(np.flatnonzero(~is_pair)).to(self.device)
-        if len(released):
-            label = None if labels is None else labels[released]
-            parts.append(
-                released_loss(
-                    self._model, self.schedule, x[released], t_cut[released], label, generator=self._generator
-                )
-            )
-        paired = torch.from_numpy(np.flatnonzero(is_pair)).to(self.device)
-        if len(paired):
-            noise = torch.from_numpy(batch.noise).to(self.device)[paired]
-            label = None if labels is None else labels[paired]
-            parts.append(
-                pairs_loss(
-                    self._model, self.schedule, x[paired], noise, t[paired], t_cut=t_cut[paired], label=label
-                )
-            )
-        total = sum(
-            (loss * len(steps) for loss, steps, _ in parts), start=torch.zeros((), device=self.device)
+        """Mean over this rank's part of the batch, of releases (t is drawn here) and pairs (it came with them)."""
+        first = self._ranks.rank * len(batch.t)
+        rows = range(first, first + len(batch.t))
+        places, noise = draw(self.seed, self.step_number, rows, batch.x.shape[1:], self.device)
+        pairs = pairs_of(batch, self.schedule, places, noise, self.config.num_classes)
+        return pairs_loss(
+            self._predict,
+            self.schedule,
+            pairs.x_t,
+            pairs.noise,
+            pairs.t,
+            t_cut=pairs.t_cut,
+            label=pairs.label,
         )
-        steps, per_sample = (torch.cat([part[i] for part in parts]) for i in (1, 2))
-        return total / len(t), steps, per_sample
 
-    def _labels(self, batch: SampleBatch) -> Tensor | None:
-        if self.config.num_classes is None:
-            return None
-        labels = np.where(batch.labels == NO_LABEL, self.config.num_classes, batch.labels)
-        return torch.from_numpy(labels).to(self.device)
-
-
-def _by_level(t: Tensor, per_sample: Tensor, T: int) -> dict[str, float]:
-    thirds = torch.clamp((t - 1) * len(NOISE_LEVELS) // T, max=len(NOISE_LEVELS) - 1)
-    return {
-        name: float(per_sample[thirds == index].mean())
-        for index, name in enumerate(NOISE_LEVELS)
-        if bool((thirds == index).any())
-    }
+    def _predict(self, x_t: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        lower = self._plan.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=lower):
+            predicted: Tensor = self._network(x_t, t, label)
+        return predicted.float()
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

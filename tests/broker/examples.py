@@ -94,6 +94,10 @@ def round_() -> RoundV1:
     )
 
 
+def narrow_round() -> RoundV1:
+    return RoundV1(**(dict(round_()) | {"closes_in_seconds": 120.0, "labels_wanted": (2, 7)}))
+
+
 def receipt() -> ReceiptV1:
     return ReceiptV1(batch_id="ab" * 32, samples=3, duplicate=False)
 
@@ -178,17 +182,23 @@ def _latents(draw: st.DrawFn) -> LatentsV1:
 @st.composite
 def _rounds(draw: st.DrawFn) -> RoundV1:
     low, high = sorted(draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
+    num_classes = draw(st.none() | st.integers(1, 1000))
+    labels = st.sets(st.integers(0, (num_classes or 1) - 1), min_size=1, max_size=1000)
     return RoundV1(
         number=draw(_counts),
         schedule_name=draw(st.sampled_from(["cosine", "linear"])),
         schedule_T=draw(st.integers(1, MAX_T)),
         schedule_id=draw(_schedule_ids),
         shape=draw(_shapes),
-        num_classes=draw(st.none() | st.integers(1, 1000)),
+        num_classes=num_classes,
         cut_min=low,
         cut_max=high,
         releases_wanted=draw(_counts),
         backbone_version=draw(_counts),
+        closes_in_seconds=draw(st.none() | _seconds),
+        labels_wanted=draw(st.none() | labels.map(lambda found: tuple(sorted(found))))
+        if num_classes
+        else None,
     )
 
 

@@ -95,6 +95,7 @@ NAMED: dict[str, Callable[[], Message]] = {
     "latents": examples.latents,
     "failed": examples.failed,
     "round": examples.round_,
+    "narrow_round": examples.narrow_round,
     "receipt": examples.receipt,
 }
 
@@ -104,6 +105,12 @@ def test_the_shortest_message_is_pinned_byte_for_byte() -> None:
 
     assert codec.encode(examples.receipt()).hex() == pinned
     assert codec.decode("receipt.v1", bytes.fromhex(pinned)) == examples.receipt()
+
+
+def test_a_round_that_asks_nothing_new_is_written_as_before_the_new_fields() -> None:
+    assert {"closes_in_seconds", "labels_wanted"}.isdisjoint(
+        msgpack_numpy.unpackb(codec.encode(examples.round_()))
+    )
 
 
 def test_every_type_has_golden_bytes() -> None:

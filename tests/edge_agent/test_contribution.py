@@ -269,6 +269,57 @@ def test_no_more_is_released_than_the_server_can_use(
     assert contribute(spool, state, settings(releases=5), data).released == 20
 
 
+def test_images_whose_label_is_not_wanted_are_held_back_and_counted(
+    spool: Spool, state: StateDirectory, settings: MakeSettings, data: Path
+) -> None:
+    with spool.transaction() as transaction:
+        contract.store(transaction, opened_round(labels_wanted=(0, 2)))
+
+    summary = contribute(spool, state, settings(), data)
+
+    assert (summary.images, summary.released, summary.held_back) == (10, 7, 3)
+    labels = messages(spool)[0].labels
+    assert labels is not None
+    assert labels.tolist() == [0, 2, 0, 2, 0, 2, 0]
+    with spool.transaction() as transaction:
+        contract.store(transaction, opened_round(number=2))
+    again = contribute(spool, state, settings(), data)
+    assert (again.released, again.released_before, again.held_back) == (3, 7, 0)
+
+
+def test_images_without_labels_are_held_back_when_certain_labels_are_wanted(
+    spool: Spool, state: StateDirectory, settings: MakeSettings, tmp_path: Path, pictures: np.ndarray
+) -> None:
+    with spool.transaction() as transaction:
+        contract.store(transaction, opened_round(labels_wanted=(0,)))
+
+    summary = contribute(spool, state, settings(), archive(tmp_path / "bare.npz", pictures))
+
+    assert (summary.released, summary.held_back) == (0, 10)
+
+
+@pytest.mark.parametrize("changes", [{"releases_wanted": 0}, {"closes_in_seconds": 0.0}], ids=str)
+def test_a_server_that_wants_nothing_more_gets_nothing_more(
+    spool: Spool, state: StateDirectory, settings: MakeSettings, data: Path, changes: dict[str, Any]
+) -> None:
+    with spool.transaction() as transaction:
+        contract.store(transaction, opened_round(**changes))
+
+    summary = contribute(spool, state, settings(), data)
+
+    assert (summary.released, summary.released_before, summary.held_back) == (0, 0, 10)
+    assert messages(spool) == []
+
+
+def test_a_round_that_is_still_open_is_answered(
+    spool: Spool, state: StateDirectory, settings: MakeSettings, data: Path
+) -> None:
+    with spool.transaction() as transaction:
+        contract.store(transaction, opened_round(closes_in_seconds=3600.0))
+
+    assert contribute(spool, state, settings(), data).released == 10
+
+
 def test_two_contributions_at_once_are_not_allowed(state: StateDirectory) -> None:
     with (
         contribution_lock(state),

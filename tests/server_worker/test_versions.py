@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from server_worker import versions
+from server_worker.denoising.version_follower import VersionFollower
 from server_worker.errors import Damaged, VersionMissing
 from server_worker.storage import Storage
 from tests.server_worker.backbones import CPU, SHAPE, T, publish_backbone
@@ -51,3 +53,39 @@ def test_a_damaged_version_is_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "versions" / "LATEST").write_text("the newest")
     with pytest.raises(Damaged, match="no version number"):
         versions.latest(storage)
+
+
+def test_the_best_version_is_followed_once_there_is_one_and_is_never_dropped(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    follower = VersionFollower(storage, CPU, poll_seconds=0.02, follow="best")
+    follower.start()
+
+    def handed_over(wait_seconds: float) -> int | None:
+        version = follower.take(wait_seconds)
+        return None if version is None else version.number
+
+    first = publish_backbone(storage)
+    assert handed_over(20) == 1, "the latest stands in for the best"
+    versions.name_best(storage, 1)
+    for _ in range(4):
+        versions.publish(storage, dict(first.network.state_dict()), first.manifest, keep=2)
+    assert versions.latest(storage) == 5
+    assert versions.published(storage) == [1, 4, 5]
+    assert handed_over(0.2) is None, "the best is still the first"
+    versions.name_best(storage, 4)
+    assert handed_over(20) == 4
+    follower.stop()
+
+
+def test_a_manifest_of_before_the_held_out_loss_is_still_read(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    publish_backbone(storage)
+    path = tmp_path / "versions" / "000001" / "manifest.json"
+    fields = json.loads(path.read_text())
+    for name in ("held_out_loss", "held_out_by_level", "samples_by_client"):
+        del fields[name]
+    path.write_text(json.dumps(fields))
+
+    manifest = versions.read_manifest(storage, 1)
+
+    assert (manifest.held_out_loss, manifest.samples_by_client) == (None, {})

@@ -1,5 +1,6 @@
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ from typer.testing import CliRunner
 from broker.codec import digest, encode
 from broker.errors import ConfigError
 from monitoring.errors import CollafuseError, MonitoringError
+from server_worker import versions
 from server_worker.cli import app
 from server_worker.errors import StorageUnusable
 from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings
 from server_worker.storage import Storage
-from tests.server_worker.backbones import sample_batch
+from tests.server_worker.backbones import publish_backbone, sample_batch
 
 BROKER = ("--broker-url", "amqp://user:word@127.0.0.1:1/x")
 
@@ -109,6 +111,29 @@ def test_samples_in_the_old_format_are_named_with_what_to_do(tmp_path: Path) -> 
     error = str(failure("samples", "--storage", str(tmp_path)))
     assert "collafuse-samples-v1" in error
     assert "move away" in error
+
+
+def test_versions_are_listed_with_what_they_are_worth(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    first = publish_backbone(storage)
+    losses = {"low": 0.75, "middle": 0.5, "high": 0.25}
+    manifest = replace(
+        first.manifest, held_out_loss=0.5, held_out_by_level=losses, samples_by_client={"clinic": 8}
+    )
+    versions.publish(storage, dict(first.network.state_dict()), manifest)
+    versions.name_best(storage, 2)
+
+    shown = json.loads(CliRunner().invoke(app, ["versions", "--storage", str(tmp_path), "--json"]).stdout)
+
+    assert (shown["latest"], shown["best"]) == (2, 2)
+    assert [(row["number"], row["steps"], row["held_out_loss"]) for row in shown["versions"]] == [
+        (1, 1, None),
+        (2, 1, 0.5),
+    ]
+    assert shown["versions"][1]["samples_by_client"] == {"clinic": 8}
+    table = CliRunner().invoke(app, ["versions", "--storage", str(tmp_path)]).stdout
+    assert all(word in table for word in ("2 backbone versions", "0.7500", "latest", "best"))
+    assert "no storage" in str(failure("versions", "--storage", str(tmp_path / "nowhere")))
 
 
 def test_samples_of_a_storage_that_is_not_there_is_an_error(tmp_path: Path) -> None:

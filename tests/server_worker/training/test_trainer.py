@@ -9,11 +9,12 @@ from torch import Tensor
 
 from broker.codec import digest, encode
 from diffusion.schedule import NoiseSchedule
-from server_worker.errors import ContractMismatch
+from server_worker.errors import ContractMismatch, Damaged
 from server_worker.samples.store import SampleBatch, SampleStore
 from server_worker.storage import Storage
 from server_worker.training import checkpoints
-from server_worker.training.trainer import Trainer, TrainPlan
+from server_worker.training.plan import Precision, TrainPlan
+from server_worker.training.trainer import Trainer
 from tests.server_worker.backbones import CPU, SCHEDULE, SHAPE, UNET, T, sample_batch
 
 PLAN = TrainPlan(lr=2e-3, weight_decay=0.0, warmup_steps=5, gradient_norm=1.0, ema_decay=0.99, seed=3)
@@ -33,31 +34,65 @@ def trainer(schedule: NoiseSchedule = SCHEDULE, plan: TrainPlan = PLAN) -> Train
 
 
 def run(trained: Trainer, store: SampleStore, steps: int) -> list[float]:
-    return [trained.step(store.batch(trained.rng, 8)).loss for _ in range(steps)]
+    return [trained.step(trained.next_batch(store, 8)).loss for _ in range(steps)]
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("taken", [3, 7], ids=["in the warm-up", "in the cosine"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_resumed_from_a_checkpoint_is_bit_equal_to_training_without_a_break(
-    store: SampleStore, tmp_path: Path
+    store: SampleStore, tmp_path: Path, taken: int, precision: Precision
 ) -> None:
     torch.set_num_threads(1)
-    unbroken, first = trainer(), trainer()
+    plan = replace(PLAN, steps=12, precision=precision)
+    unbroken, first = trainer(plan=plan), trainer(plan=plan)
     losses = run(unbroken, store, 12)
-    run(first, store, 7)
+    run(first, store, taken)
     checkpoints.save(Storage(tmp_path), first.checkpoint())
     loaded = checkpoints.load_newest(Storage(tmp_path))
     assert loaded is not None
-    second = trainer(plan=replace(PLAN, seed=99))  # what it starts from must not matter
+    second = trainer(plan=replace(plan, seed=99))  # what it starts from must not matter
     second.restore(loaded)
-    assert second.step_number == 7
-    assert run(second, store, 5) == losses[7:]
+    assert second.step_number == taken
+    assert run(second, store, 12 - taken) == losses[taken:]
     one, other = unbroken.checkpoint(), second.checkpoint()
     assert same(one.tensors, other.tensors)
     assert one.state == other.state
     assert same(unbroken.averaged_weights(), second.averaged_weights())
+
+
+def test_a_step_is_the_same_whatever_was_drawn_before_it(store: SampleStore) -> None:
+    torch.set_num_threads(1)
+    one, other = trainer(), trainer()
+    torch.randn(100)
+    store.batch(np.random.default_rng(0), 5)
+    assert run(one, store, 3) == run(other, store, 3)
+
+
+def test_bfloat16_trains_nearly_as_float32_does_and_keeps_its_weights_in_float32(store: SampleStore) -> None:
+    full, half = trainer(), trainer(plan=replace(PLAN, precision="bfloat16"))
+    losses, others = run(full, store, 20), run(half, store, 20)
+
+    assert losses != others
+    assert others == pytest.approx(losses, rel=0.02)
+    tensors = half.checkpoint().tensors.items()
+    assert {tensor.dtype for name, tensor in tensors if name.startswith("model.")} == {torch.float32}
+
+
+def test_a_checkpoint_that_lacks_a_part_is_damaged(store: SampleStore) -> None:
+    trained = trainer()
+    run(trained, store, 2)
+    whole = trained.checkpoint()
+    for prefix in ("model.", "ema.", "optimiser."):
+        name = next(name for name in whole.tensors if name.startswith(prefix))
+        tensors = {key: value for key, value in whole.tensors.items() if key != name}
+        with pytest.raises(Damaged, match="step 2 is incomplete"):
+            trainer().restore(replace(whole, tensors=tensors))
+    with pytest.raises(Damaged, match="step 2 is incomplete"):
+        trainer().restore(replace(whole, state={**whole.state, "seed": None} | {"samples_seen": "many"}))
 
 
 def test_the_loss_falls_on_data_that_can_be_learned() -> None:

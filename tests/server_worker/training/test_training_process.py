@@ -1,9 +1,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from broker.messages import ReceiptV1, RoundV1
+from broker.messages import ReceiptV1, RoundV1, SamplesV1
 from server_worker import versions
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
@@ -89,6 +90,44 @@ def test_a_stopped_trainer_keeps_its_last_step_and_exits_in_order(
     assert SCHEDULE.schedule_id in line
     assert line.startswith("error: ")
     assert "schedule_id" in line
+
+
+def labelled(seed: int, *labels: int) -> SamplesV1:
+    made = sample_batch(seed, count=len(labels))
+    return SamplesV1(**(dict(made) | {"labels": np.array(labels, np.int32)}))
+
+
+def test_rounds_ask_for_what_is_missing_until_nothing_is(
+    worker: Callable[..., Worker], device: Callable[..., Device], tmp_path: Path
+) -> None:
+    sender = device()
+    arguments = (
+        *("train", "--storage", str(tmp_path / "server"), *FEDERATION, "--min-samples", "1000"),
+        *("--samples-per-label", "4", "--round", "0.5", "--round-closes", "600"),
+    )
+    running = worker(*arguments)
+
+    def asked() -> list[tuple[int, int, tuple[int, ...] | None]]:
+        return [(each.number, each.releases_wanted, each.labels_wanted) for each in sender.all_of(RoundV1)]
+
+    def heard(releases: int, labels: tuple[int, ...] | None) -> bool:
+        return bool(asked()) and asked()[-1][1:] == (releases, labels)
+
+    wait_until(lambda: heard(1, None), "every label was asked for")
+    sender.send_samples(labelled(0, 0, 0, 0, 0, 1))
+    wait_until(lambda: heard(1, (1, 2)), "the two scarce labels were asked for")
+    running.process.terminate()
+    assert running.end() == 0
+    again = worker(*arguments)
+    again.wait_for("round_opened")
+    sender.send_samples(labelled(1, 1, 1, 1, 2, 2, 2, 2))
+    wait_until(lambda: heard(0, None), "nothing more was asked for")
+
+    numbers = [number for number, *_ in asked()]
+    assert numbers == sorted(numbers)
+    assert len(set(asked())) == len(set(numbers)) == 3, "a round of one number always asks the same"
+    closes = [each.closes_in_seconds for each in sender.all_of(RoundV1)]
+    assert all(left is not None and 0 < left <= 600 for left in closes)
 
 
 @pytest.mark.parametrize("port", [1])

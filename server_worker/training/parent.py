@@ -1,0 +1,45 @@
+"""The process that started this one as a rank, as the rank sees it."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+WATCH_SECONDS = 1.0
+ORPHAN_LIMIT_SECONDS = 30.0
+"""So long may a rank without a launcher take to stop in order, with its checkpoint."""
+STOP_FILE_VARIABLE = "COLLAFUSE_RANKS_STOP_FILE"
+
+
+def is_rank() -> bool:
+    """Whether torchrun, ours or another, started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+class Parent:
+    """Our launcher; of a process that was not started by it this says nothing."""
+
+    def __init__(self) -> None:
+        path = os.environ.get(STOP_FILE_VARIABLE)
+        self._stop_file = Path(path) if path and is_rank() else None
+        self._pid = os.getppid()
+        if self._stop_file is not None:
+            threading.Thread(target=self._watch, name="parent", daemon=True).start()
+
+    def wants_stop(self) -> bool:
+        """Whether the launcher was told to stop, or is gone: ranks without it would never be restarted, nor stopped."""
+        if self._stop_file is None:
+            return False
+        return self._stop_file.exists() or os.getppid() != self._pid
+
+    def _watch(self) -> None:
+        """End this rank when its launcher is gone and it does not stop by itself, as one that waits for dead ranks would not."""
+        while os.getppid() == self._pid:
+            time.sleep(WATCH_SECONDS)
+        time.sleep(ORPHAN_LIMIT_SECONDS)
+        log.error("rank_without_launcher_ended")
+        os._exit(1)
