@@ -71,9 +71,10 @@ def forget(storage: Storage, shelf: Shelf, client: str, device: str | None, now:
 
 def receipt_of(fields: Mapping[str, Any]) -> Receipt:
     """A receipt as it was kept, its lists read back."""
-    return Receipt(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    )
+    read: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return Receipt(**read)
 
 
 def lift(storage: Storage, client: str, device: str | None) -> Tombstone | None:
