@@ -26,7 +26,10 @@ class Place(NamedTuple):
 
 
 class Catalogue:
-    """Segments and the batches in them; not safe to use from several threads."""
+    """Segments and the batches in them; not safe to use from several threads.
+
+    changes: counts everything that was taken in or out; moves: only what happened to batches known before.
+    """
 
     def __init__(self) -> None:
         self.segments: dict[str, Segment] = {}
@@ -35,6 +38,7 @@ class Catalogue:
         self.size_bytes = 0
         self.client_bytes: dict[str, int] = {}
         self.changes = 0
+        self.moves = 0
         self._others: dict[str, list[Place]] = {}
 
     @property
@@ -92,9 +96,11 @@ class Catalogue:
         self._count(before.entry, -1)
         self._others.pop(message_id, None)
         if not copies:
+            self.moves += 1
             return
         first, *others = sorted(copies, key=lambda place: place.rank)
         self.places[message_id] = first
+        self.moves += first is not before
         self._count(first.entry, 1)
         if others:
             self._others[message_id] = others

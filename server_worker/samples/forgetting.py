@@ -1,8 +1,9 @@
 """Erasing all samples of a client, or of one of its devices, so that they stay away; and the receipt that says so."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import structlog
 
@@ -16,6 +17,7 @@ from server_worker.storage import Storage, read_json
 
 log = structlog.get_logger(__name__)
 
+# As in `server_worker.versions`, which brings torch.
 VERSIONS_FOLDER = "versions"
 MANIFEST_NAME = "manifest.json"
 SAMPLES_BY_CLIENT = "samples_by_client"
@@ -51,41 +53,28 @@ def forget(storage: Storage, shelf: Shelf, client: str, device: str | None, now:
 
     now: unix seconds. Raises StorageFull, and Damaged when the tombstone there cannot be read.
     """
-    tombstone = _tombstone(storage, client, device)
-    tombstone = _saved(storage, replace(tombstone, active=True, complete=False))
+    before = _tombstone(storage, client, device)
+    tombstone = _saved(storage, replace(before, active=True, complete=False))
     tombstone = _erase(storage, shelf, tombstone)
     tombstone, removed, not_checked = _clear_quarantine(storage, shelf, tombstone)
-    versions, versions_by = _versions_trained(storage, tombstone)
-    receipt = Receipt(
-        client=client,
-        device=device,
-        forgotten_at=now,
-        batches=len(tombstone.pending),
-        samples=sum(found.samples for found in tombstone.pending.values()),
-        size_bytes=sum(found.size_bytes for found in tombstone.pending.values()),
-        ids_digest=digest_of(tombstone.pending),
-        segments_rewritten=len(tombstone.segments),
-        versions=versions,
-        versions_by=versions_by,
-        quarantine_removed=removed,
-        quarantine_not_checked=not_checked,
-    )
-    _saved(
-        storage,
-        replace(
-            tombstone,
-            complete=True,
-            ids=tombstone.ids.union(tombstone.pending),
-            pending={},
-            segments=frozenset(),
-            receipts=(*tombstone.receipts, asdict(receipt)),
-        ),
-    )
+    if before.active and before.receipts and not tombstone.pending:
+        receipt = receipt_of(before.receipts[-1])  # asked again, and nothing came since
+    else:
+        receipt = _receipt(storage, tombstone, now, removed, not_checked)
+        tombstone = replace(tombstone, receipts=(*tombstone.receipts, asdict(receipt)))
+    ids = tombstone.ids.union(tombstone.pending)
+    _saved(storage, replace(tombstone, complete=True, ids=ids, pending={}, segments=frozenset()))
     shelf.tombstones.reload()
-    log.info(
-        "client_forgotten", client=client, device=device, batches=receipt.batches, samples=receipt.samples
-    )
+    log.info("client_forgotten", client=client, device=device, batches=receipt.batches)
     return receipt
+
+
+def receipt_of(fields: Mapping[str, Any]) -> Receipt:
+    """A receipt as it was kept, its lists read back."""
+    read: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return Receipt(**read)
 
 
 def lift(storage: Storage, client: str, device: str | None) -> Tombstone | None:
@@ -110,6 +99,27 @@ def _tombstone(storage: Storage, client: str, device: str | None) -> Tombstone:
         return Tombstone.read(storage, new.path)
     except FileNotFoundError:
         return new
+
+
+def _receipt(
+    storage: Storage, tombstone: Tombstone, now: float, removed: tuple[str, ...], not_checked: tuple[str, ...]
+) -> Receipt:
+    found = tombstone.pending.values()
+    versions, versions_by = _versions_trained(storage, tombstone)
+    return Receipt(
+        client=tombstone.client,
+        device=tombstone.device,
+        forgotten_at=now,
+        batches=len(found),
+        samples=sum(each.samples for each in found),
+        size_bytes=sum(each.size_bytes for each in found),
+        ids_digest=digest_of(tombstone.pending),
+        segments_rewritten=len(tombstone.segments),
+        versions=versions,
+        versions_by=versions_by,
+        quarantine_removed=removed,
+        quarantine_not_checked=not_checked,
+    )
 
 
 def _saved(storage: Storage, tombstone: Tombstone) -> Tombstone:
@@ -197,7 +207,7 @@ def _versions_trained(storage: Storage, tombstone: Tombstone) -> tuple[tuple[int
             published = storage.modified(path)
         except (FileNotFoundError, Damaged):
             continue
-        if by_client is None:
+        if not by_client:  # published without the samples' index: only its age tells
             guessed += [int(name)] if published >= first else []
         elif tombstone.client in by_client:
             told.append(int(name))

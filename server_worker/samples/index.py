@@ -127,11 +127,13 @@ class Index:
         """What may be drawn at the moment."""
         with self._lock:
             made_at, table = self._tables.get(held_out, (-1, None))
-            if table is None or made_at != self._catalogue.changes:
+            # What has only just come in is in no view, and must not cost a training step each time.
+            now = self._catalogue.changes if self._view is None else self._catalogue.moves
+            if table is None or made_at != now:
                 places = self._catalogue.places
                 ids = places.keys() if self._view is None else self._view & places.keys()
                 table = table_of((places[each] for each in ids), self._held_out_share, held_out=held_out)
-                self._tables[held_out] = (self._catalogue.changes, table)
+                self._tables[held_out] = (now, table)
             return table
 
     def salvage(self, broken: BrokenSegment) -> None:

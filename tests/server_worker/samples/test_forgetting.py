@@ -152,6 +152,13 @@ def test_forgetting_again_erases_what_came_since_and_keeps_every_receipt(storage
     assert json.loads(json.dumps(tombstone.receipts[-1])) == json.loads(json.dumps(asdict(again)))
 
 
+def test_asking_again_gives_the_same_receipt(storage: Storage) -> None:
+    store = SampleStore(storage)
+    store.add_many([incoming(1)])
+    assert store.forget("clinic") == SampleStore(storage).forget("clinic")
+    assert len(SampleStore(storage).tombstones.forgotten[0].receipts) == 1
+
+
 def test_any_writer_finishes_a_forgetting_that_was_killed(storage: Storage) -> None:
     store = SampleStore(storage)
     store.add_many([incoming(1), incoming(2, "plant")])
