@@ -74,19 +74,17 @@ def queued_seconds(pid: int, thread: int) -> float:
 
 
 class Turns:
-    """A group of processes that is stopped until it is its turn."""
+    """A process that is stopped until it is its turn, with its children: torchrun gives each rank a session of its own."""
 
     def __init__(self, command: list[str], log_path: Path, environment: dict[str, str]) -> None:
         with log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         self._log_path = log_path
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Let it run for as long as this lasts, from when it has caught up with what is due from time to time."""
-        os.killpg(self._process.pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
         try:
             time.sleep(SETTLE_SECONDS)
             yield
@@ -95,7 +93,7 @@ class Turns:
 
     def stop(self) -> None:
         """Stop it where it is."""
-        os.killpg(self._process.pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def check(self) -> None:
         """Raise RuntimeError with its last lines when it has ended."""
@@ -103,9 +101,15 @@ class Turns:
             raise RuntimeError("\n".join(self._log_path.read_text().splitlines()[-5:]))
 
     def end(self) -> None:
-        """End the whole group."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        """End all of them."""
+        self._signal(signal.SIGKILL)
         self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in (pid, *map(int, children)):
+            os.kill(each, number)
 
 
 class Worker(Turns):

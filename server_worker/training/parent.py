@@ -41,5 +41,7 @@ class Parent:
         while os.getppid() == self._pid:
             time.sleep(WATCH_SECONDS)
         time.sleep(ORPHAN_LIMIT_SECONDS)
-        log.error("rank_without_launcher_ended")
-        os._exit(1)
+        try:
+            log.error("rank_without_launcher_ended")
+        finally:  # whoever read the log may be gone too
+            os._exit(1)
