@@ -95,6 +95,11 @@ class TrainMetrics:
         self.samples_duplicate_total = Counter(
             "collafuse_samples_duplicate_total", "Samples recognised as repeats.", registry=registry
         )
+        self.samples_forgotten_total = Counter(
+            "collafuse_samples_forgotten_total",
+            "Samples dropped because their sender is forgotten.",
+            registry=registry,
+        )
         self.store_samples = Gauge(
             "collafuse_store_samples", "Samples in the store that training draws from.", registry=registry
         )

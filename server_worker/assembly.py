@@ -20,6 +20,7 @@ from server_worker.denoising.version_follower import VersionFollower
 from server_worker.denoising.worker import DenoiseWorker
 from server_worker.samples.contract import Contract, keep_contract
 from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
+from server_worker.samples.limits import StoreLimits
 from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings, WorkerSettings, check_batch
 from server_worker.storage import Storage
@@ -77,7 +78,12 @@ def _train_worker(
 ) -> TrainWorker:
     contract = _contract(settings)
     trainer = Trainer(network_config(settings), contract.schedule, train_plan(settings), device, ranks)
-    store = SampleStore(storage, cache_bytes=settings.cache_bytes, held_out_share=settings.held_out_share)
+    store = SampleStore(
+        storage,
+        cache_bytes=settings.cache_bytes,
+        limits=StoreLimits(settings.store_max_bytes, settings.client_max_bytes, settings.retention_days),
+        held_out_share=settings.held_out_share,
+    )
     publisher = connection.publisher(window=RECEIPTS_IN_FLIGHT + 2)
     consumer = connection.consumer(QUEUE_SAMPLES, settings.ingest_prefetch)
     connection.wait_connected(settings.connect_timeout_seconds)

@@ -7,20 +7,18 @@ import json
 import signal
 import sys
 import threading
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from broker.names import user_name
 from monitoring import logs
-from monitoring.metrics import NOISE_LEVELS
-from server_worker.errors import StorageUnusable
+from server_worker.errors import NothingToLift, StorageUnusable
 from server_worker.options import options_of
+from server_worker.samples import summary
 from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings
 from server_worker.storage import Storage
@@ -74,18 +72,58 @@ def samples(
     storage: Annotated[
         str, typer.Option(help="The directory or URL that the train worker writes to.")
     ] = ".collafuse/server",
+    held_out_share: Annotated[
+        float, typer.Option(min=0, max=0.999, help="The share that the train worker keeps from training.")
+    ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what the sample store holds, by client, device and cut."""
+    """Show what the sample store holds, by client, device and cut, what is damaged, and who was forgotten."""
     logs.configure("samples", level="warning")
-    place = Storage(storage)
-    if not place.exists(""):
-        raise StorageUnusable(f"there is no storage at {storage}: check --storage")
-    summary = _summary(SampleStore(place, quarantine=False))
+    place = _existing(storage)
+    shown = summary.of(place, SampleStore(place, quarantine=False, held_out_share=held_out_share))
     if as_json:
-        print(json.dumps(summary))
+        print(json.dumps(shown))
     else:
-        _print_summary(summary)
+        summary.show(shown)
+
+
+@app.command()
+def forget(
+    client: Annotated[str, typer.Argument(help="Whose samples.")],
+    device: Annotated[str | None, typer.Argument(help="Of this device alone.")] = None,
+    storage: Annotated[
+        str, typer.Option(help="The directory or URL that the train worker writes to.")
+    ] = ".collafuse/server",
+    lift: Annotated[
+        bool, typer.Option("--lift", help="Let them contribute again; what was erased stays refused.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the receipt as one JSON object.")] = False,
+) -> None:
+    """Erase the samples of a client, or of one device, for good, and take no more of them.
+
+    May be done while workers run. If it is killed, run it again: it goes on where it was.
+    """
+    logs.configure("forget", level="warning")
+    whose = user_name(client, device or "any").removesuffix(
+        "" if device else "_any"
+    )  # raises for what cannot be a name
+    store = SampleStore(_existing(storage))
+    if lift:
+        if store.lift(client, device) is None:
+            raise NothingToLift(f"{whose} is not forgotten in {storage}: nothing to lift")
+        print(
+            json.dumps({"lifted": whose})
+            if as_json
+            else f"{whose} may contribute again; what was erased stays refused."
+        )
+        return
+    found = store.entries(client=client, device=device)
+    question = f"Erase {len(found)} batches, {sum(each.samples for each in found)} samples, of {whose} from {storage} for good?"
+    if not yes and not typer.confirm(question, err=True):
+        raise typer.Exit(1)
+    receipt = store.forget(client, device)
+    print(json.dumps(asdict(receipt)) if as_json else summary.receipt_text(receipt))
 
 
 @app.command("versions")
@@ -96,21 +134,21 @@ def list_versions(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List the published backbone versions, with their loss on held-out releases when they were published."""
-    from server_worker import versions  # brings torch
+    from server_worker import version_list  # brings torch
 
     logs.configure("versions", level="warning")
+    listed = version_list.listed(_existing(storage))
+    if as_json:
+        print(json.dumps(listed))
+    else:
+        version_list.print_table(listed)
+
+
+def _existing(storage: str) -> Storage:
     place = Storage(storage)
     if not place.exists(""):
         raise StorageUnusable(f"there is no storage at {storage}: check --storage")
-    summary = {
-        "latest": versions.latest(place),
-        "best": versions.best(place),
-        "versions": [asdict(versions.read_manifest(place, number)) for number in versions.published(place)],
-    }
-    if as_json:
-        print(json.dumps(summary))
-    else:
-        _print_versions(summary)
+    return place
 
 
 def _stop_on_signals() -> threading.Event:
@@ -124,55 +162,3 @@ def _stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     return stop
-
-
-def _summary(store: SampleStore) -> dict[str, Any]:
-    groups: dict[tuple[str, str, int], dict[str, Any]] = {}
-    labels: dict[tuple[str, str, int], Counter[int]] = {}
-    for entry in store.entries():
-        key = (entry.client, entry.device, entry.t_cut)
-        row = groups.setdefault(
-            key, {"client": key[0], "device": key[1], "t_cut": key[2], "batches": 0, "samples": 0, "bytes": 0}
-        )
-        row["batches"] += 1
-        row["samples"] += entry.samples
-        row["bytes"] += entry.size_bytes
-        labels.setdefault(key, Counter()).update(label for label in entry.labels if label >= 0)
-    for key, row in groups.items():
-        row["labels"] = {str(label): count for label, count in sorted(labels[key].items())}
-    return {
-        "samples": store.samples,
-        "bytes": store.size_bytes,
-        "groups": [groups[key] for key in sorted(groups)],
-        "quarantined": [
-            {"batch": batch, "reason": reason} for batch, reason in sorted(store.quarantined.items())
-        ],
-    }
-
-
-def _print_versions(summary: dict[str, Any]) -> None:
-    table = Table(title=f"{len(summary['versions'])} backbone versions, loss on held-out releases")
-    for name in ("version", "steps", "samples", "held out", *NOISE_LEVELS, ""):
-        table.add_column(name, justify="right" if name else "left")
-    for row in summary["versions"]:
-        losses = [row["held_out_loss"], *(row["held_out_by_level"].get(level) for level in NOISE_LEVELS)]
-        shown = ["-" if loss is None else f"{loss:.4f}" for loss in losses]
-        marks = [name for name in ("latest", "best") if summary[name] == row["number"]]
-        table.add_row(
-            *(str(row["number"]), str(row["steps"]), str(row["samples_seen"])), *shown, " ".join(marks)
-        )
-    Console().print(table)
-
-
-def _print_summary(summary: dict[str, Any]) -> None:
-    table = Table(title=f"{summary['samples']} samples, {summary['bytes'] / 1e6:.1f} MB")
-    for name in ("client", "device", "cut t_c", "batches", "samples", "MB", "labels"):
-        table.add_column(name, justify="left" if name in ("client", "device", "labels") else "right")
-    for row in summary["groups"]:
-        numbers = (row["t_cut"], row["batches"], row["samples"], f"{row['bytes'] / 1e6:.1f}")
-        shown = " ".join(f"{label}:{count}" for label, count in row["labels"].items()) or "none"
-        table.add_row(row["client"], row["device"], *map(str, numbers), shown)
-    console = Console()
-    console.print(table)
-    for damaged in summary["quarantined"]:
-        console.print(f"damaged: {damaged['batch']}: {damaged['reason']}", style="red")

@@ -5,12 +5,17 @@ WorkerError
 ├── StorageFull           no room, or read-only for the moment: the work goes back and is tried again
 ├── ContractMismatch      configuration and stored data disagree on the schedule, the shape or the classes
 ├── Damaged               a stored file is truncated or its digest is wrong
+├── Vanished              a segment of samples was merged or erased meanwhile: list them again
+├── BrokenSegment         some batches of a segment are not what was written: go on without them
+├── NothingToLift         somebody is to be let in again who was not forgotten
 ├── VersionMissing        a backbone version that does not exist
 ├── DeviceUnavailable     the wished-for GPU is not there
 ├── RanksApart            a rank that trains together with others has lost them
 ├── RanksFailed           ranks ended in error more often than they may be restarted
 └── CannotServe           a denoise request that this backbone cannot serve; `reason` says why
 """
+
+from collections.abc import Mapping
 
 from monitoring.errors import CollafuseError, Disposition
 
@@ -35,6 +40,31 @@ class ContractMismatch(WorkerError):
 
 class Damaged(WorkerError):
     """A stored file is not what was written."""
+
+
+class Vanished(WorkerError):
+    """A segment is not there any more: what was in it is in another, or erased."""
+
+    disposition = Disposition.RETRY
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the segment {name} is gone: list the segments again")
+        self.name = name
+
+
+class BrokenSegment(WorkerError):
+    """Some batches of a segment are not what was written. reasons: message id to what is wrong with it."""
+
+    disposition = Disposition.RETRY
+
+    def __init__(self, name: str, reasons: Mapping[str, str]) -> None:
+        super().__init__(f"{len(reasons)} batches of the segment {name} are damaged")
+        self.name = name
+        self.reasons = reasons
+
+
+class NothingToLift(WorkerError):
+    """The sender was not forgotten, so there is nothing to take back."""
 
 
 class VersionMissing(WorkerError):

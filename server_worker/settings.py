@@ -126,7 +126,16 @@ class TrainSettings(WorkerSettings):
         description="a round takes releases for so long; none: until the next",
     )
     ingest_prefetch: int = Field(default=16, ge=1, le=1024, description="sample messages in hand at a time")
-    cache_bytes: int = Field(default=2**30, ge=0, description="memory for stored tensors")
+    cache_bytes: int = Field(default=2**30, ge=0, description="memory for stored tensors that are not mapped")
+    store_max_bytes: int | None = Field(
+        default=None, ge=1, description="with so much stored, nothing more is taken; none: the disk's size"
+    )
+    client_max_bytes: int | None = Field(
+        default=None, ge=1, description="a client's batches are refused above so much; none: no limit"
+    )
+    retention_days: float | None = Field(
+        default=None, gt=0, description="batches stored longer ago are erased; none: never"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -11,27 +11,26 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
 
+from server_worker import local_files
 from server_worker.errors import Damaged, StorageFull, StorageUnusable
+from server_worker.local_files import TEMPORARY_PREFIX, Buffer, Stored
 
-TEMPORARY_PREFIX = ".tmp-"
+__all__ = ["TEMPORARY_PREFIX", "Buffer", "Storage", "Stored"]
+
 STALE_TEMPORARY_SECONDS = 3600.0
+
+_STATE_KEYS = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "created")
+"""By what the kinds of bucket say that a file is another than before."""
 
 # What passes by itself when somebody makes room or mounts the disk again. EFBIG is a limit on file sizes.
 _FULL = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM})
-
-
-class Stored(NamedTuple):
-    """One file of a listing: its path below the storage's root and its size."""
-
-    path: str
-    size_bytes: int
 
 
 class Storage:
@@ -88,7 +87,7 @@ class Storage:
     def files(self, folder: str) -> Iterator[Stored]:
         """Every finished file at any depth below `folder`, in no particular order."""
         if self.local:
-            yield from _local_files(self._at(folder), self._root)
+            yield from local_files.files(self._at(folder), self._root)
             return
         found: dict[str, dict[str, Any]] = self._fs.find(self._at(folder), detail=True, refresh=True)
         for path, info in found.items():
@@ -108,22 +107,67 @@ class Storage:
         )
         return sorted(name for name in names if not name.startswith(TEMPORARY_PREFIX))
 
-    def write(self, path: str, data: bytes) -> None:
-        """Put one file in place, whole and durable, over whatever stood there. Raises StorageFull."""
+    def names(self, folder: str) -> list[str]:
+        """The names of the finished files right below `folder`, in no particular order; asks nothing else of them."""
+        if self.local:
+            try:
+                with os.scandir(self._at(folder)) as entries:
+                    return [entry.name for entry in entries if not entry.name.startswith(TEMPORARY_PREFIX)]
+            except FileNotFoundError:
+                return []
+        return list(self.states(folder))
+
+    def states(self, folder: str) -> dict[str, str]:
+        """Name to state of every finished file right below `folder`; a file that was written anew has another state."""
+        try:
+            if self.local:
+                return local_files.states(self._at(folder))
+            entries = self._fs.ls(self._at(folder), detail=True, refresh=True)
+        except FileNotFoundError:
+            return {}
+        found = {str(entry["name"]).rsplit("/", 1)[-1]: entry for entry in entries if entry["type"] == "file"}
+        return {
+            name: " ".join(str(entry.get(key)) for key in _STATE_KEYS)
+            for name, entry in found.items()
+            if not name.startswith(TEMPORARY_PREFIX)
+        }
+
+    def size_bytes(self, path: str) -> int:
+        """The size of one file. Raises FileNotFoundError when it is not there."""
+        return (
+            Path(self._at(path)).stat().st_size if self.local else int(self._fs.info(self._at(path))["size"])
+        )
+
+    def modified(self, path: str) -> float:
+        """When one file was written, in unix seconds by the storage's clock. Raises FileNotFoundError."""
+        if self.local:
+            return Path(self._at(path)).stat().st_mtime
+        return float(self._fs.modified(self._at(path)).timestamp())
+
+    def local_path(self, path: str) -> Path:
+        """Where a file of a local storage is, for mapping it into memory."""
+        return Path(self._at(path))
+
+    def write(self, path: str, data: Buffer | Sequence[Buffer]) -> None:
+        """Put one file in place, whole and durable, over whatever stood there. Raises StorageFull.
+
+        data: the bytes, or parts of them to be written one after another without being joined in memory.
+        """
+        parts = [data] if isinstance(data, bytes | bytearray | memoryview) else list(data)
         with full_as_error(self.url):
             if not self.local:
-                self._fs.pipe_file(self._at(path), data)
+                self._fs.pipe_file(self._at(path), b"".join(parts))
                 return
             target = Path(self._at(path))
-            _make_durable_directory(target.parent)
+            local_files.make_durable(target.parent)
             temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
             try:
-                _write_synced(temporary, data)
+                local_files.write_synced(temporary, parts)
                 temporary.replace(target)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-            _sync_directory(target.parent)
+            local_files.sync_directory(target.parent)
 
     def write_folder(self, folder: str, files: Mapping[str, bytes]) -> None:
         """Put a folder of several files in place. Raises StorageFull.
@@ -137,27 +181,46 @@ class Storage:
                     self._fs.pipe_file(self._at(f"{folder}/{name}"), data)
                 return
             target = Path(self._at(folder))
-            _make_durable_directory(target.parent)
+            local_files.make_durable(target.parent)
             temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
             try:
                 temporary.mkdir()
                 for name, data in files.items():
-                    _write_synced(temporary / name, data)
-                _sync_directory(temporary)
+                    local_files.write_synced(temporary / name, [data])
+                local_files.sync_directory(temporary)
                 if target.exists():
                     shutil.rmtree(target)
                 temporary.rename(target)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
-            _sync_directory(target.parent)
+            local_files.sync_directory(target.parent)
 
     def move(self, path: str, target: str) -> None:
         """Rename one file. Raises StorageFull."""
         with full_as_error(self.url):
             if self.local:
-                _make_durable_directory(Path(self._at(target)).parent)
+                local_files.make_durable(Path(self._at(target)).parent)
             self._fs.mv(self._at(path), self._at(target))
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove files for good: what is gone when this returns does not come back after a power cut.
+
+        Files that are not there are no error. Raises StorageFull.
+        """
+        with full_as_error(self.url):
+            folders = set()
+            for path in paths:
+                try:
+                    if self.local:
+                        Path(self._at(path)).unlink()
+                        folders.add(Path(self._at(path)).parent)
+                    else:
+                        self._fs.rm_file(self._at(path))
+                except FileNotFoundError:
+                    continue  # another process was faster
+            for folder in folders:
+                local_files.sync_directory(folder)
 
     def delete(self, path: str) -> None:
         """Remove one file, or a folder with all it holds; nothing there is no error."""
@@ -175,7 +238,7 @@ class Storage:
         before = time.time() - STALE_TEMPORARY_SECONDS
         for directory, folders, names in os.walk(self._root):
             for name in [name for name in (*folders, *names) if name.startswith(TEMPORARY_PREFIX)]:
-                swept += _sweep_one(Path(directory, name), before)
+                swept += local_files.sweep_one(Path(directory, name), before)
         return swept
 
     def _at(self, path: str) -> str:
@@ -201,19 +264,6 @@ def json_bytes(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _sweep_one(path: Path, before_unix: float) -> int:
-    try:
-        if path.stat().st_mtime > before_unix:
-            return 0
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    except OSError:
-        return 0  # another process was faster, or may write here and we may not: harmless
-    return 1
-
-
 @contextmanager
 def full_as_error(url: str) -> Iterator[None]:
     """Translate what the operating system says of a write: no room or not writable now (StorageFull), or worse."""
@@ -225,46 +275,3 @@ def full_as_error(url: str) -> Iterator[None]:
                 f"{url} takes no more data: {error.strerror} ({error.filename or url})"
             ) from error
         raise StorageUnusable(f"writing to {url} failed: {error}") from error
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_durable_directory(path: Path) -> None:
-    """A directory whose own entry survives a power cut, and those of the parents made on the way."""
-    missing = []
-    while not path.exists():
-        missing.append(path)
-        path = path.parent
-    for directory in reversed(missing):
-        directory.mkdir(exist_ok=True)
-        _sync_directory(directory.parent)
-
-
-def _local_files(folder: str, root: str) -> Iterator[Stored]:
-    try:
-        entries = list(os.scandir(folder))
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        if entry.name.startswith(TEMPORARY_PREFIX):
-            continue
-        if entry.is_dir():
-            yield from _local_files(entry.path, root)
-        else:
-            try:
-                yield Stored(entry.path[len(root) + 1 :], entry.stat().st_size)
-            except FileNotFoundError:
-                continue  # moved away by another process since the listing

@@ -1,10 +1,12 @@
 """Taking released samples in: durable first, acknowledged afterwards.
 
-Runs in a thread of its own beside the trainer. A batch is acknowledged once it is fsynced; what is wrong with a message
-sends it to the dead-letter queue with the reason; what is wrong with the disk stops the taking and nothing else.
+Runs in a thread of its own beside the trainer. What waits is taken together, and acknowledged once it is fsynced; what is wrong
+with a message sends it to the dead-letter queue with the reason; what is wrong with the disk stops the taking and nothing else.
 """
 
 import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import structlog
@@ -21,6 +23,7 @@ from broker.publisher import Publisher, outgoing
 from broker.topology import EXCHANGE_DOWN, device_key
 from monitoring.metrics import TrainMetrics
 from server_worker.errors import StorageFull
+from server_worker.samples.batch import Incoming, Outcome
 from server_worker.samples.contract import Contract, check_samples
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
@@ -28,6 +31,9 @@ from server_worker.storage import Storage
 log = structlog.get_logger(__name__)
 
 RECEIPTS_IN_FLIGHT = 256
+GROUP_BYTES = 32 << 20
+"""Of messages that are stored together."""
+MAINTENANCE_SECONDS = 3600.0
 
 
 class Ingest:
@@ -56,46 +62,114 @@ class Ingest:
         self._publisher = publisher
         self._metrics = metrics
         self._messages_in_hand = messages_in_hand
+        self._maintain_at = float("-inf")
         self._receipts_free = threading.BoundedSemaphore(RECEIPTS_IN_FLIGHT)
         self._show_store()
 
     def run(self, stop: threading.Event) -> None:
-        """Take batches in until `stop` is set; returns with the batch in hand finished."""
+        """Take batches in until `stop` is set; returns with the batches in hand finished."""
         while not stop.is_set():
-            delivery = self._consumer.get(0.2)
-            if delivery is None:
+            self._maintain_if_due()
+            group = self._group()
+            if not group:
                 continue
-            with bound_contextvars(batch_id=delivery.message_id):
-                try:
-                    self.take(delivery)
-                except StorageFull as error:
-                    self._pause_until_room(delivery, error, stop)
+            try:
+                unplaced = self.take(group)
+            except StorageFull as error:
+                unplaced = []
+                self._pause_until_room(error, group, stop)
+            if unplaced:
+                self._pause_until_room(StorageFull("store_max_bytes is reached"), unplaced, stop)
+            self._compact_if_due()
         self._consumer.close()
 
-    def take(self, delivery: Delivery) -> None:
-        """Store one delivery and acknowledge it, or set it aside with the reason.
+    def take(self, group: Sequence[Delivery]) -> list[Delivery]:
+        """Store some deliveries together and acknowledge each, or set it aside with the reason.
 
-        Raises StorageFull when there is no room; the delivery is still in hand then.
+        Returns those for which the quota of the store left no room; they are still in hand. Raises StorageFull when the disk has
+        none; then all but those set aside are.
         """
+        taken: list[tuple[Delivery, Incoming]] = []
+        for delivery in group:
+            with bound_contextvars(batch_id=delivery.message_id):
+                incoming = self._incoming(delivery)
+            if incoming is not None:
+                taken.append((delivery, incoming))
+        outcomes = self._store.add_many([incoming for _, incoming in taken])
+        self._show_store()
+        unplaced = []
+        for (delivery, incoming), outcome in zip(taken, outcomes, strict=True):
+            if outcome == Outcome.NO_ROOM:
+                unplaced.append(delivery)
+                continue
+            with bound_contextvars(batch_id=delivery.message_id):
+                self._end(delivery, incoming, outcome)
+        return unplaced
+
+    def _group(self) -> list[Delivery]:
+        """What is there without waiting for more: it shares one commit. Empty when nothing came for a while."""
+        first = self._consumer.get(0.2)
+        group = [] if first is None else [first]
+        size_bytes = sum(len(each.body) for each in group)
+        while group and len(group) < self._messages_in_hand and size_bytes < GROUP_BYTES:
+            delivery = self._consumer.get(0)
+            if delivery is None:
+                break
+            group.append(delivery)
+            size_bytes += len(delivery.body)
+        return group
+
+    def _incoming(self, delivery: Delivery) -> Incoming | None:
+        """What is to be stored of a delivery; None when it was set aside with the reason."""
         if delivery.is_last:
             delivery.refuse("delivered_too_often", f"given up after {delivery.delivery_count} attempts")
-            return
+            return None
         try:
             client, device = _sender(delivery)
-            message = self._checked(delivery)
+            return Incoming(self._checked(delivery), delivery.message_id, client, device)
         except Refused as refusal:
             delivery.refuse(refusal.reason, refusal.detail)
+            return None
+
+    def _end(self, delivery: Delivery, incoming: Incoming, outcome: Outcome) -> None:
+        """Say what became of a batch, and end its delivery."""
+        client, device = incoming.client, incoming.device
+        if outcome == Outcome.OVER_QUOTA:
+            delivery.refuse(
+                "over_quota",
+                f"client {client} has stored as much as client_max_bytes allows: raise it and replay this, or forget what is old",
+            )
             return
-        is_new = self._store.add(message, delivery.message_id, client, device)
-        count = int(message.x.shape[0])
-        counter = self._metrics.samples_stored_total if is_new else self._metrics.samples_duplicate_total
+        event, counter = {
+            Outcome.STORED: ("samples_stored", self._metrics.samples_stored_total),
+            Outcome.REPEATED: ("samples_repeated", self._metrics.samples_duplicate_total),
+            # Not set aside in the dead-letter queue: that would keep what is to be forgotten.
+            Outcome.FORGOTTEN: ("samples_forgotten", self._metrics.samples_forgotten_total),
+        }[outcome]
+        count = int(incoming.message.x.shape[0])
         counter.inc(count)
-        self._show_store()
-        log.info(
-            "samples_stored" if is_new else "samples_repeated", client=client, device=device, samples=count
-        )
-        self._send_receipt(user_name(client, device), delivery.message_id, count, duplicate=not is_new)
+        log.info(event, client=client, device=device, samples=count)
+        if outcome != Outcome.FORGOTTEN:
+            is_repeat = outcome == Outcome.REPEATED
+            self._send_receipt(user_name(client, device), delivery.message_id, count, duplicate=is_repeat)
         delivery.ack()
+
+    def _maintain_if_due(self) -> None:
+        """At the start and from time to time: finish erasures, erase what is too old, merge what is small."""
+        if time.monotonic() >= self._maintain_at:
+            self._maintain_at = time.monotonic() + MAINTENANCE_SECONDS
+            self._attempt(self._store.maintain)
+
+    def _compact_if_due(self) -> None:
+        self._attempt(lambda: self._store.compact(everything=False))
+
+    def _attempt(self, work: Callable[[], object]) -> None:
+        """A full disk puts the work off; the samples that are stored are not in danger."""
+        try:
+            work()
+        except StorageFull as error:
+            log.warning("maintenance_put_off", error=str(error))
+        self._show_store()
 
     def _checked(self, delivery: Delivery) -> SamplesV1:
         message = delivery.message()
@@ -135,20 +209,26 @@ class Ingest:
             self._receipts_free.release()
             log.warning("receipt_failed", user=user, error=str(error))
 
-    def _pause_until_room(self, delivery: Delivery, error: StorageFull, stop: threading.Event) -> None:
+    def _pause_until_room(
+        self, error: StorageFull, in_hand: Sequence[Delivery], stop: threading.Event
+    ) -> None:
         """Leave the messages in their queue until there is room for all that may be in hand, then go on.
 
         Every return to the queue counts towards the delivery limit, so taking is resumed only once a file of that size
         could really be written.
         """
         self._consumer.pause()
-        delivery.requeue()
+        for delivery in in_hand:
+            delivery.requeue()
         self._metrics.ingest_paused.set(1)
         log.error("ingest_paused", error=str(error))
         backoff = Backoff(first_seconds=1.0, limit_seconds=30.0)
-        needed_bytes = 2 * len(delivery.body) * self._messages_in_hand
+        needed_bytes = 2 * max(len(delivery.body) for delivery in in_hand) * self._messages_in_hand
         while not stop.wait(backoff.next_seconds()):
+            self._maintain_if_due()
             try:
+                self._store.refresh()
+                self._store.check_quota(needed_bytes)
                 self._storage.check_room(needed_bytes)
             except StorageFull as still:
                 log.warning("ingest_still_paused", error=str(still))

@@ -1,74 +1,51 @@
 """The sample store: every released batch, durable, stored once however often it is delivered.
 
-Append-only and readable by several processes: one file per message, named after the message's digest, so that a repeat is
-recognised by its name and no process ever waits for another. The index lives in memory and is rebuilt from the files' headers.
+Batches lie in immutable segments; several processes may write and read at the same time without waiting for each other. The index
+lives in memory and is rebuilt from the segments' headers.
 """
 
-import threading
-from collections import OrderedDict
-from dataclasses import dataclass
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 
 from broker.messages import SamplesV1
-from server_worker.errors import Damaged, StorageFull
-from server_worker.samples.file import (
-    FIRST_READ_BYTES,
-    NO_LABEL,
-    StoredBatch,
-    Tensors,
-    header_bytes,
-    read_header,
-    read_tensors,
-    to_bytes,
-)
+from server_worker.errors import BrokenSegment, Damaged, StorageFull, StorageUnusable, Vanished
+from server_worker.samples import forgetting, rewriting
+from server_worker.samples.batch import Incoming, Kind, Outcome, StoredBatch, Tensors, payload_of
+from server_worker.samples.forgetting import Receipt
+from server_worker.samples.gather import SampleBatch, gather
+from server_worker.samples.index import Index
+from server_worker.samples.limits import StoreLimits
+from server_worker.samples.rewriting import Shelf
+from server_worker.samples.segments import Segments
+from server_worker.samples.tombstones import Tombstone, Tombstones
 from server_worker.storage import Storage
+
+__all__ = ["SampleBatch", "SampleStore"]
 
 log = structlog.get_logger(__name__)
 
-SAMPLES_FOLDER = "samples"
-QUARANTINE_FOLDER = "quarantine"
-SUFFIX = ".safetensors"
-
-
-@dataclass(frozen=True, eq=False)
-class SampleBatch:
-    """Training samples drawn from the store.
-
-    x: (B, C, H, W) float32; a release x_c, or x_t where the sample came as a pair.
-    t_cut: (B,) int64.
-    labels: (B,) int64, NO_LABEL where there is none.
-    t: (B,) int64; 0 where t is to be drawn, else the pair's own.
-    noise: (B, C, H, W) float32, the pair's own; zeros where it is to be drawn.
-    """
-
-    x: npt.NDArray[np.float32]
-    t_cut: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-    t: npt.NDArray[np.int64]
-    noise: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class _Shelf:
-    """One client's batches in the order of their ids, the first row drawn of each, and where each one's samples end."""
-
-    entries: tuple[StoredBatch, ...]
-    firsts: npt.NDArray[np.int64]
-    ends: npt.NDArray[np.int64]
+OLD_FOLDER = "samples"
+OLD_FORMAT = "collafuse-samples-v1"
+NO_LIMITS = StoreLimits()
+DAY_SECONDS = 86_400.0
 
 
 class SampleStore:
     """Released samples of all clients of one federation.
 
-    storage: where the files are.
-    cache_bytes: how much of the tensors is kept in memory.
-    quarantine: move damaged files aside; without it they are only reported, as a mere reader should.
-    held_out_share: this part of every batch, its last samples, is never drawn for training.
+    storage: where the segments are.
+    cache_bytes: how much memory is for tensors that are not mapped.
+    quarantine: move damaged files aside and erase what tombstones cover; without it both are only disregarded, as a mere reader
+        should.
+    held_out_share: so much of each batch is never drawn for training, and is what `held_out=True` draws from.
+    limits: how much is kept, and for how long.
+    clock: unix seconds.
 
-    Safe to use from several threads; other processes may append at any time (`refresh` sees what they added).
+    Safe to use from several threads; other processes may write at any time (`refresh` sees what they did).
     """
 
     def __init__(
@@ -78,37 +55,51 @@ class SampleStore:
         cache_bytes: int = 1 << 30,
         quarantine: bool = True,
         held_out_share: float = 0.0,
+        limits: StoreLimits = NO_LIMITS,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        if storage.folders(OLD_FOLDER):
+            raise StorageUnusable(
+                f"{storage.url}/{OLD_FOLDER} holds samples in the format {OLD_FORMAT}, which is not read any more: "
+                f"delete or move away the folder {OLD_FOLDER}, or use another storage, and let the devices contribute again"
+            )
         self._storage = storage
-        self._cache_bytes = cache_bytes
-        self._moves_damaged = quarantine
-        self._lock = threading.RLock()
-        self._entries: dict[str, StoredBatch] = {}
-        self._quarantined: dict[str, str] = {}
-        self._held_out_share = held_out_share
-        self._adopted: frozenset[str] | None = None
-        self._shelves: dict[bool, dict[str, _Shelf]] = {}
-        self._cache: OrderedDict[str, Tensors] = OrderedDict()
-        self._cached_bytes = 0
-        self._samples = 0
-        self._bytes = 0
+        self._writes = quarantine
+        self._limits = limits
+        self._clock = clock
+        self._shelf = Shelf(Segments(storage, cache_bytes), Tombstones(storage))
+        self._index = Index(self._shelf, moves_damaged=quarantine, held_out_share=held_out_share)
         self.refresh()
 
     @property
     def samples(self) -> int:
         """How many samples are stored."""
-        return self._samples
+        return self._index.samples
+
+    @property
+    def held_out_samples(self) -> int:
+        """How many of those that are drawn from are kept from training."""
+        return self._index.table(held_out=True).samples
 
     @property
     def size_bytes(self) -> int:
-        """The size of all files together."""
-        return self._bytes
+        """The size of all segments together."""
+        return self._index.size_bytes
+
+    @property
+    def copies(self) -> int:
+        """How many batches are stored a second time; they count once, and merging drops them."""
+        return self._index.copies
 
     @property
     def quarantined(self) -> dict[str, str]:
-        """Damaged files found by this process: message id to what is wrong with it."""
-        with self._lock:
-            return dict(self._quarantined)
+        """Damage found by this process: message id, or a segment's name where no more is known, to what is wrong with it."""
+        return self._index.quarantined
+
+    @property
+    def tombstones(self) -> Tombstones:
+        """Who was forgotten, and what was erased for its age."""
+        return self._shelf.tombstones
 
     def entries(
         self,
@@ -119,11 +110,9 @@ class SampleStore:
         label: int | None = None,
     ) -> list[StoredBatch]:
         """The batches that fit every given condition, in the order of their ids; a label fits when any sample has it."""
-        with self._lock:
-            found = sorted(self._entries.values(), key=lambda entry: entry.message_id)
         return [
             entry
-            for entry in found
+            for entry in self._index.entries()
             if (client is None or entry.client == client)
             and (device is None or entry.device == device)
             and (t_cut is None or entry.t_cut == t_cut)
@@ -132,220 +121,205 @@ class SampleStore:
 
     def least_t_cut(self) -> int | None:
         """The smallest cut that any stored sample was released at; None in an empty store."""
-        with self._lock:
-            return min((entry.t_cut for entry in self._entries.values()), default=None)
+        return min((entry.t_cut for entry in self._index.entries()), default=None)
 
-    def add(self, message: SamplesV1, message_id: str, client: str, device: str) -> bool:
-        """Store a batch durably. Returns False when it was stored before.
+    def add(self, message: SamplesV1, message_id: str, client: str, device: str) -> Outcome:
+        """Store one batch; see `add_many`."""
+        return self.add_many([Incoming(message, message_id, client, device)])[0]
 
-        Raises StorageFull when there is no room; then nothing of the batch is left behind.
+    def add_many(self, incoming: Sequence[Incoming]) -> list[Outcome]:
+        """Store batches, those of one kind together as one segment; they are durable when this returns.
+
+        Raises StorageFull when the disk has no room for them: then some may be stored, and are repeats the next time.
         """
-        with self._lock:
-            if message_id in self._entries:
-                return False
-        path = _path(message_id)
-        if self._storage.exists(path) and self._take_in(message_id, self._size_of(path)):
-            return False
-        data, entry = to_bytes(message, message_id, client, device)
-        self._storage.write(path, data)
-        self._insert(entry)
-        return True
+        with self._index.writing:
+            self._index.sync()
+            outcomes: dict[str, Outcome] = {}
+            accepted: dict[str, Incoming] = {}
+            client_bytes: Counter[str] = Counter()
+            for each in incoming:
+                if each.message_id in accepted or each.message_id in outcomes:
+                    continue
+                outcome = self._refusal(each, client_bytes)
+                if outcome is None:
+                    accepted[each.message_id] = each
+                    client_bytes[each.client] += each.size_bytes
+                else:
+                    outcomes[each.message_id] = outcome
+            outcomes |= self._commit(accepted.values())
+        return _told(incoming, outcomes)
 
-    def refresh(self) -> int:
-        """Take in what other processes have added; returns how many batches were new."""
-        new = 0
-        for file in self._storage.files(SAMPLES_FOLDER):
-            name = file.path.rsplit("/", 1)[-1]
-            message_id = name.removesuffix(SUFFIX)
-            if (
-                name.endswith(SUFFIX)
-                and message_id not in self._entries
-                and message_id not in self._quarantined
-            ):
-                new += self._take_in(message_id, file.size_bytes)
-        return new
-
-    @property
-    def held_out_samples(self) -> int:
-        """How many samples are kept from training."""
-        with self._lock:
-            return sum(
-                _held_out(entry, self._held_out_share)
-                for entry in self._entries.values()
-                if self._held_out_share
+    def check_quota(self, size_bytes: int) -> None:
+        """Raises StorageFull unless so much more may be stored, or a quarter of what may be in all if that is less."""
+        limit, used = self._limits.max_bytes, self._index.size_bytes
+        if limit is not None and used and used + min(size_bytes, limit // 4) > limit:
+            raise StorageFull(
+                f"the sample store {self._storage.url} takes no more data: {used:,} bytes are stored, "
+                f"store_max_bytes is {limit:,}: raise it, or forget what is not needed"
             )
 
-    def snapshot(self) -> tuple[str, ...]:
-        """The names of all that is known here, sorted, for another process to `adopt`."""
-        with self._lock:
-            return tuple(sorted(self._entries))
+    def refresh(self) -> int:
+        """List again what is there: what other processes stored, merged or erased. Returns how many batches were new."""
+        return self._index.sync()
 
-    def adopt(self, names: tuple[str, ...]) -> None:
-        """From now on draw from exactly these. Raises Damaged when one of them cannot be read."""
-        self.refresh()
-        with self._lock:
-            missing = [name for name in names if name not in self._entries]
-            if missing:
-                raise Damaged(f"sample batch {missing[0]} is not in the store {self._storage.url}")
-            self._adopted = frozenset(names)
-            self._shelves = {}
+    def snapshot(self) -> tuple[str, ...]:
+        """The names of the segments known, sorted: what `adopt` takes, here or in another process."""
+        return self._index.snapshot()
+
+    def adopt(self, names: Iterable[str]) -> None:
+        """From now on draw from exactly what these segments hold, wherever it is moved; what is erased is not drawn any more.
+
+        Raises Damaged when one cannot be read: it was merged or erased before this process knew it. Take a new snapshot then.
+        """
+        self._index.adopt(names)
 
     def batch(
-        self,
-        rng: np.random.Generator,
-        size: int,
-        *,
-        rows: slice = slice(None),
-        held_out: bool = False,
+        self, rng: np.random.Generator, size: int, *, rows: slice = slice(None), held_out: bool = False
     ) -> SampleBatch:
         """Draw `size` samples with replacement, every client with the same probability whatever it has stored.
 
-        rows: which of those drawn are read and returned; held_out: draw from what is kept from training.
+        rows: of the samples drawn, those to return: a rank of data-parallel training takes its part of the global batch.
+        held_out: draw from what is kept from training instead.
+
         Raises Damaged when nothing is left to draw from.
         """
+        state = rng.bit_generator.state
         while True:
-            shelves = self._shelved(held_out)
-            if not shelves:
+            table = self._index.table(held_out=held_out)
+            if not table.samples:
                 raise Damaged(f"the sample store {self._storage.url} holds no samples to train on")
-            picked = _pick(shelves, rng, size, rows)
+            picks = table.pick(rng, size).part(rows)
             try:
-                return self._gather(picked, len(range(size)[rows]))
-            except Damaged as error:
-                log.warning("sample_draw_repeated", error=str(error))
-
-    def _gather(self, picked: dict[StoredBatch, list[tuple[int, int]]], size: int) -> SampleBatch:
-        shape = next(iter(picked)).shape
-        drawn = SampleBatch(
-            x=np.empty((size, *shape), np.float32),
-            t_cut=np.empty(size, np.int64),
-            labels=np.full(size, NO_LABEL, np.int64),
-            t=np.zeros(size, np.int64),
-            noise=np.zeros((size, *shape), np.float32),
-        )
-        for entry, pairs in picked.items():
-            tensors = self.tensors(entry)
-            places, rows = np.array(pairs, np.int64).T
-            drawn.x[places] = tensors.images(rows)
-            drawn.t_cut[places] = entry.t_cut
-            drawn.labels[places] = np.array(entry.labels, np.int64)[rows]
-            if tensors.t is not None and tensors.noise is not None:
-                drawn.t[places] = tensors.t[rows]
-                drawn.noise[places] = tensors.noise[rows].astype(np.float32)
-        return drawn
+                return gather(table, picks, self._shelf.segments.arrays)
+            except Vanished:
+                self.refresh()
+            except BrokenSegment as broken:
+                self._index.salvage(broken)
+            # A draw that is repeated takes the same numbers again, so that ranks stay in step with each other.
+            rng.bit_generator.state = state
 
     def tensors(self, entry: StoredBatch) -> Tensors:
-        """The arrays of one batch, from the cache or the file; one that cannot be read is set aside, and Damaged is raised."""
-        with self._lock:
-            cached = self._cache.get(entry.message_id)
-            if cached is not None:
-                self._cache.move_to_end(entry.message_id)
-                return cached
-        try:
-            tensors = read_tensors(self._storage.read(_path(entry.message_id)), entry)
-        except (Damaged, OSError) as error:
-            self._quarantine(entry.message_id, str(error))
-            raise Damaged(f"sample batch {entry.message_id}: {error}") from error
-        with self._lock:
-            self._cache[entry.message_id] = tensors
-            self._cached_bytes += tensors.size_bytes
-            while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
-                self._cached_bytes -= self._cache.popitem(last=False)[1].size_bytes
-        return tensors
+        """The arrays of one batch. Raises Damaged when they are not what was written, or were erased."""
+        while True:
+            place = self._index.place(entry.message_id)
+            if place is None:
+                raise Damaged(f"sample batch {entry.message_id} is not in the store, or is damaged")
+            try:
+                arrays = place.segment.rows(self._shelf.segments.arrays(place.segment), place.number)
+            except Vanished:
+                self.refresh()
+            except BrokenSegment as broken:
+                self._index.salvage(broken)
+            else:
+                return Tensors(arrays["x"], arrays.get("scale"), arrays.get("t"), arrays.get("noise"))
 
-    def _take_in(self, message_id: str, size_bytes: int) -> bool:
-        """Index one file by its header; a damaged one is set aside. Returns whether it is in the index now."""
-        path = _path(message_id)
-        try:
-            start = self._storage.read_start(path, FIRST_READ_BYTES)
-            needed = header_bytes(start)
-            if needed > len(start):
-                start = self._storage.read_start(path, needed)
-            self._insert(read_header(start[:needed], size_bytes, message_id))
-        except FileNotFoundError:
-            return False
-        except (Damaged, OSError) as error:
-            self._quarantine(message_id, str(error))
-            return False
-        return True
+    def compact(self, *, everything: bool = True) -> int:
+        """Merge small segments; returns how many fewer there are. Without `everything`, only where many have gathered.
 
-    def _insert(self, entry: StoredBatch) -> None:
-        with self._lock:
-            if entry.message_id in self._entries:
-                return
-            self._entries[entry.message_id] = entry
-            self._quarantined.pop(entry.message_id, None)
-            self._samples += entry.samples
-            self._bytes += entry.size_bytes
-            self._shelves = {}
+        Raises StorageFull.
+        """
+        with self._index.writing:
+            self._index.sync()
+            before = self._index.segments()
+            groups = rewriting.packed(before) if everything else rewriting.due(before)
+            for group in groups:
+                try:
+                    rewriting.merge(self._shelf, group)
+                except (Vanished, BrokenSegment) as error:
+                    log.info(
+                        "segments_not_merged", reason=str(error)
+                    )  # another process is at it, or it cannot be read
+            if groups:
+                self._index.sync()
+                log.info("segments_merged", before=len(before), after=len(self._index.segments()))
+            return len(before) - len(self._index.segments())
 
-    def _quarantine(self, message_id: str, reason: str) -> None:
-        with self._lock:
-            self._quarantined[message_id] = reason
-            entry = self._entries.pop(message_id, None)
-            if entry is not None:
-                self._samples -= entry.samples
-                self._bytes -= entry.size_bytes
-                self._shelves = {}
-        log.error("sample_batch_damaged", batch_id=message_id, reason=reason)
-        if not self._moves_damaged:
+    def maintain(self) -> None:
+        """Finish erasures that were begun, erase what is too old, merge what is small. Raises StorageFull."""
+        with self._index.writing:
+            self._finish_erasing()
+            self._expire()
+            self.compact()
+
+    def forget(self, client: str, device: str | None = None) -> Receipt:
+        """Erase what a client, or one device, has stored, and take no more of it.
+
+        Raises StorageFull; what was begun then is finished by calling it again, or by the next `maintain`.
+        """
+        with self._index.writing:
+            receipt = forgetting.forget(self._storage, self._shelf, client, device, self._clock())
+            self._index.sync()
+            return receipt
+
+    def lift(self, client: str, device: str | None = None) -> Tombstone | None:
+        """Let a forgotten sender contribute again; None when it was not forgotten. Raises StorageFull."""
+        with self._index.writing:
+            lifted = forgetting.lift(self._storage, client, device)
+            self._index.sync()
+            return lifted
+
+    def _refusal(self, incoming: Incoming, accepted_bytes: "Counter[str]") -> Outcome | None:
+        """Why a batch is not stored, beside those of the same group by client; None when it may be."""
+        refusal = self.tombstones.refusal(incoming.message_id, incoming.client, incoming.device)
+        if refusal == "forgotten":
+            return Outcome.FORGOTTEN
+        if refusal == "expired" or self._index.place(incoming.message_id) is not None:
+            return Outcome.REPEATED
+        limit = self._limits.client_max_bytes
+        used = self._index.client_bytes(incoming.client) + accepted_bytes[incoming.client]
+        if limit is not None and used + incoming.size_bytes > limit:
+            return Outcome.OVER_QUOTA
+        limit, used = self._limits.max_bytes, self._index.size_bytes + accepted_bytes.total()
+        if limit is not None and used + incoming.size_bytes > limit:
+            return Outcome.NO_ROOM
+        return None
+
+    def _commit(self, accepted: Iterable[Incoming]) -> dict[str, Outcome]:
+        stored_at = self._clock()
+        payloads = [payload_of(each, stored_at) for each in accepted]
+        kinds: dict[Kind, list[int]] = {}
+        for number, payload in enumerate(payloads):
+            kinds.setdefault(payload.entry.kind, []).append(number)
+        outcomes = {payload.entry.message_id: Outcome.FORGOTTEN for payload in payloads}
+        for numbers in kinds.values():
+            segment = rewriting.put(self._shelf, [payloads[number] for number in numbers])
+            if segment is not None:
+                self._index.insert(segment)
+                outcomes |= {entry.message_id: Outcome.STORED for entry in segment.batches}
+        return outcomes
+
+    def _finish_erasing(self) -> None:
+        """What a killed process has begun, and what one wrote that did not live to see a tombstone."""
+        self._index.sync()
+        for tombstone in self.tombstones.forgotten:
+            if tombstone.active and not tombstone.complete:
+                self.forget(tombstone.client, tombstone.device)
+        if self._index.has_refused:
+            rewriting.erase_refused(self._shelf)
+            self._index.has_refused = False
+            self._index.sync()
+
+    def _expire(self) -> None:
+        days = self._limits.retention_days
+        if days is None:
             return
-        try:
-            self._storage.move(_path(message_id), f"{QUARANTINE_FOLDER}/{message_id}{SUFFIX}")
-        except (OSError, StorageFull) as error:
-            log.warning("quarantine_failed", batch_id=message_id, error=str(error))
-
-    def _size_of(self, path: str) -> int:
-        folder = path.rsplit("/", 1)[0]
-        return next((file.size_bytes for file in self._storage.files(folder) if file.path == path), 0)
-
-    def _shelved(self, held_out: bool) -> dict[str, _Shelf]:
-        with self._lock:
-            if held_out not in self._shelves:
-                by_client: dict[str, list[StoredBatch]] = {}
-                # Sorted, so that what is drawn depends on what is stored and not on the order it came in.
-                for entry in sorted(
-                    self._entries.values(), key=lambda entry: (entry.client, entry.message_id)
-                ):
-                    if self._adopted is None or entry.message_id in self._adopted:
-                        by_client.setdefault(entry.client, []).append(entry)
-                shelves = {
-                    client: _shelf(entries, self._held_out_share, held_out)
-                    for client, entries in by_client.items()
-                }
-                self._shelves[held_out] = {
-                    client: shelf for client, shelf in shelves.items() if shelf.ends[-1]
-                }
-            return self._shelves[held_out]
+        before = self._clock() - days * DAY_SECONDS
+        old = [entry.message_id for entry in self._index.entries() if entry.stored_at < before]
+        if old:
+            self.tombstones.add_expired(old)
+            rewriting.erase_refused(self._shelf)
+            self._index.sync()
+            log.info("samples_expired", batches=len(old), retention_days=days)
+        self.tombstones.merge_expired()
 
 
-def _held_out(entry: StoredBatch, share: float) -> int:
-    return int(entry.samples * share + int(entry.message_id[:8], 16) / 2**32)
-
-
-def _shelf(entries: list[StoredBatch], share: float, held_out: bool) -> _Shelf:
-    kept = np.array([_held_out(entry, share) if share else 0 for entry in entries])
-    samples = np.array([entry.samples for entry in entries])
-    counts = kept if held_out else samples - kept
-    return _Shelf(tuple(entries), samples - kept if held_out else 0 * kept, np.cumsum(counts))
-
-
-def _pick(
-    shelves: dict[str, _Shelf], rng: np.random.Generator, size: int, rows: slice
-) -> dict[StoredBatch, list[tuple[int, int]]]:
-    """Which row of which batch goes to which place of the draw: batch to (place, row) pairs."""
-    by_client = list(shelves.values())
-    who = rng.integers(len(by_client), size=size)[rows]
-    where = rng.random(size)[rows]
-    picked: dict[StoredBatch, list[tuple[int, int]]] = {}
-    for place in range(len(who)):
-        shelf = by_client[who[place]]
-        position = int(where[place] * shelf.ends[-1])
-        index = int(np.searchsorted(shelf.ends, position, side="right"))
-        entry = shelf.entries[index]
-        row = position - (int(shelf.ends[index - 1]) if index else 0)
-        picked.setdefault(entry, []).append((place, int(shelf.firsts[index]) + row))
-    return picked
-
-
-def _path(message_id: str) -> str:
-    return f"{SAMPLES_FOLDER}/{message_id[:2]}/{message_id}{SUFFIX}"
+def _told(incoming: Sequence[Incoming], outcomes: dict[str, Outcome]) -> list[Outcome]:
+    """One outcome per batch; what came twice in one group was stored the first time."""
+    told: list[Outcome] = []
+    seen: set[str] = set()
+    for each in incoming:
+        outcome = outcomes[each.message_id]
+        is_repeat = outcome == Outcome.STORED and each.message_id in seen
+        told.append(Outcome.REPEATED if is_repeat else outcome)
+        seen.add(each.message_id)
+    return told

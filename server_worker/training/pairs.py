@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusion.errors import DiffusionError
 from diffusion.schedule import NoiseSchedule
 from diffusion.split import pair
-from server_worker.samples.file import NO_LABEL
+from server_worker.samples.batch import NO_LABEL
 from server_worker.samples.store import SampleBatch
 
 

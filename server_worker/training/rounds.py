@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from broker.fields import MAX_LABELS_WANTED
-from server_worker.samples.file import NO_LABEL, StoredBatch
+from server_worker.samples.batch import NO_LABEL, StoredBatch
 
 
 @dataclass(frozen=True)

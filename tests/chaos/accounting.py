@@ -9,7 +9,7 @@ import pika
 from rich.table import Table
 
 from broker.topology import QUEUE_DEAD
-from server_worker.samples.store import SAMPLES_FOLDER, SampleStore
+from server_worker.samples.store import SampleStore
 from tests.chaos.federation import Device, Federation
 
 TOLERANCE = 1e-3
@@ -117,7 +117,6 @@ def _samples(federation: Federation, dead: dict[str, str], events: list[dict[str
     ]
     unexpected += [f"damaged: {message_id} {why}" for message_id, why in store.quarantined.items()]
     releases = Counter((entry.client, entry.device, entry.release) for entry in stored.values())
-    files = sum(1 for _ in federation.storage.files(SAMPLES_FOLDER))
     repeated = {str(event["batch_id"]) for event in events if event["event"] == "samples_repeated"}
     return Row(
         kind="sample messages",
@@ -125,7 +124,7 @@ def _samples(federation: Federation, dead: dict[str, str], events: list[dict[str
         acknowledged=len(owners.keys() - waiting),
         stored=len(stored),
         lost=len(owners.keys() - stored.keys() - waiting - dead.keys()),
-        duplicated=files - len(stored) + sum(releases.values()) - len(releases),
+        duplicated=store.copies + sum(releases.values()) - len(releases),
         recovered=len(repeated & stored.keys()),
         dead_lettered=len(owners.keys() & dead.keys()),
         unexpected=unexpected,

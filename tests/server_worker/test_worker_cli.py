@@ -26,9 +26,7 @@ def filled(tmp_path: Path) -> Path:
     for seed, client in enumerate(["clinic", "clinic", "plant"]):
         message = sample_batch(seed)
         store.add(message, digest(encode(message)), client, "d1")
-    broken = tmp_path / "samples" / "ab" / ("ab" * 32 + ".safetensors")
-    broken.parent.mkdir(parents=True, exist_ok=True)
-    broken.write_bytes(b"broken")
+    (tmp_path / "segments" / ("ab" * 32 + ".safetensors")).write_bytes(b"broken")
     return tmp_path
 
 
@@ -79,6 +77,63 @@ def test_versions_are_listed_with_what_they_are_worth(tmp_path: Path) -> None:
     table = CliRunner().invoke(app, ["versions", "--storage", str(tmp_path)]).stdout
     assert all(word in table for word in ("2 backbone versions", "0.7500", "latest", "best"))
     assert "no storage" in str(failure("versions", "--storage", str(tmp_path / "nowhere")))
+
+
+def test_samples_names_what_is_held_out_and_who_was_forgotten(filled: Path) -> None:
+    assert CliRunner().invoke(app, ["forget", "plant", "--storage", str(filled), "--yes"]).exit_code == 0
+    result = CliRunner().invoke(
+        app, ["samples", "--storage", str(filled), "--held-out-share", "0.5", "--json"]
+    )
+    shown = json.loads(result.stdout)
+    assert (shown["samples"], shown["held_out"]) == (8, 4)
+    assert [(each["client"], each["state"], each["batches"]) for each in shown["forgotten"]] == [
+        ("plant", "complete", 1)
+    ]
+    assert (
+        "forgotten: plant: complete" in CliRunner().invoke(app, ["samples", "--storage", str(filled)]).stdout
+    )
+
+
+def test_forget_asks_first_and_erases_nothing_without_a_yes(filled: Path) -> None:
+    result = CliRunner().invoke(app, ["forget", "clinic", "--storage", str(filled)], input="n\n")
+    assert result.exit_code == 1
+    assert "2 batches, 8 samples" in result.output
+    assert SampleStore(Storage(filled)).samples == 12
+    assert CliRunner().invoke(app, ["forget", "clinic", "--storage", str(filled)], input="y\n").exit_code == 0
+    assert SampleStore(Storage(filled)).samples == 4
+
+
+def test_forget_prints_a_receipt_for_people_and_for_programs(filled: Path) -> None:
+    text = CliRunner().invoke(app, ["forget", "clinic", "--storage", str(filled), "--yes"]).stdout
+    assert all(words in text for words in ("clinic was forgotten", "2 batches, 8 samples", "NOT CHECKED"))
+    receipt = json.loads(
+        CliRunner().invoke(app, ["forget", "plant", "d1", "--storage", str(filled), "--yes", "--json"]).stdout
+    )
+    assert (receipt["client"], receipt["device"], receipt["batches"], receipt["samples"]) == (
+        "plant",
+        "d1",
+        1,
+        4,
+    )
+
+
+def test_forget_can_be_lifted_once(filled: Path) -> None:
+    CliRunner().invoke(app, ["forget", "clinic", "--storage", str(filled), "--yes"])
+    lifted = CliRunner().invoke(app, ["forget", "clinic", "--storage", str(filled), "--lift"])
+    assert "may contribute again" in lifted.stdout
+    assert "not forgotten" in str(failure("forget", "clinic", "--storage", str(filled), "--lift"))
+
+
+@pytest.mark.parametrize("names", [("Clinic",), ("clinic", "d_1"), ("../x",)])
+def test_forget_takes_only_what_can_be_a_name(filled: Path, names: tuple[str, ...]) -> None:
+    assert "is not usable" in str(failure("forget", *names, "--storage", str(filled), "--yes"))
+
+
+def test_samples_in_the_old_format_are_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "samples" / "ab").mkdir(parents=True)
+    error = str(failure("samples", "--storage", str(tmp_path)))
+    assert "collafuse-samples-v1" in error
+    assert "move away" in error
 
 
 def test_samples_of_a_storage_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from broker.settings import BrokerSettings
 from broker.topology import DELIVERY_LIMIT, QUEUE_SAMPLES
 from monitoring.metrics import TrainMetrics
 from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
-from server_worker.samples.store import SampleStore
+from server_worker.samples.limits import StoreLimits
+from server_worker.samples.store import NO_LIMITS, SampleStore
 from server_worker.storage import Storage
 from tests.conftest import wait_until
 from tests.server_worker.backbones import CONTRACT, SCHEDULE, SHAPE, T, sample_batch
@@ -25,10 +26,10 @@ from tests.server_worker.test_storage import files_limited_to
 class Running:
     """An ingest thread over a store, with its metrics."""
 
-    def __init__(self, root: Path, connection: Connection) -> None:
+    def __init__(self, root: Path, connection: Connection, limits: StoreLimits = NO_LIMITS) -> None:
         self.registry = CollectorRegistry()
         self.storage = Storage(root)
-        self.store = SampleStore(self.storage)
+        self.store = SampleStore(self.storage, limits=limits)
         self.stop = threading.Event()
         ingest = Ingest(
             CONTRACT,
@@ -206,3 +207,97 @@ def test_a_full_store_pauses_the_taking_and_it_resumes_by_itself(
     assert running.metric("collafuse_ingest_paused") == 0
     wait_until(lambda: len(sender.all_of(ReceiptV1)) == 3, "every batch got its receipt")
     assert not any(receipt.duplicate for receipt in sender.all_of(ReceiptV1))
+
+
+@pytest.fixture
+def limited(tmp_path: Path, connection: Connection) -> Iterator[Callable[[StoreLimits], Running]]:
+    """Starts an ingest with limits."""
+    started: list[Running] = []
+
+    def start(limits: StoreLimits) -> Running:
+        started.append(Running(tmp_path / "store", connection, limits))
+        connection.start()
+        connection.wait_connected(20.0)
+        started[-1].thread.start()
+        return started[-1]
+
+    yield start
+    for ingest in started:
+        ingest.stop.set()
+        ingest.thread.join(20.0)
+        assert not ingest.thread.is_alive()
+
+
+def test_what_waits_is_stored_together_and_every_batch_gets_its_receipt(
+    device: Callable[..., Device], tmp_path: Path, connection: Connection
+) -> None:
+    sender = device()
+    sent = {sender.send_samples(sample_batch(seed)) for seed in range(12)}
+    ingest = Running(tmp_path / "store", connection)
+    connection.start()
+    connection.wait_connected(20.0)
+    ingest.thread.start()
+    try:
+        wait_until(lambda: len(sender.all_of(ReceiptV1)) == 12, "every batch got its receipt")
+        assert {receipt.batch_id for receipt in sender.all_of(ReceiptV1)} == sent
+        assert {entry.message_id for entry in ingest.store.entries()} == sent
+        assert len(ingest.store.snapshot()) < 12
+        assert ingest.metric("collafuse_samples_stored_total") == 48
+    finally:
+        ingest.stop.set()
+        ingest.thread.join(20.0)
+
+
+def test_samples_of_a_forgotten_sender_are_dropped_counted_and_not_set_aside(
+    running: Running,
+    device: Callable[..., Device],
+    dead_letters: Callable[[], list[str]],
+    queue_depth: Callable[[str], int],
+) -> None:
+    sender, other = device("clinic"), device("plant")
+    sender.send_samples(sample_batch(1))
+    wait_until(lambda: running.store.samples == 4, "the first batch was stored")
+    SampleStore(running.storage).forget("clinic")
+    sender.send_samples(sample_batch(1))
+    sender.send_samples(sample_batch(2))
+    other.send_samples(sample_batch(3))
+    wait_until(lambda: len(other.all_of(ReceiptV1)) == 1, "the other's batch was stored")
+    wait_until(lambda: running.metric("collafuse_samples_forgotten_total") == 8, "both were counted")
+    wait_until(lambda: queue_depth(QUEUE_SAMPLES) == 0, "the queue was empty")
+    assert [entry.client for entry in running.store.entries()] == ["plant"]
+    assert dead_letters() == []
+    assert len(sender.all_of(ReceiptV1)) == 1
+
+
+def test_a_batch_above_its_clients_quota_is_set_aside_and_others_are_stored(
+    limited: Callable[[StoreLimits], Running],
+    device: Callable[..., Device],
+    dead_letters: Callable[[], list[str]],
+) -> None:
+    running = limited(StoreLimits(client_max_bytes=sample_batch(0).x.nbytes))
+    sender, other = device("clinic"), device("plant")
+    sender.send_samples(sample_batch(1))
+    wait_until(lambda: running.store.samples == 4, "the first batch was stored")
+    sender.send_samples(sample_batch(2))
+    other.send_samples(sample_batch(3))
+    wait_until(lambda: dead_letters() == ["over_quota"], "the second was set aside")
+    wait_until(lambda: running.store.samples == 8, "the other's was stored")
+
+
+def test_a_store_at_its_quota_pauses_the_taking_and_it_resumes_once_there_is_room(
+    limited: Callable[[StoreLimits], Running],
+    device: Callable[..., Device],
+    queue_depth: Callable[[str], int],
+    dead_letters: Callable[[], list[str]],
+) -> None:
+    running = limited(StoreLimits(max_bytes=100_000))
+    first, second = device("clinic"), device("plant")
+    first.send_samples(sample_batch(1, count=600))
+    wait_until(lambda: running.store.samples == 600, "the first batch was stored")
+    second.send_samples(sample_batch(2, count=600))
+    wait_until(lambda: running.metric("collafuse_ingest_paused") == 1, "the taking paused")
+    wait_until(lambda: queue_depth(QUEUE_SAMPLES) == 1, "the second batch was back in the queue")
+    SampleStore(running.storage).forget("clinic")
+    wait_until(lambda: running.metric("collafuse_ingest_paused") == 0, "the taking resumed", 40)
+    wait_until(lambda: [entry.client for entry in running.store.entries()] == ["plant"], "it was stored")
+    assert dead_letters() == []

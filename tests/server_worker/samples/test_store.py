@@ -8,6 +8,7 @@ import pytest
 from broker.codec import digest, encode
 from broker.messages import SamplesV1
 from server_worker.errors import Damaged
+from server_worker.samples.batch import Outcome
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 from tests.server_worker.backbones import SCHEDULE, SHAPE, sample_batch
@@ -15,32 +16,36 @@ from tests.server_worker.backbones import SCHEDULE, SHAPE, sample_batch
 
 def add(
     store: SampleStore, message: SamplesV1, client: str = "clinic", device: str = "d1"
-) -> tuple[str, bool]:
+) -> tuple[str, Outcome]:
     message_id = digest(encode(message))
     return message_id, store.add(message, message_id, client, device)
 
 
 def file_of(root: Path, message_id: str) -> Path:
-    return root / "samples" / message_id[:2] / f"{message_id}.safetensors"
+    """The segment that a batch is in."""
+    return next(path for path in (root / "segments").iterdir() if message_id.encode() in path.read_bytes())
+
+
+def flip_the_last_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
 
 
 def test_a_repeat_is_stored_once(tmp_path: Path) -> None:
     store = SampleStore(Storage(tmp_path))
     message = sample_batch()
-    message_id, is_new = add(store, message)
-    assert is_new
-    assert not add(store, message)[1]
-    assert not add(SampleStore(Storage(tmp_path)), message)[1]
+    assert add(store, message)[1] == Outcome.STORED
+    assert add(store, message)[1] == Outcome.REPEATED
+    assert add(SampleStore(Storage(tmp_path)), message)[1] == Outcome.REPEATED
     assert store.samples == 4
-    assert [path.name for path in (tmp_path / "samples").rglob("*.safetensors")] == [
-        f"{message_id}.safetensors"
-    ]
+    assert len(list((tmp_path / "segments").iterdir())) == 1
 
 
 def test_a_batch_that_another_process_stored_is_a_repeat(tmp_path: Path) -> None:
     one, other = SampleStore(Storage(tmp_path)), SampleStore(Storage(tmp_path))
-    assert add(one, sample_batch())[1]
-    assert not add(other, sample_batch())[1]
+    assert add(one, sample_batch())[1] == Outcome.STORED
+    assert add(other, sample_batch())[1] == Outcome.REPEATED
     assert other.samples == 4
 
 
@@ -127,14 +132,15 @@ def test_a_truncated_file_is_set_aside_and_the_rest_stays_usable(tmp_path: Path)
     again = SampleStore(Storage(tmp_path))
     assert again.samples == 4
     assert list(again.quarantined) == [broken]
-    assert "bytes long" in again.quarantined[broken]
+    assert "digest" in again.quarantined[broken]
+    assert not path.exists()
     assert (tmp_path / "quarantine" / path.name).exists()
     assert again.batch(np.random.default_rng(0), 8).x.shape[0] == 8
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 100, (5).to_bytes(8, "little") + b"[[[[["])
 def test_a_file_of_garbage_is_set_aside(tmp_path: Path, content: bytes) -> None:
-    path = file_of(tmp_path, "ab" * 32)
+    path = tmp_path / "segments" / f"{'ab' * 32}.safetensors"
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     store = SampleStore(Storage(tmp_path))
@@ -147,9 +153,7 @@ def test_a_flipped_bit_is_found_when_the_samples_are_drawn(tmp_path: Path) -> No
     broken, _ = add(store, sample_batch(1))
     add(store, sample_batch(2), "other")
     path = file_of(tmp_path, broken)
-    data = bytearray(path.read_bytes())
-    data[-3] ^= 1
-    path.write_bytes(bytes(data))
+    flip_the_last_bit(path)
     drawn = store.batch(np.random.default_rng(0), 16)
     assert set(drawn.x[:, 0, 0, 0].tolist()) <= set(sample_batch(2).dequantised()[:, 0, 0, 0].tolist())
     assert list(store.quarantined) == [broken]
@@ -158,19 +162,23 @@ def test_a_flipped_bit_is_found_when_the_samples_are_drawn(tmp_path: Path) -> No
 
 def test_a_damaged_batch_that_is_delivered_again_is_stored_again(tmp_path: Path) -> None:
     broken, _ = add(SampleStore(Storage(tmp_path)), sample_batch(1))
-    file_of(tmp_path, broken).write_bytes(b"broken")
+    flip_the_last_bit(file_of(tmp_path, broken))
     store = SampleStore(Storage(tmp_path))
-    assert add(store, sample_batch(1)) == (broken, True)
+    with pytest.raises(Damaged):
+        store.batch(np.random.default_rng(0), 4)
+    assert list(store.quarantined) == [broken]
+    assert add(store, sample_batch(1)) == (broken, Outcome.STORED)
     assert store.quarantined == {}
     assert store.batch(np.random.default_rng(0), 4).x.shape[0] == 4
 
 
 def test_a_mere_reader_moves_nothing(tmp_path: Path) -> None:
     broken, _ = add(SampleStore(Storage(tmp_path)), sample_batch(1))
-    file_of(tmp_path, broken).write_bytes(b"broken")
+    path = file_of(tmp_path, broken)
+    path.write_bytes(b"broken")
     reader = SampleStore(Storage(tmp_path), quarantine=False)
-    assert list(reader.quarantined) == [broken]
-    assert file_of(tmp_path, broken).exists()
+    assert list(reader.quarantined) == [path.stem]
+    assert path.exists()
 
 
 def test_an_empty_store_says_that_there_is_nothing_to_train_on(tmp_path: Path) -> None:
@@ -192,4 +200,5 @@ def test_the_header_alone_says_who_sent_what(tmp_path: Path) -> None:
     data = file_of(tmp_path, message_id).read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     about = json.loads(header["__metadata__"]["collafuse"])
-    assert (about["client"], about["device"], about["t_cut"]) == ("clinic", "d7", 40)
+    (batch,) = about["batches"]
+    assert (batch["client"], batch["device"], batch["t_cut"]) == ("clinic", "d7", 40)

@@ -1,0 +1,229 @@
+"""What this process knows of a store: which segments are there, where each batch is, and what is drawn from."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import structlog
+
+from server_worker.errors import BrokenSegment, Damaged, StorageFull, Vanished
+from server_worker.samples.batch import StoredBatch
+from server_worker.samples.catalogue import Catalogue, Place
+from server_worker.samples.draw import Table, table_of
+from server_worker.samples.rewriting import Shelf, put, refused
+from server_worker.samples.segment import Segment
+
+log = structlog.get_logger(__name__)
+
+RETIRED_SEGMENTS = 4096
+"""So many segments that went are remembered: a snapshot may name them that was taken just before."""
+
+
+class Index:
+    """The index of one storage. Safe to use from several threads.
+
+    writing: held over everything that lists, writes or removes segments.
+    moves_damaged: set damaged segments aside, after rescuing what is good in them; without it they are only disregarded.
+    """
+
+    def __init__(self, shelf: Shelf, *, moves_damaged: bool, held_out_share: float) -> None:
+        self.writing = threading.RLock()
+        self.has_refused = False
+        self._shelf = shelf
+        self._moves_damaged = moves_damaged
+        self._held_out_share = held_out_share
+        self._lock = threading.RLock()  # never held while anything is read or written
+        self._catalogue = Catalogue()
+        self._retired: OrderedDict[str, Segment] = OrderedDict()
+        self._quarantined: dict[str, str] = {}
+        self._view: frozenset[str] | None = None
+        self._tables: dict[bool, tuple[int, Table]] = {}
+
+    @property
+    def samples(self) -> int:
+        """How many samples are there."""
+        return self._catalogue.samples
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all segments together."""
+        return self._catalogue.size_bytes
+
+    @property
+    def copies(self) -> int:
+        """How many batches are there a second time."""
+        return self._catalogue.copies
+
+    @property
+    def quarantined(self) -> dict[str, str]:
+        """Message id, or a segment's name where no more is known, to what is wrong with it."""
+        with self._lock:
+            return dict(self._quarantined)
+
+    def client_bytes(self, client: str) -> int:
+        """The size of the tensors of one client."""
+        return self._catalogue.client_bytes.get(client, 0)
+
+    def entries(self) -> list[StoredBatch]:
+        """Every batch, in the order of the ids."""
+        with self._lock:
+            return sorted(
+                (place.entry for place in self._catalogue.places.values()), key=lambda entry: entry.message_id
+            )
+
+    def place(self, message_id: str) -> Place | None:
+        """Where a batch is; None when it is nowhere."""
+        with self._lock:
+            return self._catalogue.places.get(message_id)
+
+    def segments(self) -> list[Segment]:
+        """The segments that are there."""
+        with self._lock:
+            return list(self._catalogue.segments.values())
+
+    def sync(self) -> int:
+        """List again what is there; returns how many batches were new. Raises Damaged when a tombstone cannot be read."""
+        with self.writing:
+            tombstones_changed = self._shelf.tombstones.reload()
+            names, headers = self._listed()
+            with self._lock:
+                if tombstones_changed:
+                    self._catalogue.hide(lambda place: self._refused(place.entry))
+                new = sum(self._insert(headers[name]) for name in names & headers.keys())
+                for name in self._catalogue.segments.keys() - names:
+                    self._retire(name)
+            for segment in headers.values():
+                self._examine(segment)
+            return new
+
+    def insert(self, segment: Segment) -> None:
+        """Take in a segment that was just written."""
+        with self._lock:
+            self._insert(segment)
+
+    def snapshot(self) -> tuple[str, ...]:
+        """The names of the segments, sorted."""
+        with self._lock:
+            return tuple(sorted(self._catalogue.segments))
+
+    def adopt(self, names: Iterable[str]) -> None:
+        """Draw from exactly what these segments hold. Raises Damaged when one of them is not known and cannot be read."""
+        wanted = set(names)
+        with self.writing:
+            if wanted - self._known().keys():
+                self.sync()
+            known = self._known()
+            if missing := wanted - known.keys():
+                raise Damaged(
+                    f"{len(missing)} of the segments to draw from cannot be read, such as {min(missing)}: "
+                    "take a new snapshot of the sample store"
+                )
+            view = frozenset(entry.message_id for name in wanted for entry in known[name].batches)
+            with self._lock:
+                self._view = view
+                self._tables.clear()
+
+    def table(self, *, held_out: bool) -> Table:
+        """What may be drawn at the moment."""
+        with self._lock:
+            made_at, table = self._tables.get(held_out, (-1, None))
+            if table is None or made_at != self._catalogue.changes:
+                places = self._catalogue.places
+                ids = places.keys() if self._view is None else self._view & places.keys()
+                table = table_of((places[each] for each in ids), self._held_out_share, held_out=held_out)
+                self._tables[held_out] = (self._catalogue.changes, table)
+            return table
+
+    def salvage(self, broken: BrokenSegment) -> None:
+        """Go on without the damaged batches of a segment; the good ones are written anew and the file is set aside."""
+        reasons = broken.reasons
+        with self.writing:
+            with self._lock:
+                segment = self._catalogue.segments.get(broken.name)
+                if segment is None:
+                    return  # another thread was faster
+                self._quarantined |= reasons
+                self._catalogue.hide(
+                    lambda place: place.segment is segment and place.entry.message_id in reasons
+                )
+            for message_id, reason in reasons.items():
+                log.error("sample_batch_damaged", batch_id=message_id, segment=segment.name, reason=reason)
+            if self._moves_damaged:
+                self._rescue(segment, reasons.keys())
+                self.sync()
+
+    def _examine(self, segment: Segment) -> None:
+        """Find what is missing of a segment that was cut short."""
+        try:
+            if not self._shelf.segments.is_whole(segment):
+                self._shelf.segments.arrays(segment)
+        except (FileNotFoundError, Vanished):
+            return  # the next listing finds its successor
+        except BrokenSegment as broken:
+            self.salvage(broken)
+
+    def _rescue(self, segment: Segment, damaged: Iterable[str]) -> None:
+        damaged = set(damaged)
+        try:
+            payloads = self._shelf.segments.payloads(segment) if len(damaged) < len(segment.batches) else []
+            put(self._shelf, [each for each in payloads if each.entry.message_id not in damaged])
+            self._shelf.segments.set_aside(segment.name)
+        except (OSError, StorageFull, Vanished, BrokenSegment) as error:
+            log.warning("quarantine_failed", segment=segment.name, error=str(error))
+
+    def _listed(self) -> tuple[set[str], dict[str, Segment]]:
+        """The names of the segments there, and the headers of those not known yet.
+
+        A segment that goes while this looks has a successor, which was there before it went: looking again finds it.
+        """
+        with self._lock:
+            before = set(self._catalogue.segments)
+            known = before | self._quarantined.keys()
+        headers: dict[str, Segment] = {}
+        while True:
+            names = self._shelf.segments.names()
+            gone = before - names
+            for name in names - known - headers.keys():
+                try:
+                    headers[name] = self._shelf.segments.read_header(name)
+                except Vanished:
+                    gone.add(name)
+                except Damaged as error:
+                    self._set_aside(name, str(error))
+                    known.add(name)
+            if not gone:
+                return names, headers
+            before = names - gone
+
+    def _set_aside(self, name: str, reason: str) -> None:
+        with self._lock:
+            self._quarantined[name] = reason
+        log.error("segment_damaged", segment=name, reason=reason)
+        if not self._moves_damaged:
+            return
+        try:
+            self._shelf.segments.set_aside(name)
+        except (OSError, StorageFull) as error:
+            log.warning("quarantine_failed", segment=name, error=str(error))
+
+    def _insert(self, segment: Segment) -> int:
+        for entry in segment.batches:
+            self._quarantined.pop(entry.message_id, None)
+        return self._catalogue.insert(segment, self._refused)
+
+    def _retire(self, name: str) -> None:
+        segment = self._catalogue.discard(name)
+        self._shelf.segments.close([name])
+        if segment is not None:
+            self._retired[name] = segment
+            while len(self._retired) > RETIRED_SEGMENTS:
+                self._retired.popitem(last=False)
+
+    def _known(self) -> dict[str, Segment]:
+        with self._lock:
+            return {**self._retired, **self._catalogue.segments}
+
+    def _refused(self, entry: StoredBatch) -> bool:
+        is_refused = refused(self._shelf, entry)
+        self.has_refused = self.has_refused or is_refused
+        return is_refused
