@@ -104,6 +104,7 @@ def _train_worker(
         publisher=publisher,
         metrics=metrics,
         messages_in_hand=settings.ingest_prefetch,
+        maintains=ranks.leads,
     )
     announcer = publishing = None
     if ranks.leads:

@@ -13,12 +13,9 @@ from typing import Annotated, Any
 
 import structlog
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from broker.names import user_name
 from monitoring import logs
-from monitoring.metrics import NOISE_LEVELS
 from server_worker.errors import NothingToLift, StorageUnusable
 from server_worker.options import options_of
 from server_worker.samples import summary
@@ -129,13 +126,6 @@ def forget(
     print(json.dumps(asdict(receipt)) if as_json else summary.receipt_text(receipt))
 
 
-def _existing(storage: str) -> Storage:
-    place = Storage(storage)
-    if not place.exists(""):
-        raise StorageUnusable(f"there is no storage at {storage}: check --storage")
-    return place
-
-
 @app.command("versions")
 def list_versions(
     storage: Annotated[
@@ -144,21 +134,21 @@ def list_versions(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List the published backbone versions, with their loss on held-out releases when they were published."""
-    from server_worker import versions  # brings torch
+    from server_worker import version_list  # brings torch
 
     logs.configure("versions", level="warning")
+    listed = version_list.listed(_existing(storage))
+    if as_json:
+        print(json.dumps(listed))
+    else:
+        version_list.print_table(listed)
+
+
+def _existing(storage: str) -> Storage:
     place = Storage(storage)
     if not place.exists(""):
         raise StorageUnusable(f"there is no storage at {storage}: check --storage")
-    summary = {
-        "latest": versions.latest(place),
-        "best": versions.best(place),
-        "versions": [asdict(versions.read_manifest(place, number)) for number in versions.published(place)],
-    }
-    if as_json:
-        print(json.dumps(summary))
-    else:
-        _print_versions(summary)
+    return place
 
 
 def _stop_on_signals() -> threading.Event:
@@ -172,17 +162,3 @@ def _stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     return stop
-
-
-def _print_versions(summary: dict[str, Any]) -> None:
-    table = Table(title=f"{len(summary['versions'])} backbone versions, loss on held-out releases")
-    for name in ("version", "steps", "samples", "held out", *NOISE_LEVELS, ""):
-        table.add_column(name, justify="right" if name else "left")
-    for row in summary["versions"]:
-        losses = [row["held_out_loss"], *(row["held_out_by_level"].get(level) for level in NOISE_LEVELS)]
-        shown = ["-" if loss is None else f"{loss:.4f}" for loss in losses]
-        marks = [name for name in ("latest", "best") if summary[name] == row["number"]]
-        table.add_row(
-            *(str(row["number"]), str(row["steps"]), str(row["samples_seen"])), *shown, " ".join(marks)
-        )
-    Console().print(table)

@@ -42,6 +42,7 @@ class Ingest:
     consumer: of the queue `samples`.
     publisher: for receipts; must have a window of RECEIPTS_IN_FLIGHT or more.
     messages_in_hand: the consumer's prefetch count.
+    maintains: merge small segments and erase what is due; of several ranks one does.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Ingest:
         publisher: Publisher,
         metrics: TrainMetrics,
         messages_in_hand: int,
+        maintains: bool = True,
     ) -> None:
         self._contract = contract
         self._storage = storage
@@ -62,6 +64,7 @@ class Ingest:
         self._publisher = publisher
         self._metrics = metrics
         self._messages_in_hand = messages_in_hand
+        self._maintains = maintains
         self._maintain_at = float("-inf")
         self._receipts_free = threading.BoundedSemaphore(RECEIPTS_IN_FLIGHT)
         self._show_store()
@@ -156,12 +159,13 @@ class Ingest:
 
     def _maintain_if_due(self) -> None:
         """At the start and from time to time: finish erasures, erase what is too old, merge what is small."""
-        if time.monotonic() >= self._maintain_at:
+        if self._maintains and time.monotonic() >= self._maintain_at:
             self._maintain_at = time.monotonic() + MAINTENANCE_SECONDS
             self._attempt(self._store.maintain)
 
     def _compact_if_due(self) -> None:
-        self._attempt(lambda: self._store.compact(everything=False))
+        if self._maintains:
+            self._attempt(lambda: self._store.compact(everything=False))
 
     def _attempt(self, work: Callable[[], object]) -> None:
         """A full disk puts the work off; the samples that are stored are not in danger."""

@@ -44,6 +44,7 @@ class Announcer:
             samples=settings.samples_wanted,
             per_label=settings.samples_per_label,
             num_classes=contract.num_classes,
+            max_bytes=settings.store_max_bytes,
         )
         self._counted = Stock()
         self._round = _kept_round(storage)
