@@ -3,7 +3,7 @@
 The worker is a process of its own with its ingest thread, its store on disk and a private RabbitMQ; the stream is another. All of
 them compute on one thread, and whoever is not measured is stopped (SIGSTOP), so that contenders take turns within a few seconds.
 
-The broker and the stream run beside the worker on the same machine: with two cores, whatever they take of the trainer's counts against it.
+The broker and the stream run beside the worker: on a machine of two cores, what they take of the trainer's counts against it.
 """
 
 import math
