@@ -2,6 +2,8 @@
 PYTHON := .venv/bin/python
 SOURCES := broker server_worker edge_agent export monitoring diffusion evaluation collafuse tests benchmarks
 
+# Test processes side by side, each with a RabbitMQ of its own. Networks as small as theirs are slowed down by a second thread.
+TEST_JOBS ?= 2
 CHAOS_FLAGS ?=
 FUZZ_INPUTS ?= 1000000
 
@@ -24,7 +26,7 @@ demo: setup
 
 test:
 	@deploy/setup.sh test
-	@$(PYTHON) -m pytest $(TEST_FLAGS)
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_JOBS) --dist worksteal $(TEST_FLAGS)
 
 chaos:
 	@deploy/setup.sh demo

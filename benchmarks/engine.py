@@ -24,6 +24,7 @@ from server_worker.denoising.runner import Execution
 from server_worker.denoising.scheduler import PREFETCH, Limits
 from server_worker.denoising.step_cost import StepCost, batch_sizes
 from server_worker.denoising.warm_up import LARGEST_BATCH, warm_up
+from server_worker.denoising.watchdog import Watchdog
 
 BOOKKEEPING_SHARE = 0.03
 EVALUATIONS = 20
@@ -64,7 +65,8 @@ def main(
     if worker:
         _be_a_worker(server, worker)
         return
-    cost = warm_up(server.runner, options.device, None, beat=lambda: None)
+    cost = warm_up(server.runner, server.engine.execution, None, watchdog=Watchdog(3600.0))
+    assert cost is not None
     server.limits = limits_for(cost)
     say(f"step seconds by batch: {dict(zip(cost.samples, (round(s, 4) for s in cost.seconds), strict=True))}")
     say(f"saturating batch: {server.limits.max_batch} samples")

@@ -4,6 +4,7 @@ The two probes answer 200 with `ok`, or 503 with one line that says what is wron
 restarted; one that is not ready is left alone, and given no work.
 """
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ def serve(
     """
     application = _Application(registry, {"/livez": live, "/readyz": ready})
     try:
-        server = make_server(address, port, application, _Server, _QuietHandler)
+        kind = _Server6 if ":" in address else _Server
+        server = make_server(address, port, application, kind, _QuietHandler)
     except (OSError, OverflowError) as error:
         raise MonitoringError(
             f"cannot serve metrics on {address}:{port} ({error}): choose another port, or 0 for any free one"
@@ -86,21 +88,33 @@ class _Application:
         self._probes = probes
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        probe = self._probes.get(environ["PATH_INFO"])
-        if probe is None:
+        path = environ["PATH_INFO"].rstrip("/")
+        if path == "/metrics":
             answer: Iterable[bytes] = self._metrics(environ, start_response)
             return answer
+        probe = self._probes.get(path)
+        if probe is None:
+            return _text(start_response, "404 Not Found", f"there are /metrics, {', '.join(self._probes)}")
         problem = probe()
-        status = "200 OK" if problem is None else "503 Service Unavailable"
-        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-        return [f"{problem or 'ok'}\n".encode()]
+        return _text(start_response, "503 Service Unavailable" if problem else "200 OK", problem or "ok")
+
+
+def _text(start_response: StartResponse, status: str, line: str) -> list[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+    return [f"{line}\n".encode()]
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
 class _QuietHandler(WSGIRequestHandler):
+    timeout = 10  # a connection that says nothing does not hold a thread for ever
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name is the standard library's
         """A probe every few seconds is no event."""
 

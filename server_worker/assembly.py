@@ -14,7 +14,7 @@ from broker.topology import QUEUE_DENOISE, QUEUE_PREFETCH, QUEUE_SAMPLES
 from diffusion.schedule import NoiseSchedule
 from monitoring.endpoints import Endpoints, Probe, nothing_wrong, serve
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics, TrainMetrics
-from server_worker.compute import choose_device
+from server_worker.compute import check_compiler, choose_device
 from server_worker.denoising.desk import RequestDesk
 from server_worker.denoising.engine import Engine
 from server_worker.denoising.replies import WINDOW, WINDOW_BYTES, Replies
@@ -149,6 +149,8 @@ def _of_this_rank(settings: TrainSettings) -> TrainSettings:
 def run_denoise(settings: DenoiseSettings, stop: threading.Event) -> None:
     """Be a denoise worker until `stop` is set."""
     device = choose_device(settings.device, settings.threads)
+    if settings.compile:
+        check_compiler()
     registry = CollectorRegistry()
     metrics = DenoiseMetrics(registry)
     watchdog = Watchdog(settings.step_limit_seconds)
@@ -156,8 +158,7 @@ def run_denoise(settings: DenoiseSettings, stop: threading.Event) -> None:
         worker = _denoise_worker(settings, connection, device, metrics, watchdog)
 
         def not_live() -> str | None:
-            late = watchdog.silent_seconds > settings.step_limit_seconds
-            return "the loop does not turn: a step is stuck" if late else None
+            return "the loop does not turn: a step is stuck" if watchdog.is_late else None
 
         def not_ready() -> str | None:
             return worker.not_ready() if connection.connected else "no connection to the broker"

@@ -12,6 +12,7 @@ WorkerError
 ├── DeviceUnavailable     the wished-for GPU is not there
 ├── RanksApart            a rank that trains together with others has lost them
 ├── RanksFailed           ranks ended in error more often than they may be restarted
+├── CompilerMissing       networks are to be compiled, and there is nothing to compile them with
 └── CannotServe           a denoise request that this backbone cannot serve; `reason` says why
 """
 
@@ -83,6 +84,10 @@ class RanksApart(WorkerError):
 
 class RanksFailed(WorkerError):
     """The ranks did not end in order."""
+
+
+class CompilerMissing(WorkerError):
+    """Compiled steps were asked for on a machine without a C++ compiler."""
 
 
 class CannotServe(WorkerError):

@@ -186,19 +186,37 @@ def load(storage: Storage, number: int, device: torch.device) -> Backbone:
         raise Damaged(
             f"{storage.url}/{path} has a wrong digest: publish again, or point LATEST to another version"
         )
-    schedule = NoiseSchedule.named(manifest.schedule_name, manifest.schedule_T)
+    try:
+        schedule = NoiseSchedule.named(manifest.schedule_name, manifest.schedule_T)
+        config = UNetConfig.from_dict(manifest.unet)
+    except (DiffusionError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise Damaged(
+            f"{storage.url}/{_folder(number)}/{MANIFEST_NAME} makes no sense ({error}): publish again, or point "
+            "LATEST to another version"
+        ) from error
     if schedule.schedule_id != manifest.schedule_id:
         raise ContractMismatch(
             f"backbone version {number} was trained on schedule {manifest.schedule_id}, "
             f"{manifest.schedule_name} with T={manifest.schedule_T} is {schedule.schedule_id} here"
         )
+    if (config.in_channels, config.image_size, config.image_size) != manifest.shape or (
+        config.num_classes != manifest.num_classes
+    ):
+        raise Damaged(
+            f"backbone version {number} is said to make {manifest.shape} with {manifest.num_classes} classes, its network "
+            f"is {config}: publish again, or point LATEST to another version"
+        )
     try:
-        network = UNet(UNetConfig.from_dict(manifest.unet))
+        network = UNet(config)
         network.load_state_dict(load_tensors(data))
     except (SafetensorError, RuntimeError, DiffusionError) as error:
         raise Damaged(
             f"{storage.url}/{path} does not fit its manifest: {str(error).splitlines()[0]}"
         ) from error
+    if not all(bool(torch.isfinite(weights).all()) for weights in network.state_dict().values()):
+        raise Damaged(
+            f"{storage.url}/{path} holds weights that are not finite: point LATEST to a version that is sound"
+        )
     network.to(device).eval().requires_grad_(False)
     return Backbone(manifest, schedule, network)
 

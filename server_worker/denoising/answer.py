@@ -30,7 +30,7 @@ class Answer:
 
     def __init__(self, request: DenoiseV1, backbone_version: int, part_bytes: int) -> None:
         self._request = request
-        self._version = backbone_version
+        self.backbone_version = backbone_version
         sample_bytes = math.prod(request.shape) * np.dtype(request.dtype).itemsize
         self._per_part = max(1, (part_bytes - ENVELOPE_BYTES) // sample_bytes)
         self._parts = 0
@@ -61,7 +61,7 @@ class Answer:
             x=x,
             t_stop=request.t_stop,
             schedule_id=request.schedule_id,
-            backbone_version=self._version,
+            backbone_version=self.backbone_version,
             evaluations=len(request.plan) - 1,
             step_seconds=timing.step_seconds,
             queued_seconds=timing.queued_seconds,

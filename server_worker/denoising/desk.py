@@ -7,6 +7,7 @@ goes to another, which computes the same.
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import structlog
 from structlog.contextvars import bound_contextvars
 
@@ -103,6 +104,11 @@ class RequestDesk:
         if held.answer is None:
             return
         samples = self._engine.finish(group)
+        if not np.isfinite(samples).all():
+            self._scheduler.drop([held.key])
+            detail = f"version {held.answer.backbone_version} gave values that are not finite"
+            self._fail(held, "not_finite", detail, dead_letter=True)
+            return
         for part in held.answer.parts(group.first, samples, held.timing()):
             self._reply(held, part, f"{part.request_id}-{part.first}-{len(part.x)}")
         if held.answer.complete:
@@ -230,7 +236,10 @@ class RequestDesk:
         self._release(held)
 
     def _give_back(self, held: InHand) -> None:
-        held.delivery.requeue()
+        if held.delivery.is_last:  # given back once more it would be gone without a word
+            held.delivery.refuse(*(held.refusal or ("delivered_too_often", "its last attempt was cut short")))
+        else:
+            held.delivery.requeue()
         self._metrics.requests_total.labels(outcome="requeued").inc()
         self._release(held)
 

@@ -28,7 +28,7 @@ def noise_on(
 
 def normals_on(device: torch.device, bits: npt.NDArray[np.uint64]) -> Tensor:
     """Standard normals by Box & Muller's transform, as in `diffusion.noise.normals`.  (B, 2m) uint64 → (B, 2m) float64."""
-    words = torch.from_numpy(bits.view(np.int64)).to(device, non_blocking=True)
+    words = torch.from_numpy(bits.view(np.int64)).to(device)
     # torch shifts with the sign; the mask makes a shift without one of it.
     uniform = (((words >> 11) & _MANTISSA).double() + 0.5) * 2.0**-53
     half = bits.shape[1] // 2

@@ -60,6 +60,10 @@ class Engine:
         """The versions whose weights are in memory to be run."""
         return frozenset(self._runners)
 
+    def runner(self, number: int) -> Runner:
+        """What runs a loaded version."""
+        return self._runners[number]
+
     def install(self, backbone: Backbone) -> Runner:
         """Get ready to run a version, the one that new requests come for; what nobody runs any more is let go."""
         self._current = backbone.number
@@ -120,11 +124,14 @@ class Engine:
         return fitting
 
     def _let_go(self) -> None:
-        """Drop versions that nobody runs. Compiled ones are kept, one of each network, for the next version's weights."""
+        """Drop versions that nobody runs. A compiled one is kept for the next version's weights, if the network is the same."""
         for number in self._runners.keys() - self.versions_in_use - {self._current}:
             runner = self._runners.pop(number)
-            if self.execution.sizes and not any(spare.fits(runner.backbone) for spare in self._spare):
-                self._spare.append(runner)
+            if self.execution.sizes:
+                self._spare = [runner]
+        current = self._runners.get(self._current) if self._current is not None else None
+        if current is not None:
+            self._spare = [spare for spare in self._spare if spare.fits(current.backbone)]
 
     def _arena(self, chain: Chain) -> Arena:
         shape = chain.request.shape
@@ -157,7 +164,7 @@ class Engine:
             arena.x.index_select(0, rows),
             t,
             label if held[0].chain.labels is not None else None,
-            torch.from_numpy(batch.factors).to(self.execution.device, non_blocking=True),
+            torch.from_numpy(batch.factors).to(self.execution.device),
             x0_prev=arena.x0.index_select(0, rows) if batch.factors[:, K_P].any() else None,
             noise=self._noise(held, groups, batch),
         )
@@ -166,7 +173,7 @@ class Engine:
             arena.x0.index_copy_(0, rows, x0)
 
     def _on_device(self, integers: Int64) -> tuple[Tensor, Tensor, Tensor]:
-        rows, t, label = torch.from_numpy(integers).to(self.execution.device, non_blocking=True).unbind(0)
+        rows, t, label = torch.from_numpy(integers).to(self.execution.device).unbind(0)
         return rows, t, label
 
     def _noise(self, held: list[_Held], groups: list[Group], batch: "_Batch") -> Tensor | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from server_worker.denoising.chain import FACTORS
 from server_worker.versions import Backbone
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-_COMPILED_SHAPES = 64
+_COMPILED_STEPS = 1024
 
 
 StepFunction = Callable[
@@ -45,13 +46,15 @@ class Runner:
 
     Weights of another version of the same network can be loaded in place: what was compiled, and the addresses that CUDA graphs
     have recorded, stay good.
+
+    is_warm: whether every size has been run once; set by `warm_up`.
     """
 
     def __init__(self, backbone: Backbone, execution: Execution) -> None:
         self.backbone = backbone
+        self.is_warm = False
         self._execution = execution
         self._network = backbone.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._zeros: Tensor | None = None
         self._step: StepFunction = _compiled(execution.device) if execution.sizes else _step
 
     def fits(self, backbone: Backbone) -> bool:
@@ -108,20 +111,15 @@ class Runner:
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
         """The same batch at a compiled size, with zeros for what it does not use: one compiled step serves every mixture."""
         size = next((size for size in self._execution.sizes if size >= len(x)), len(x))
-        zeros = self._zeros_like(x, size)
         return (
             _filled(x, size),
             _filled(t, size, 1),
             None if label is None else _filled(label, size),
             _filled(factors, size),
-            zeros if x0_prev is None else _filled(x0_prev, size),
-            zeros if noise is None else _filled(noise, size),
+            # Two tensors, never one twice: what is compiled for the same input in two places holds for that case alone.
+            x.new_zeros((size, *x.shape[1:])) if x0_prev is None else _filled(x0_prev, size),
+            x.new_zeros((size, *x.shape[1:])) if noise is None else _filled(noise, size),
         )
-
-    def _zeros_like(self, x: Tensor, size: int) -> Tensor:
-        if self._zeros is None or len(self._zeros) < size:
-            self._zeros = x.new_zeros((max(size, *self._execution.sizes), *x.shape[1:]))
-        return self._zeros[:size]
 
 
 def _step(
@@ -148,7 +146,9 @@ def _step(
 
 def _compiled(device: torch.device) -> StepFunction:
     """The step as one compiled function per batch size; on a GPU, replayed as a CUDA graph."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _COMPILED_SHAPES)
+    # One for each size of each network that was ever served: the default of 8 would end the process.
+    config: Any = torch._dynamo.config
+    config.recompile_limit = config.accumulated_recompile_limit = _COMPILED_STEPS
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     compiled: StepFunction = torch.compile(_step, mode=mode, dynamic=False, fullgraph=True)
     return compiled

@@ -31,7 +31,8 @@ class Limits:
     prefetch_share: this part of all network evaluations is prefetch's while any waits, so that it is never starved; 0..1.
     interactive_slowdown: beside interactive samples, prefetch fills a call only as far as it takes at most so many times as
     long as it would without; needs `cost`.
-    max_begun: samples of either priority begun and not done, at most: a bound on memory. 0 for BEGUN_BATCHES calls' worth.
+    max_begun: samples of either priority begun and not done, at most, and one for each client beyond: a bound on memory. 0 for
+    BEGUN_BATCHES calls' worth.
     cost: seconds of a call; None when not known, and then prefetch takes whatever room there is.
     """
 
@@ -103,7 +104,7 @@ class _Client:
     """One client's jobs of one priority, eldest first, and how much it was served.
 
     served: evaluations, on a scale that all clients of the priority share: one that comes, or comes back, starts where the
-    least served is now, so that an absence earns nothing.
+    least served is now, and one that wants little is lifted to those who want more. So nothing is earned by not asking.
     """
 
     name: str
@@ -245,46 +246,49 @@ class Scheduler:
     def _share_out(self, priority: str, room: int) -> list[Group]:
         """Fill `room` from the clients of one priority, as far as the budget lets samples begin."""
         clients = list(self._clients[priority].values())
+        left = {client.name: client.left for client in clients}
         free = self.limits.begun_budget - sum(client.begun for client in clients)
+        shares = _fair_shares(clients, room, free)
         groups: list[Group] = []
-        for client, share in _fair_shares(clients, room, free):
-            before = len(groups)
-            free = _take(client, share, free, groups.append)
-            client.served += sum(group.count for group in groups[before:])
+        for client in clients:
+            _take(client, shares[client.name], groups.append)
+            client.served += shares[client.name]
+        # Who got all it could use has no claim to what it did not use: it goes on level with those who wanted more.
+        wanting = [client.served for client in clients if shares[client.name] < left[client.name]]
+        for client in clients:
+            if wanting and shares[client.name] == left[client.name]:
+                client.served = max(client.served, min(wanting))
         return groups
 
 
-def _fair_shares(clients: list[_Client], room: int, free: int) -> list[tuple[_Client, int]]:
+def _fair_shares(clients: list[_Client], room: int, free: int) -> dict[str, int]:
     """How much of `room` each client may use: one sample at a time to whoever was served least, until nobody can use more.
 
-    The least served come first, so that theirs begin when not all may.
+    free: samples that may begin. A client that has none in memory may begin one all the same, so that none waits for others.
     """
-    if room <= 0 or not clients:
-        return []
-    usable = {client.name: min(client.left, client.begun + free) for client in clients}
-    if len(clients) == 1:
-        return [(clients[0], min(room, usable[clients[0].name]))]
-    clients.sort(key=lambda client: client.served)
-    shares = dict.fromkeys(usable, 0)
-    heap = [(client.served, client.name) for client in clients if usable[client.name]]
+    left = {client.name: client.left for client in clients}
+    begun = {client.name: client.begun for client in clients}
+    shares = dict.fromkeys(left, 0)
+    heap = [(client.served, client.name) for client in clients]
     heapify(heap)
-    for _ in range(room):
-        if not heap:
-            break
+    while room > 0 and heap:
         served, name = heap[0]
-        shares[name] += 1
-        if shares[name] == usable[name]:
+        begins = shares[name] >= begun[name]
+        if shares[name] == left[name] or (begins and free <= 0 and (begun[name] or shares[name])):
             heappop(heap)
-        else:
-            heapreplace(heap, (served + 1, name))
-    return [(client, shares[client.name]) for client in clients if shares[client.name]]
+            continue
+        shares[name] += 1
+        room -= 1
+        free -= begins
+        heapreplace(heap, (served + 1, name))
+    return shares
 
 
-def _take(client: _Client, share: int, free: int, put: Callable[[Group], None]) -> int:
-    """Select `share` samples of one client, eldest job first, begun before new; returns how many more may begin."""
+def _take(client: _Client, share: int, put: Callable[[Group], None]) -> None:
+    """Select `share` samples of one client, the eldest job first: a younger one begins when all of the elder has begun."""
     for progress in client.jobs.values():
         if share <= 0:
-            break
+            return
         key, kept = progress.job.key, []
         for first, count, done in progress.runs:
             part = min(count, share)
@@ -294,13 +298,11 @@ def _take(client: _Client, share: int, free: int, put: Callable[[Group], None]) 
             if part < count:
                 kept.append((first + part, count - part, done))
         progress.runs = kept
-        new = min(progress.job.samples - progress.next, share, free)
+        new = min(progress.job.samples - progress.next, share)
         if new > 0:
             put(Group(key, progress.next, new, 0))
             progress.next += new
             share -= new
-            free -= new
-    return free
 
 
 def _merged(runs: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

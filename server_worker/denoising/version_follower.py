@@ -1,6 +1,5 @@
 """Follows the published backbone versions: always the newest that can be used, read while the loop goes on serving."""
 
-import queue
 import threading
 from typing import Literal
 
@@ -38,8 +37,10 @@ class VersionFollower:
         self._follow: Literal["latest", "best"] = follow
         self._number: int | None = None
         self._unusable: int | None = None
-        self._read: queue.SimpleQueue[Backbone] = queue.SimpleQueue()
+        self._told = ""
         self._error: BaseException | None = None
+        self._read: Backbone | None = None
+        self._changed = threading.Condition()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep_looking, name="versions", daemon=True)
 
@@ -52,18 +53,16 @@ class VersionFollower:
         self._stopped.set()
 
     def take(self, wait_seconds: float = 0.0) -> Backbone | None:
-        """A version read since the last call, the newest if there are several; None when there is none within the time.
+        """The newest version read since the last call; None when there is none within the time.
 
         Raises what ended the thread that reads, if anything did.
         """
-        if self._error is not None:
-            raise self._error
-        newest: Backbone | None = None
-        try:
-            newest = self._read.get(timeout=wait_seconds) if wait_seconds > 0 else self._read.get_nowait()
-            while True:
-                newest = self._read.get_nowait()
-        except queue.Empty:
+        with self._changed:
+            if self._read is None and self._error is None and wait_seconds > 0:
+                self._changed.wait(wait_seconds)
+            if self._error is not None:
+                raise self._error
+            newest, self._read = self._read, None
             return newest
 
     def _keep_looking(self) -> None:
@@ -72,23 +71,32 @@ class VersionFollower:
             while not self._stopped.wait(self._poll_seconds):
                 self._look()
         except BaseException as error:  # noqa: BLE001  # raised where versions are taken
-            self._error = error
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
 
     def _look(self) -> None:
         number: int | None = None
         try:
             number = versions.chosen(self._storage, self._follow)
-            if number in (None, self._number, self._unusable):
+            if number is None or number in (self._number, self._unusable):
                 return
-            assert number is not None
             backbone = versions.load(self._storage, number, self._device)
         except (Damaged, VersionMissing, ContractMismatch) as error:
-            self._unusable = number
-            log.warning("version_unusable", version=number, error=str(error))
+            self._unusable = number or self._unusable
+            self._tell("version_unusable", str(error))
             return
         except OSError as error:
-            log.warning("storage_unreadable", error=str(error))  # may pass: looked at again
+            self._tell("storage_unreadable", str(error))  # may pass: looked at again
             return
-        self._number = number
-        self._read.put(backbone)
+        self._number, self._told = number, ""
+        with self._changed:
+            self._read = backbone
+            self._changed.notify_all()
         log.info("version_loaded", version=number, t_cut_min=backbone.manifest.t_cut_min)
+
+    def _tell(self, event: str, why: str) -> None:
+        """Once, however often it is seen."""
+        if why != self._told:
+            self._told = why
+            log.warning(event, error=why)

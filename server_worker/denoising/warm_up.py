@@ -1,4 +1,4 @@
-"""Before the first request: every batch size once, and what each costs."""
+"""Before a network's first request: every batch size once, and what each costs."""
 
 import time
 from collections.abc import Callable
@@ -7,37 +7,56 @@ import structlog
 import torch
 
 from server_worker.denoising.chain import FACTORS
-from server_worker.denoising.runner import Runner
+from server_worker.denoising.runner import Execution, Runner
 from server_worker.denoising.step_cost import StepCost, batch_sizes
+from server_worker.denoising.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
 LARGEST_BATCH = {"cuda": 256, "cpu": 64}
+FIRST_CALL_SECONDS = 1800.0
+"""How long a first call may take before it counts as stuck: it compiles."""
+
 _TIMED_CALLS = 5
-_ENOUGH_SECONDS = 0.3
-_FALLING_OFF = 0.9
+_ENOUGH_SECONDS = 0.5
+_LEAST_CALLS = 2
+_WORTHWHILE = 1.05
+_FRUITLESS_SIZES = 2
 
 
 def warm_up(
-    runner: Runner, device: torch.device, largest: int | None, *, beat: Callable[[], None]
-) -> StepCost:
+    runner: Runner,
+    execution: Execution,
+    largest: int | None,
+    *,
+    watchdog: Watchdog,
+    stop: Callable[[], bool] = lambda: False,
+) -> StepCost | None:
     """Run steps of rising size, compile what is to be compiled, and measure.
 
-    largest: of the batches; None for as far as it pays: until larger batches are no faster per sample, or LARGEST_BATCH.
-    beat: called between calls, so that whoever watches for a stuck step knows that this one goes on.
+    largest: of the batches; None for as far as it pays: until two sizes in turn bring next to nothing, or LARGEST_BATCH.
+    stop: looked at between calls.
+
+    Returns None when it was stopped.
     """
     started = time.monotonic()
     seconds: dict[int, float] = {}
-    best = 0.0
-    for size in batch_sizes(largest or LARGEST_BATCH[device.type]):
-        seconds[size] = _seconds(runner, device, size, beat)
-        rate = size / seconds[size]
-        if largest is None and rate < _FALLING_OFF * best:
-            break
+    best, fruitless = 0.0, 0
+    for size in execution.sizes or batch_sizes(largest or LARGEST_BATCH[execution.device.type]):
+        measured = _seconds(runner, execution, size, watchdog, stop)
+        if measured is None:
+            return None
+        seconds[size] = measured
+        rate = size / measured
+        fruitless = 0 if rate > _WORTHWHILE * best else fruitless + 1
         best = max(best, rate)
+        if largest is None and not execution.sizes and fruitless > _FRUITLESS_SIZES:
+            break
+    runner.is_warm = True
     cost = StepCost.measured(seconds)
     log.info(
         "warmed_up",
+        version=runner.backbone.number,
         seconds=round(time.monotonic() - started, 2),
         step_seconds={str(size): round(value, 5) for size, value in seconds.items()},
         saturating_samples=cost.saturating_samples(),
@@ -45,20 +64,30 @@ def warm_up(
     return cost
 
 
-def _seconds(runner: Runner, device: torch.device, size: int, beat: Callable[[], None]) -> float:
-    """The least of a few calls, after one that does not count: the first of a size compiles, allocates and chooses kernels."""
-    manifest = runner.backbone.manifest
+@torch.inference_mode()  # as the engine runs it: what is compiled holds for such tensors alone
+def _seconds(
+    runner: Runner, execution: Execution, size: int, watchdog: Watchdog, stop: Callable[[], bool]
+) -> float | None:
+    """The least of a few calls, after those that do not count; None when stopped.
+
+    The first of a size compiles, allocates and chooses kernels; where CUDA graphs are recorded the second does that.
+    """
+    manifest, device = runner.backbone.manifest, execution.device
     x = torch.randn((size, *manifest.shape), device=device)
     t = torch.full((size,), manifest.schedule_T, device=device)
     label = None if manifest.num_classes is None else torch.zeros_like(t)
     factors = torch.full((size, FACTORS), 0.5, device=device)
+    uncounted = 3 if execution.sizes and execution.asynchronous else 1
     times: list[float] = []
-    for _ in range(1 + _TIMED_CALLS):
-        beat()
+    for call in range(uncounted + _TIMED_CALLS):
+        if stop():
+            return None
+        watchdog.beat(FIRST_CALL_SECONDS if call < uncounted else 0.0)
         began = time.perf_counter()
         runner.step(x, t, label, factors)
         runner.synchronize()
-        times.append(time.perf_counter() - began)
-        if len(times) > 1 and sum(times[1:]) > _ENOUGH_SECONDS:
+        if call >= uncounted:
+            times.append(time.perf_counter() - began)
+        if len(times) >= _LEAST_CALLS and sum(times) > _ENOUGH_SECONDS:
             break
-    return min(times[1:])
+    return min(times)

@@ -23,6 +23,8 @@ from server_worker.versions import Backbone
 log = structlog.get_logger(__name__)
 
 IDLE_SECONDS = 0.05
+CONFIRM_SECONDS = 0.002
+TAKEN_PER_TURN = 64
 NO_VERSION_SECONDS = 0.2
 
 
@@ -84,40 +86,46 @@ class DenoiseWorker:
         waiting_said = False
         while not stop.is_set():
             self._watchdog.beat()
-            self._follow_versions(NO_VERSION_SECONDS if self._backbone is None else 0.0)
+            self._follow_versions(stop, NO_VERSION_SECONDS if self._backbone is None else 0.0)
             if self._backbone is not None:
                 self._turn()
             elif not waiting_said:
                 log.info("waiting_for_a_version")
                 waiting_said = True
 
-    def _follow_versions(self, wait_seconds: float) -> None:
+    def _follow_versions(self, stop: threading.Event, wait_seconds: float) -> None:
         """Serve new requests with a version that has been read meanwhile; those in hand finish on theirs."""
         newer = self._versions.take(wait_seconds)
         if newer is None:
             return
-        first = self._backbone is None
         runner = self._engine.install(newer)
-        self._backbone = runner.backbone
-        limits = self._scheduler.limits
-        if first:
-            cost = warm_up(runner, self._engine.execution.device, self._max_batch, beat=self._watchdog.beat)
+        # A compiled network is warmed up whenever it is new, another one only to find the batch size at the start.
+        if self._backbone is None or (self._engine.execution.sizes and not runner.is_warm):
+            cost = warm_up(
+                runner, self._engine.execution, self._max_batch, watchdog=self._watchdog, stop=stop.is_set
+            )
+            if cost is None:
+                return
             max_batch = self._max_batch or cost.saturating_samples()
-            self._scheduler.limits = replace(limits, max_batch=max_batch, cost=cost)
+            self._scheduler.limits = replace(self._scheduler.limits, max_batch=max_batch, cost=cost)
+        self._backbone = runner.backbone
+        if not self._consumers:
             self._consumers = self._make_consumers()
         self._metrics.backbone_version.set(newer.number)
         log.info("version_served", version=newer.number, max_batch=self._scheduler.limits.max_batch)
 
     def _take(self, wait_seconds: float) -> None:
-        """Take all deliveries that are there; wait so long for the first."""
+        """Take the deliveries that are there, so many at a time; wait so long for the first."""
         backbone = self._backbone
         if self._draining or backbone is None:
             return
         for consumer in self._consumers:
-            while (delivery := consumer.get(wait_seconds)) is not None:
+            for _ in range(TAKEN_PER_TURN):
+                delivery = consumer.get(wait_seconds)
                 wait_seconds = 0.0
+                if delivery is None:
+                    break
                 self._desk.accept(delivery, backbone)
-            wait_seconds = 0.0
 
     def _turn(self) -> None:
         """One network call for whoever takes part in it; letters go out and come in while a GPU computes."""
@@ -130,7 +138,7 @@ class DenoiseWorker:
         else:
             self._stepped_at = None
             self._desk.settle()
-            self._take(0.0 if self._desk.awaits_confirms else IDLE_SECONDS)
+            self._take(CONFIRM_SECONDS if self._desk.awaits_confirms else IDLE_SECONDS)
         self._metrics.samples_running.set(self._scheduler.samples_begun)
         self._metrics.requests_waiting.set(self._scheduler.jobs_waiting)
 
@@ -143,8 +151,11 @@ class DenoiseWorker:
         self._engine.wait()
         ended = time.perf_counter() if self._engine.execution.asynchronous else launched
         self._observe(groups, calls, started, ended)
-        for group in self._scheduler.advance():
+        finished = self._scheduler.advance()
+        for group in finished:
             self._desk.send(group)
+        if finished:
+            self._desk.settle()
 
     def _observe(self, groups: Sequence[Group], calls: int, started: float, ended: float) -> None:
         if self._stepped_at is not None:

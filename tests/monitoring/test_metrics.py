@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -31,6 +32,30 @@ def test_a_served_registry_answers_until_it_is_closed() -> None:
     server.close()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", server.port)) != 0
+
+
+def test_probes_say_what_is_wrong_and_other_paths_are_not_there() -> None:
+    problems: dict[str, str | None] = {"live": None, "ready": "warming up"}
+    server = serve(
+        CollectorRegistry(), port=0, live=lambda: problems["live"], ready=lambda: problems["ready"]
+    )
+
+    def ask(path: str) -> tuple[int, str]:
+        answer = httpx.get(f"http://127.0.0.1:{server.port}{path}")
+        return answer.status_code, answer.text
+
+    assert ask("/livez") == (200, "ok\n")
+    assert ask("/readyz") == ask("/readyz/") == (503, "warming up\n")
+    problems["ready"] = None
+    assert ask("/readyz") == (200, "ok\n")
+    assert ask("/healthz") == (404, "there are /metrics, /livez, /readyz\n")
+    server.close()
+
+
+def test_metrics_are_served_on_ipv6_too() -> None:
+    server = serve(CollectorRegistry(), port=0, address="::1")
+    assert httpx.get(f"http://[::1]:{server.port}/livez").text == "ok\n"
+    server.close()
 
 
 def test_a_port_that_is_taken_is_one_clear_line() -> None:

@@ -6,9 +6,9 @@ import torch
 
 from server_worker import versions
 from server_worker.denoising.version_follower import VersionFollower
-from server_worker.errors import Damaged, VersionMissing
+from server_worker.errors import ContractMismatch, Damaged, VersionMissing
 from server_worker.storage import Storage
-from tests.server_worker.backbones import CPU, SHAPE, T, publish_backbone
+from tests.server_worker.backbones import CPU, SHAPE, UNET, T, publish_backbone
 
 
 def test_versions_are_numbered_and_the_newest_is_the_latest(tmp_path: Path) -> None:
@@ -53,6 +53,41 @@ def test_a_damaged_version_is_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "versions" / "LATEST").write_text("the newest")
     with pytest.raises(Damaged, match="no version number"):
         versions.latest(storage)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"schedule_name": "sqrt"},
+        {"schedule_T": "long"},
+        {"schedule_T": 0},
+        {"shape": [3, 8, 8]},
+        {"num_classes": 50},
+        {"num_classes": None},
+        {"unet": None},
+        {"unet": {**UNET.to_dict(), "channel_multipliers": None}},
+        {"unet": {**UNET.to_dict(), "base_channels": "wide"}},
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_damage_and_nothing_worse(
+    tmp_path: Path, fields: dict[str, object]
+) -> None:
+    storage = Storage(tmp_path)
+    publish_backbone(storage)
+    path = tmp_path / "versions" / "000001" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    with pytest.raises((Damaged, ContractMismatch)):
+        versions.load(storage, 1, CPU)
+
+
+def test_weights_that_are_not_finite_are_damage(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    first = publish_backbone(storage)
+    weights = dict(first.network.state_dict())
+    weights["last.bias"] = torch.full_like(weights["last.bias"], float("nan"))
+    versions.publish(storage, weights, first.manifest)
+    with pytest.raises(Damaged, match="not finite"):
+        versions.load(storage, 2, CPU)
 
 
 def test_the_best_version_is_followed_once_there_is_one_and_is_never_dropped(tmp_path: Path) -> None:

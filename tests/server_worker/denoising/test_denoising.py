@@ -16,7 +16,7 @@ from monitoring.metrics import BrokerMetrics, DenoiseMetrics
 from server_worker.denoising.desk import RequestDesk
 from server_worker.denoising.engine import Engine
 from server_worker.denoising.replies import WINDOW, Replies
-from server_worker.denoising.runner import Execution
+from server_worker.denoising.runner import Execution, Runner
 from server_worker.denoising.scheduler import Limits, Scheduler
 from server_worker.denoising.version_follower import VersionFollower
 from server_worker.denoising.watchdog import Watchdog
@@ -85,6 +85,10 @@ class Running:
     def _run(self, worker: DenoiseWorker) -> None:
         torch.set_num_threads(1)
         worker.run(self.stop)
+
+    def runner(self) -> Runner:
+        (number,) = self.engine.versions_loaded
+        return self.engine.runner(number)
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0
@@ -240,6 +244,56 @@ def test_requests_in_flight_finish_on_their_version_and_new_ones_use_the_new(
     assert {part.backbone_version for part in second.values()} == {2}
     np.testing.assert_allclose(together(first), reference(backbone, old), atol=1e-5)
     np.testing.assert_allclose(together(second), reference(newer, new), atol=1e-5)
+
+
+def test_samples_are_sent_before_the_next_call_and_not_after_it(
+    backbone: Backbone, running: Running, device: Callable[..., Device]
+) -> None:
+    calls: list[int] = []
+
+    def slowly(_: object, args: tuple[torch.Tensor, ...]) -> None:
+        calls.append(len(args[0]))
+        threading.Event().wait(0.3)
+
+    wait_until(lambda: running.engine.versions_loaded == {1}, "the version was loaded")
+    sender = device()
+    long, short = request(n=4, plan=LONG_PLAN), request(n=3, plan=(T, 20))
+    hook = running.runner().backbone.network.register_forward_pre_hook(slowly)
+    sender.ask(long)
+    wait_until(lambda: len(calls) >= 2, "the long request was running")
+    sender.ask(short)
+    sender.latents(short)
+    hook.remove()
+    assert len(calls) <= calls.index(7) + 2, "it came while a later call was running than the next"
+
+
+def test_a_result_that_is_not_finite_fails_its_request_and_no_other(
+    backbone: Backbone, running: Running, device: Callable[..., Device], dead_letters: Callable[[], list[str]]
+) -> None:
+    wait_until(lambda: running.engine.versions_loaded == {1}, "the version was loaded")
+    running.runner().backbone.network.register_forward_hook(
+        lambda _, args, predicted: torch.where(args[2][:, None, None, None] == 2, torch.nan, predicted)
+    )
+    sender = device()
+    bad, good = request(labels=np.array([0, 2, 1], np.int32)), request(labels=np.array([0, 1, 1], np.int32))
+    sender.ask(bad)
+    sender.ask(good)
+    assert sender.failure(bad).reason == "not_finite"
+    assert sum(len(part.x) for part in sender.latents(good).values()) == 3
+    wait_until(lambda: dead_letters() == ["not_finite"], "it was set aside")
+
+
+def test_a_version_that_cannot_be_read_is_passed_over(
+    backbone: Backbone, running: Running, storage: Storage, device: Callable[..., Device]
+) -> None:
+    manifest = publish_backbone(storage, seed=3).manifest
+    path = Path(storage.url) / "versions" / f"{manifest.number:06d}" / "manifest.json"
+    path.write_text(path.read_text().replace('"linear"', '"sqrt"'))
+    sender, one = device(), request()
+    sender.ask(one)
+    sender.latents(one)
+    publish_backbone(storage, seed=4)
+    wait_until(lambda: running.metric("collafuse_backbone_version") == 3, "the next version was served")
 
 
 def test_a_request_whose_device_has_no_inbox_is_set_aside(

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from broker.messages import DenoiseV1
 from diffusion import sampling
@@ -18,6 +19,8 @@ from server_worker.denoising.device_noise import normals_on
 from server_worker.denoising.engine import Engine
 from server_worker.denoising.runner import Execution
 from server_worker.denoising.scheduler import INTERACTIVE, Group, Job, Limits, Scheduler
+from server_worker.denoising.warm_up import warm_up
+from server_worker.denoising.watchdog import Watchdog
 from server_worker.errors import CannotServe
 from server_worker.storage import Storage
 from server_worker.versions import Backbone
@@ -179,6 +182,31 @@ def test_a_compiled_and_padded_step_is_the_same_step(backbone: Backbone, tmp_pat
         np.testing.assert_allclose(
             compiled[each.request_id], eager[each.request_id], atol=1e-5 * max(1.0, size), rtol=0
         )
+
+
+def test_after_the_warm_up_nothing_is_compiled_any_more(backbone: Backbone) -> None:
+    execution = Execution(CPU, sizes=(2, 4))
+    engine = Engine(execution)
+    runner = engine.install(backbone)
+    assert warm_up(runner, execution, 4, watchdog=Watchdog(600.0)) is not None
+    before = counters["stats"]["unique_graphs"]
+    assert before > 0
+    for n, sampler in ((1, "ddim"), (2, "dpmpp2m"), (3, "ddpm"), (4, "ddim")):
+        each = request(n, n=n, sampler=sampler)
+        engine.accept(each.request_id, prepare(each, backbone))
+        for done in range(4):
+            engine.launch([Group(each.request_id, 0, n, done)])
+        engine.finish(Group(each.request_id, 0, n, 4))
+        engine.forget(each.request_id)
+    assert counters["stats"]["unique_graphs"] == before
+
+
+def test_a_warm_up_can_be_stopped(backbone: Backbone) -> None:
+    calls: list[int] = []
+    backbone.network.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    runner = Engine(Execution(CPU)).install(backbone)
+    stopped = warm_up(runner, Execution(CPU), None, watchdog=Watchdog(60.0), stop=lambda: len(calls) >= 3)
+    assert (stopped, len(calls)) == (None, 3)
 
 
 def test_bfloat16_changes_the_network_a_little_and_the_noise_not_at_all(backbone: Backbone) -> None:

@@ -91,7 +91,8 @@ def test_every_sample_takes_each_of_its_steps_once_and_is_done_once(
 def test_the_budgets_are_kept(arrivals: list[list[Numbers]], limits: Limits) -> None:
     record = run(Scheduler(limits), named(arrivals))
     assert max(record.sizes, default=0) <= limits.max_batch
-    assert max(record.begun, default=0) <= 2 * limits.begun_budget  # one for each priority
+    clients = 3
+    assert max(record.begun, default=0) <= 2 * (limits.begun_budget + clients)  # for each priority
 
 
 @given(st.lists(JOBS, min_size=1, max_size=8), st.integers(1, 32))
@@ -248,6 +249,56 @@ def test_clients_are_served_evenly_even_when_there_are_more_than_fit_into_a_call
         scheduler.advance()
         shares = [served[f"c{number}"] for number in range(clients)]
         assert max(shares) - min(shares) <= 1
+
+
+def test_wanting_little_earns_a_client_nothing() -> None:
+    scheduler = Scheduler(Limits(64))
+    scheduler.add(job("all", 1024, evaluations=10_000, client="busy"))
+    scheduler.add(job("one", 1, evaluations=10_000, client="modest"))
+    for _ in range(900):
+        scheduler.select()
+        scheduler.advance()
+    scheduler.add(job("more", 1024, evaluations=10_000, client="modest"))
+    served = Counter[str]()
+    for _ in range(100):
+        served.update(count(scheduler.select(), all="busy", one="modest", more="modest"))
+        scheduler.advance()
+    assert served["busy"] == pytest.approx(served["modest"], rel=0.02)
+
+
+def test_a_newcomer_does_not_start_where_somebody_stands_who_wants_little() -> None:
+    scheduler = Scheduler(Limits(64))
+    scheduler.add(job("all", 1024, evaluations=10_000, client="busy"))
+    scheduler.add(job("one", 1, evaluations=10_000, client="modest"))
+    served = Counter[str]()
+    for step in range(500):
+        if step >= 100 and step % 2 == 0:
+            scheduler.add(job(f"short{step}", 64, evaluations=1, client="late"))
+        groups = scheduler.select()
+        if step >= 100:
+            served.update(
+                "late" if group.key.startswith("short") else group.key
+                for group in groups
+                for _ in range(group.count)
+            )
+        scheduler.advance()
+    assert served["late"] <= 1.05 * served["all"]
+
+
+@given(st.integers(2, 40), st.integers(1, 16))
+def test_many_clients_with_a_backlog_all_begin_and_calls_stay_full(clients: int, max_batch: int) -> None:
+    scheduler = Scheduler(Limits(max_batch))
+    served = Counter[str]()
+    for number in range(clients + 60):
+        if number < clients:
+            scheduler.add(job(f"c{number}", 1024, evaluations=1000, client=f"c{number}"))
+        groups = scheduler.select()
+        assert sum(group.count for group in groups) == max_batch
+        if number >= clients:
+            served.update(count(groups))
+        scheduler.advance()
+    shares = [served[f"c{number}"] for number in range(clients)]
+    assert max(shares) - min(shares) <= 0.1 * max(shares) + max_batch
 
 
 def test_an_absence_earns_a_client_nothing() -> None:
