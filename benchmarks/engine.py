@@ -15,10 +15,20 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.engine_loads import NETWORK, Arrival, Server, backbone, limits_for, mixed, request
+from benchmarks.engine_loads import (
+    DIGITS,
+    NETWORK,
+    Arrival,
+    Server,
+    backbone,
+    describe,
+    limits_for,
+    mixed,
+    request,
+)
 from benchmarks.engine_rivals import bare_calls_per_second, ddim_pipeline, ddim_seconds
 from benchmarks.report import Result, emit, rate, say, spread
-from diffusion.network import UNet, parameter_count
+from diffusion.network import UNetConfig
 from monitoring import logs
 from server_worker.denoising.runner import Execution
 from server_worker.denoising.scheduler import PREFETCH, Limits
@@ -40,10 +50,11 @@ class Options:
     precision: str
     compiled: bool
 
-    def server(self) -> Server:
-        """An engine with its backbone loaded."""
+    def server(self, config: UNetConfig = NETWORK) -> Server:
+        """An engine with a backbone loaded."""
         sizes = batch_sizes(LARGEST_BATCH[self.device.type]) if self.compiled else ()
-        return Server(backbone(self.device), Execution(self.device, self.precision, sizes), Limits(1))
+        execution = Execution(self.device, self.precision, sizes)
+        return Server(backbone(self.device, config), execution, Limits(1))
 
 
 def main(
@@ -65,16 +76,17 @@ def main(
     if worker:
         _be_a_worker(server, worker)
         return
-    cost = warm_up(server.runner, server.engine.execution, None, watchdog=Watchdog(3600.0))
-    assert cost is not None
-    server.limits = limits_for(cost)
+    cost = _warmed_up(server)
+    small = options.server(DIGITS)
+    _warmed_up(small)
     say(f"step seconds by batch: {dict(zip(cost.samples, (round(s, 4) for s in cost.seconds), strict=True))}")
     say(f"saturating batch: {server.limits.max_batch} samples")
     results = [
         _saturated(server, cost, rounds=2 if quick else 7, seconds=1.0 if quick else 4.0),
         *_mix(server, rounds=2 if quick else 7, requests=6 if quick else 40),
+        *_mix(small, rounds=2 if quick else 7, requests=30 if quick else 200),
         _equal_batches(server, rounds=2 if quick else 7),
-        *_interactive(server, rounds=1 if quick else 3, requests=10 if quick else 100),
+        *_interactive(server, rounds=1 if quick else 3, requests=8 if quick else 60),
         _bookkeeping(server, cost, steps=10 if quick else 60),
     ]
     if options.device.type == "cpu":
@@ -82,15 +94,21 @@ def main(
     emit("engine", results, as_json=as_json, quick=quick, **_facts(options, cost))
 
 
+def _warmed_up(server: Server) -> StepCost:
+    """Find its batch as a worker does."""
+    cost = warm_up(server.runner, server.engine.execution, None, watchdog=Watchdog(3600.0))
+    assert cost is not None
+    server.limits = limits_for(cost)
+    return cost
+
+
 def _facts(options: Options, cost: StepCost) -> dict[str, str]:
-    network = UNet(NETWORK)
     return {
         "device": torch.cuda.get_device_name(options.device) if options.device.type == "cuda" else "cpu",
         "threads": str(options.threads),
         "torch": torch.__version__,
         "precision": options.precision + (", compiled" if options.compiled else ""),
-        "network": f"{parameter_count(network) / 1e6:.2f} M parameters, "
-        f"{NETWORK.in_channels}x{NETWORK.image_size}x{NETWORK.image_size}",
+        "network": describe(NETWORK),
         "largest batch": f"{cost.saturating_samples()} samples",
     }
 
@@ -121,27 +139,31 @@ def _rate_for(server: Server, seconds: float) -> float:
 
 def _mix(server: Server, *, rounds: int, requests: int) -> list[Result]:
     """A Poisson mix that comes faster than it can be served: together, one at a time, and by diffusers' pipeline."""
+    config = server.runner.backbone.network.config
     pipeline = ddim_pipeline(server.runner.backbone.network)
     together, alone, diffusers = [], [], []
     for number in range(rounds):
         say(f"Poisson mix of {requests} requests, round {number + 1} of {rounds}")
-        load = mixed(np.random.default_rng(number), requests, rate_per_second=200.0)
+        load = mixed(np.random.default_rng(number), requests, 200.0, config)
         work = [(arrival.request.n, len(arrival.request.plan) - 1) for arrival in load]
         evaluations = sum(samples * steps for samples, steps in work)
         together.append(evaluations / server.serve(load).seconds)
-        alone.append(evaluations / server.serve(_again(load), in_hand=1).seconds)
+        alone.append(evaluations / server.serve(_again(load, config), in_hand=1).seconds)
         diffusers.append(evaluations / ddim_seconds(pipeline, work))
-    unit = "evaluations/s"
+    unit, name = "evaluations/s", f"Poisson mix of sizes and plans, {describe(config)}"
     return [
-        rate("Poisson mix of sizes and plans", unit, together, "the same, one request at a time", alone, 2.0),
-        rate("Poisson mix of sizes and plans", unit, together, "diffusers' DDIM pipeline", diffusers, 2.0),
+        rate(name, unit, together, "the same worker, one request at a time", alone, 2.0),
+        rate(name, unit, together, "diffusers' DDIM pipeline", diffusers, 2.0),
     ]
 
 
-def _again(load: list[Arrival]) -> list[Arrival]:
+def _again(load: list[Arrival], config: UNetConfig) -> list[Arrival]:
     return [
         Arrival(
-            request(each.request.n, len(each.request.plan) - 1), each.client, each.priority, each.at_seconds
+            request(each.request.n, len(each.request.plan) - 1, config),
+            each.client,
+            each.priority,
+            each.at_seconds,
         )
         for each in load
     ]
@@ -176,13 +198,10 @@ def _interactive(server: Server, *, rounds: int, requests: int) -> list[Result]:
     for number in range(rounds):
         say(f"interactive requests beside prefetch, round {number + 1} of {rounds}")
         rng = np.random.default_rng(number)
-        times = np.cumsum(rng.exponential(4 * alone_seconds, requests))
-        for values, worker, prefetch in (
-            (unloaded, server, False),
-            (loaded, server, True),
-            (unyielding, stubborn, True),
-        ):
-            values.append(_p95_seconds(worker, times.tolist(), prefetch=prefetch))
+        times = np.cumsum(rng.exponential(4 * alone_seconds, requests)).tolist()
+        unloaded.append(_p95_seconds(server, times, prefetch=False))
+        loaded.append(_p95_seconds(server, times, prefetch=True))
+        unyielding.append(_p95_seconds(stubborn, times[: requests // 4], prefetch=True))
     return [
         _lower_is_better(
             "p95 of an interactive request under full prefetch load", loaded, "unloaded", unloaded, 0.5

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from broker.messages import DenoiseV1
-from diffusion.network import UNet, UNetConfig
+from diffusion.network import UNet, UNetConfig, parameter_count
 from diffusion.plan import plan
 from diffusion.schedule import NoiseSchedule
 from server_worker.denoising.chain import prepare
@@ -29,7 +29,8 @@ NETWORK = UNetConfig(
     blocks_per_level=1,
     attention=True,
 )
-SHAPE = (NETWORK.in_channels, NETWORK.image_size, NETWORK.image_size)
+DIGITS = UNetConfig(in_channels=1, image_size=8, base_channels=32, channel_multipliers=(1, 2))
+"""The network of the demonstration: so small that calls, not arithmetic, are what costs."""
 REQUESTS_IN_HAND = 32
 """Of each priority, as a worker takes them by default."""
 
@@ -64,48 +65,61 @@ class Served:
         return self.evaluations / self.seconds
 
 
-def backbone(device: torch.device) -> Backbone:
+def shape_of(config: UNetConfig) -> tuple[int, int, int]:
+    """(C, H, W)."""
+    return (config.in_channels, config.image_size, config.image_size)
+
+
+def describe(config: UNetConfig) -> str:
+    """Its size, in words."""
+    shape = "×".join(map(str, shape_of(config)))
+    return f"{parameter_count(UNet(config)) / 1e6:.2f} M parameters, {shape}"
+
+
+def backbone(device: torch.device, config: UNetConfig = NETWORK) -> Backbone:
     """A backbone with random weights: speed does not depend on what they are."""
     torch.manual_seed(0)
-    network = UNet(NETWORK).to(device).eval().requires_grad_(False)
+    network = UNet(config).to(device).eval().requires_grad_(False)
     manifest = Manifest(
         number=1,
         schedule_name=SCHEDULE.name,
         schedule_T=SCHEDULE.T,
         schedule_id=SCHEDULE.schedule_id,
-        shape=SHAPE,
+        shape=shape_of(config),
         num_classes=None,
         t_cut_min=0,
         steps=0,
         samples_seen=0,
         weights_digest="",
-        unet=NETWORK.to_dict(),
+        unet=config.to_dict(),
     )
     return Backbone(manifest, SCHEDULE, network)
 
 
-def request(samples: int, evaluations: int, *, stop: int = 0) -> DenoiseV1:
-    """So many samples by DDIM from T to `stop`."""
+def request(samples: int, evaluations: int, config: UNetConfig = NETWORK) -> DenoiseV1:
+    """So many samples by DDIM from T to 0."""
     number = next(_IDS)
     return DenoiseV1(
         request_id=f"{number:032x}",
-        shape=SHAPE,
+        shape=shape_of(config),
         n=samples,
         schedule_id=SCHEDULE.schedule_id,
-        plan=plan(SCHEDULE, SCHEDULE.T, stop, evaluations),
+        plan=plan(SCHEDULE, SCHEDULE.T, 0, evaluations),
         clip=1.0,
         seed=number,
         dtype="float32",
     )
 
 
-def mixed(rng: np.random.Generator, requests: int, rate_per_second: float, clients: int = 4) -> list[Arrival]:
+def mixed(
+    rng: np.random.Generator, requests: int, rate_per_second: float, config: UNetConfig, clients: int = 4
+) -> list[Arrival]:
     """A Poisson stream of requests of 1 to 8 samples, most of them small, with 5 to 40 evaluations."""
     arrivals, now = [], 0.0
     for _ in range(requests):
         samples, evaluations = min(8, int(rng.geometric(0.5))), int(rng.integers(5, 41))
         arrivals.append(
-            Arrival(request(samples, evaluations), client=f"c{rng.integers(clients)}", at_seconds=now)
+            Arrival(request(samples, evaluations, config), f"c{rng.integers(clients)}", at_seconds=now)
         )
         now += float(rng.exponential(1 / rate_per_second))
     return arrivals

@@ -8,14 +8,16 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler
 from torch import Tensor, nn
 
-from benchmarks.engine_loads import NETWORK, SCHEDULE, SHAPE
+from benchmarks.engine_loads import SCHEDULE, shape_of
 from diffusion.network import UNet
 
 
 @torch.inference_mode()
 def bare_calls_per_second(network: UNet, device: torch.device, samples: int, seconds: float) -> float:
     """Evaluations a second of nothing but the network, called again and again at one batch size."""
-    x = torch.randn((samples, *SHAPE), device=device).contiguous(memory_format=torch.channels_last)
+    x = torch.randn((samples, *shape_of(network.config)), device=device).contiguous(
+        memory_format=torch.channels_last
+    )
     t = torch.full((samples,), 500, device=device)
     network(x, t)
     _synchronize(device)
@@ -33,7 +35,9 @@ class _Unet(nn.Module):
     def __init__(self, network: UNet) -> None:
         super().__init__()
         self.network = network
-        self.config = SimpleNamespace(sample_size=NETWORK.image_size, in_channels=NETWORK.in_channels)
+        self.config = SimpleNamespace(
+            sample_size=network.config.image_size, in_channels=network.config.in_channels
+        )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -27,7 +27,7 @@ import torch
 import typer
 from prometheus_client import CollectorRegistry
 
-from benchmarks.engine_loads import SHAPE, backbone, request
+from benchmarks.engine_loads import NETWORK, backbone, describe, request
 from benchmarks.report import Result, emit, rate, say, spread
 from broker.address import BrokerSettings
 from broker.connection import Connection
@@ -38,7 +38,6 @@ from broker.names import inbox
 from broker.node.local_node import LocalNode, NodeInfo
 from broker.publisher import outgoing
 from broker.topology import EXCHANGE_UP, FEDERATION, declare, up_key
-from diffusion.network import parameter_count
 from monitoring import logs
 from monitoring.metrics import BrokerMetrics
 from server_worker import versions
@@ -163,7 +162,7 @@ def main(
         _results(runs),
         as_json=as_json,
         quick=quick,
-        network=f"{parameter_count(made.network) / 1e6:.2f} M parameters, {SHAPE[0]}x{SHAPE[1]}x{SHAPE[2]}",
+        network=describe(NETWORK),
         requests=f"{SAMPLES} samples, {EVALUATIONS} evaluations",
     )
 
