@@ -127,7 +127,10 @@ def check_cut(cut: Cut, contract: RoundV1 | None, noise_floor: float) -> None:
 
 
 class _Batches:
-    """Collects releases by their index until a message is full, then accepts message and ledger rows together."""
+    """Collects releases until a message is full, then accepts message and ledger rows together.
+
+    Those of one index share a message, the labelled ones apart from the others: a message has all labels or none.
+    """
 
     def __init__(self, spool: Spool, settings: EdgeSettings, cut: Cut) -> None:
         self.made = 0
@@ -135,7 +138,7 @@ class _Batches:
         self._spool = spool
         self._settings = settings
         self._cut = cut
-        self._waiting: dict[int, list[Release]] = {}
+        self._waiting: dict[tuple[int, bool], list[Release]] = {}
         self._pending: dict[str, set[int]] = {}
 
     def pending(self, digest: str) -> set[int]:
@@ -143,15 +146,16 @@ class _Batches:
         return self._pending.get(digest, set())
 
     def add(self, release: Release) -> None:
-        waiting = self._waiting.setdefault(release.release, [])
+        kind = (release.release, release.label is not None)
+        waiting = self._waiting.setdefault(kind, [])
         waiting.append(release)
         self._pending.setdefault(release.digest, set()).add(release.release)
         if len(waiting) >= self._batch_images(release):
-            self._flush(release.release)
+            self._flush(kind)
 
     def flush_all(self) -> None:
-        for index in sorted(self._waiting):
-            self._flush(index)
+        for kind in sorted(self._waiting):
+            self._flush(kind)
 
     def _batch_images(self, release: Release) -> int:
         image_bytes = math.prod(release.x_c.shape) * _ITEM_BYTES[self._settings.release_dtype]
@@ -162,15 +166,15 @@ class _Batches:
             )
         return max(1, min(BATCH_IMAGES, (BATCH_BYTES - 2**12) // image_bytes))
 
-    def _flush(self, index: int) -> None:
-        releases = self._waiting.pop(index, [])
+    def _flush(self, kind: tuple[int, bool]) -> None:
+        releases = self._waiting.pop(kind, [])
         if not releases:
             return
         body = codec.encode(self._message(releases))
         with self._spool.transaction() as transaction:
             accept_batch(transaction, releases, body, self._settings.outbox_max_bytes)
         for release in releases:
-            self._pending[release.digest].discard(index)
+            self._pending[release.digest].discard(release.release)
         self.made += 1
         self.released += len(releases)
 
@@ -182,7 +186,7 @@ class _Batches:
             t_cut=self._cut.t_cut,
             release=releases[0].release,
             dtype=self._settings.release_dtype,
-            labels=np.array(labels, np.int32) if len(labels) == len(releases) else None,
+            labels=np.array(labels, np.int32) if labels else None,
         )
 
 

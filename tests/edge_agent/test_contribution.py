@@ -16,7 +16,7 @@ from diffusion.split import Cut
 from edge_agent import contract, contribution
 from edge_agent.contribution import Summary
 from edge_agent.errors import ContributionError, OutboxFull, StateError
-from edge_agent.images import open_images
+from edge_agent.images import Image, open_images
 from edge_agent.settings import EdgeSettings
 from edge_agent.spool import Spool
 from edge_agent.state import StateDirectory, contribution_lock
@@ -82,6 +82,22 @@ def test_every_image_is_released_once_with_the_devices_own_noise(
     assert (message.schedule_id, message.t_cut, message.release) == (SCHEDULE.schedule_id, cut.t_cut, 0)
     assert message.labels is not None
     assert message.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+
+
+def test_images_without_a_label_take_none_from_those_that_have_one(
+    spool: Spool, state: StateDirectory, settings: MakeSettings, pictures: np.ndarray
+) -> None:
+    source = [
+        Image(f"{number}", picture, number % 3 if number % 2 else None)
+        for number, picture in enumerate(pictures)
+    ]
+    summary = contribution.contribute(spool, source, state.secret(), settings())
+
+    assert (summary.released, summary.batches) == (10, 2)
+    labels = [message.labels for message in messages(spool)]
+    assert sorted(0 if each is None else len(each) for each in labels) == [0, 5]
+    (given,) = (each for each in labels if each is not None)
+    assert given.tolist() == [1, 0, 2, 1, 0]
 
 
 def test_a_second_run_releases_nothing_and_says_so(
