@@ -83,10 +83,10 @@ def main(
     say(f"saturating batch: {server.limits.max_batch} samples")
     results = [
         _saturated(server, cost, rounds=2 if quick else 7, seconds=1.0 if quick else 4.0),
-        *_mix(server, rounds=2 if quick else 7, requests=6 if quick else 40),
-        *_mix(small, rounds=2 if quick else 7, requests=30 if quick else 200),
-        _equal_batches(server, rounds=2 if quick else 7),
-        *_interactive(server, rounds=1 if quick else 3, requests=8 if quick else 60),
+        *_mix(server, rounds=2 if quick else 5, requests=6 if quick else 40),
+        *_mix(small, rounds=2 if quick else 5, requests=30 if quick else 200),
+        *_equal_batches(server, rounds=2 if quick else 7),
+        *_interactive(server, rounds=1 if quick else 3, requests=8 if quick else 40),
         _bookkeeping(server, cost, steps=10 if quick else 60),
     ]
     if options.device.type == "cpu":
@@ -169,19 +169,35 @@ def _again(load: list[Arrival], config: UNetConfig) -> list[Arrival]:
     ]
 
 
-def _equal_batches(server: Server, *, rounds: int) -> Result:
-    """Requests of one size and one plan: nothing to gain from batching, so only the loop is compared."""
-    pipeline = ddim_pipeline(server.runner.backbone.network)
+def _equal_batches(server: Server, *, rounds: int) -> list[Result]:
+    """Requests of one size and one plan: nothing to gain from batching, so only the loop and the memory layout are compared."""
+    network = server.runner.backbone.network
+    pipelines = {
+        "diffusers' DDIM pipeline": ddim_pipeline(network),
+        "diffusers' DDIM pipeline, channels-last": ddim_pipeline(network, torch.channels_last),
+    }
     samples = server.limits.max_batch
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: dict[str, list[float]] = {name: [] for name in pipelines}
     for number in range(rounds + 1):
         say(f"equal batches, round {number} of {rounds}")
         served = server.serve([Arrival(request(samples, EVALUATIONS))])
-        seconds = ddim_seconds(pipeline, [(samples, EVALUATIONS)])
+        seconds = {name: ddim_seconds(each, [(samples, EVALUATIONS)]) for name, each in pipelines.items()}
         if number:  # the first is a warm-up
             ours.append(served.rate)
-            theirs.append(samples * EVALUATIONS / seconds)
-    return rate(f"equal batches of {samples}", "evaluations/s", ours, "diffusers' DDIM pipeline", theirs, 1.0)
+            for name, value in seconds.items():
+                theirs[name].append(samples * EVALUATIONS / value)
+    return [
+        rate(
+            f"equal batches of {samples}",
+            "evaluations/s",
+            ours,
+            name,
+            values,
+            None if "channels-last" in name else 1.0,
+        )
+        for name, values in theirs.items()
+    ]
 
 
 def _interactive(server: Server, *, rounds: int, requests: int) -> list[Result]:

@@ -52,8 +52,11 @@ class _Unet(nn.Module):
         return SimpleNamespace(sample=self.network(x, steps))
 
 
-def ddim_pipeline(network: UNet) -> Any:
-    """Diffusers' pipeline around the same weights and the same noise schedule."""
+def ddim_pipeline(weights: UNet, layout: torch.memory_format = torch.contiguous_format) -> Any:
+    """Diffusers' pipeline around the same weights, in a network of its own, and the same noise schedule."""
+    network = UNet(weights.config).to(next(weights.parameters()).device).eval().requires_grad_(False)
+    network.load_state_dict(weights.state_dict())
+    network = network.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs want a dtype beside it
     betas = 1 - SCHEDULE.alpha_bar[1:] / SCHEDULE.alpha_bar[:-1]
     make_pipeline: Any = DDIMPipeline
     make_scheduler: Any = DDIMScheduler

@@ -17,11 +17,10 @@ LARGEST_BATCH = {"cuda": 256, "cpu": 64}
 FIRST_CALL_SECONDS = 1800.0
 """How long a first call may take before it counts as stuck: it compiles."""
 
-_TIMED_CALLS = 5
-_ENOUGH_SECONDS = 0.5
-_LEAST_CALLS = 2
-_WORTHWHILE = 1.05
-_FRUITLESS_SIZES = 2
+_PASSES = 2
+_CALLS = 3
+_ENOUGH_SECONDS = 0.3
+_LONG_STEP_SECONDS = 2.0
 
 
 def warm_up(
@@ -34,24 +33,25 @@ def warm_up(
 ) -> StepCost | None:
     """Run steps of rising size, compile what is to be compiled, and measure.
 
-    largest: of the batches; None for as far as it pays: until two sizes in turn bring next to nothing, or LARGEST_BATCH.
+    Two passes, and the least of all calls counts: other work on the machine may disturb one of them, and only ever slows down.
+
+    largest: of the batches; None for LARGEST_BATCH, or where a step begins to take seconds.
     stop: looked at between calls.
 
     Returns None when it was stopped.
     """
     started = time.monotonic()
+    sizes = execution.sizes or batch_sizes(largest or LARGEST_BATCH[execution.device.type])
     seconds: dict[int, float] = {}
-    best, fruitless = 0.0, 0
-    for size in execution.sizes or batch_sizes(largest or LARGEST_BATCH[execution.device.type]):
-        measured = _seconds(runner, execution, size, watchdog, stop)
-        if measured is None:
-            return None
-        seconds[size] = measured
-        rate = size / measured
-        fruitless = 0 if rate > _WORTHWHILE * best else fruitless + 1
-        best = max(best, rate)
-        if largest is None and not execution.sizes and fruitless > _FRUITLESS_SIZES:
-            break
+    for number in range(_PASSES):
+        for size in sizes:
+            measured = _seconds(runner, execution, size, watchdog, stop, is_new=not number)
+            if measured is None:
+                return None
+            seconds[size] = min(measured, seconds.get(size, measured))
+            if largest is None and not execution.sizes and measured > _LONG_STEP_SECONDS:
+                sizes = tuple(each for each in sizes if each <= size)
+                break
     runner.is_warm = True
     cost = StepCost.measured(seconds)
     log.info(
@@ -66,20 +66,27 @@ def warm_up(
 
 @torch.inference_mode()  # as the engine runs it: what is compiled holds for such tensors alone
 def _seconds(
-    runner: Runner, execution: Execution, size: int, watchdog: Watchdog, stop: Callable[[], bool]
+    runner: Runner,
+    execution: Execution,
+    size: int,
+    watchdog: Watchdog,
+    stop: Callable[[], bool],
+    *,
+    is_new: bool,
 ) -> float | None:
     """The least of a few calls, after those that do not count; None when stopped.
 
-    The first of a size compiles, allocates and chooses kernels; where CUDA graphs are recorded the second does that.
+    is_new: whether it is the first time. The first call of a size compiles, allocates and chooses kernels; where CUDA graphs
+    are recorded the second does that.
     """
     manifest, device = runner.backbone.manifest, execution.device
     x = torch.randn((size, *manifest.shape), device=device)
     t = torch.full((size,), manifest.schedule_T, device=device)
     label = None if manifest.num_classes is None else torch.zeros_like(t)
     factors = torch.full((size, FACTORS), 0.5, device=device)
-    uncounted = 3 if execution.sizes and execution.asynchronous else 1
+    uncounted = 0 if not is_new else 3 if execution.sizes and execution.asynchronous else 1
     times: list[float] = []
-    for call in range(uncounted + _TIMED_CALLS):
+    for call in range(uncounted + _CALLS):
         if stop():
             return None
         watchdog.beat(FIRST_CALL_SECONDS if call < uncounted else 0.0)
@@ -88,6 +95,6 @@ def _seconds(
         runner.synchronize()
         if call >= uncounted:
             times.append(time.perf_counter() - began)
-        if len(times) >= _LEAST_CALLS and sum(times) > _ENOUGH_SECONDS:
+        if sum(times) > _ENOUGH_SECONDS:
             break
     return min(times)
