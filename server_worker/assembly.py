@@ -32,6 +32,7 @@ from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings, WorkerSettings, check_batch
 from server_worker.storage import Storage
 from server_worker.training.announcer import Announcer
+from server_worker.training.keeping import Keeping
 from server_worker.training.parent import is_rank
 from server_worker.training.plan import network_config, train_plan
 from server_worker.training.publishing import Publishing
@@ -114,14 +115,13 @@ def _train_worker(
         )
     return TrainWorker(
         settings,
-        storage,
         store=store,
         trainer=trainer,
         ingest=ingest,
         metrics=metrics,
         ranks=ranks,
         announcer=announcer,
-        publishing=publishing,
+        keeping=Keeping(settings, storage, trainer, metrics, ranks, publishing),
     )
 
 

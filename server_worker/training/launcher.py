@@ -71,6 +71,7 @@ def launch(arguments: Sequence[str], ranks: int, max_restarts: int) -> None:
 def _on_signals(stop_file: Path) -> None:
     def on_signal(number: int, _: object) -> None:
         log.info("stopping", signal=signal.Signals(number).name)
+        stop_file.parent.mkdir(parents=True, exist_ok=True)  # who cleans /tmp may have been here
         stop_file.touch()
         signal.alarm(STOP_LIMIT_SECONDS)
 
