@@ -48,6 +48,8 @@ class Damaged(WorkerError):
 class NotFinite(WorkerError):
     """Weights that were to be written hold NaN or infinity; what was written before is better."""
 
+    disposition = Disposition.RETRY
+
 
 class Vanished(WorkerError):
     """A segment is not there any more: what was in it is in another, or erased."""
