@@ -103,6 +103,11 @@ class TrainMetrics:
         self.train_steps_total = Counter(
             "collafuse_train_steps_total", "Optimiser steps of the backbone.", registry=registry
         )
+        self.train_steps_skipped_total = Counter(
+            "collafuse_train_steps_skipped_total",
+            "Optimiser steps that changed nothing, for their gradient was not finite.",
+            registry=registry,
+        )
         self.train_step_seconds = Histogram(
             "collafuse_train_step_seconds",
             "One optimiser step, data loading included.",

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from broker.connection import Connection
 from broker.consumer import Consumer
 from broker.topology import QUEUE_DENOISE, QUEUE_PREFETCH, QUEUE_SAMPLES
+from diffusion.network import UNet
 from diffusion.schedule import NoiseSchedule
 from monitoring.endpoints import Endpoints, Probe, nothing_wrong, serve
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics, TrainMetrics
@@ -25,6 +26,7 @@ from server_worker.denoising.version_follower import VersionFollower
 from server_worker.denoising.warm_up import LARGEST_BATCH
 from server_worker.denoising.watchdog import Watchdog
 from server_worker.denoising.worker import DenoiseWorker
+from server_worker.errors import DeviceUnavailable
 from server_worker.samples.contract import Contract, keep_contract
 from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
 from server_worker.samples.limits import StoreLimits
@@ -32,6 +34,7 @@ from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings, WorkerSettings, check_batch
 from server_worker.storage import Storage
 from server_worker.training.announcer import Announcer
+from server_worker.training.keeping import Keeping
 from server_worker.training.parent import is_rank
 from server_worker.training.plan import network_config, train_plan
 from server_worker.training.publishing import Publishing
@@ -71,6 +74,25 @@ def prepare_training(settings: TrainSettings) -> Storage:
     keep_contract(storage, _contract(settings))
     storage.sweep()
     return storage
+
+
+def check_ranks(settings: TrainSettings) -> None:
+    """Find out once what would be wrong in every rank, before any is started.
+
+    Raises as `prepare_training`, DeviceUnavailable for too few GPUs, DiffusionError for a network that cannot be, and
+    BrokerUnreachable.
+    """
+    device = choose_device(settings.device, settings.threads)
+    if device.type == "cuda" and torch.cuda.device_count() < settings.ranks:
+        raise DeviceUnavailable(
+            f"{settings.ranks} ranks need a GPU each, this machine has {torch.cuda.device_count()}: start fewer ranks"
+        )
+    with torch.device("meta"):
+        UNet(network_config(settings))
+    prepare_training(settings)
+    metrics = BrokerMetrics(CollectorRegistry())
+    with Connection(settings.broker(), name="train-check", metrics=metrics) as connection:
+        connection.wait_connected(settings.connect_timeout_seconds)
 
 
 def _contract(settings: TrainSettings) -> Contract:
@@ -114,14 +136,13 @@ def _train_worker(
         )
     return TrainWorker(
         settings,
-        storage,
         store=store,
         trainer=trainer,
         ingest=ingest,
         metrics=metrics,
         ranks=ranks,
         announcer=announcer,
-        publishing=publishing,
+        keeping=Keeping(settings, storage, trainer, metrics, ranks, publishing),
     )
 
 

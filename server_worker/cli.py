@@ -22,7 +22,7 @@ from server_worker.samples import summary
 from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings
 from server_worker.storage import Storage
-from server_worker.training.parent import is_rank
+from server_worker.training.parent import failures_told, has_failed_for_good, is_rank
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +40,8 @@ def train(config: Config = None, **flags: Any) -> None:
 
     Every option may be given as a variable COLLAFUSE_TRAIN_OPTION too, or as a key of the --config file.
     """
+    if has_failed_for_good():
+        return
     from server_worker import assembly  # brings torch, which --help does without
 
     settings = TrainSettings.load(config, **flags)
@@ -47,10 +49,11 @@ def train(config: Config = None, **flags: Any) -> None:
     if settings.ranks > 1 and not is_rank():
         from server_worker.training.launcher import launch
 
-        assembly.prepare_training(settings)  # what is wrong in all ranks is said once, and not tried again
+        assembly.check_ranks(settings)  # what is wrong in all ranks is said once, and not tried again
         launch(sys.argv[1:], settings.ranks, settings.max_restarts)
     else:
-        assembly.run_train(settings, _stop_on_signals())
+        with failures_told():
+            assembly.run_train(settings, _stop_on_signals())
 
 
 @app.command()

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from server_worker.errors import CompilerMissing, DeviceUnavailable
+from server_worker.errors import CompilerMissing, DeviceUnavailable, NoMemory
 
 
 def choose_device(wish: str, threads: int | None) -> torch.device:
@@ -31,3 +33,15 @@ def check_compiler() -> None:
             f"--compile needs the C++ compiler {wanted}, which is not there: install it (apt-get install g++), or leave "
             "--compile out"
         )
+
+
+@contextmanager
+def memory_as_error(batch_size: int) -> Iterator[None]:
+    """Around a training step on so many samples: says in one line when the GPU has no room for them (NoMemory)."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise NoMemory(
+            f"the GPU has no memory for a step on {batch_size} samples: lower --batch-size, or see what "
+            f"else runs on it ({str(error).splitlines()[0]})"
+        ) from error

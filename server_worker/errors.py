@@ -5,11 +5,13 @@ WorkerError
 ├── StorageFull           no room, or read-only for the moment: the work goes back and is tried again
 ├── ContractMismatch      configuration and stored data disagree on the schedule, the shape or the classes
 ├── Damaged               a stored file is truncated or its digest is wrong
+├── NotFinite             weights that are to be kept hold NaN or infinity: start again from what was kept before
 ├── Vanished              a segment of samples was merged or erased meanwhile: list them again
 ├── BrokenSegment         some batches of a segment are not what was written: go on without them
 ├── NothingToLift         somebody is to be let in again who was not forgotten
 ├── VersionMissing        a backbone version that does not exist
 ├── DeviceUnavailable     the wished-for GPU is not there
+├── NoMemory              the GPU has no room for a training step
 ├── RanksApart            a rank that trains together with others has lost them
 ├── RanksFailed           ranks ended in error more often than they may be restarted
 ├── CompilerMissing       networks are to be compiled, and there is nothing to compile them with
@@ -43,6 +45,12 @@ class Damaged(WorkerError):
     """A stored file is not what was written."""
 
 
+class NotFinite(WorkerError):
+    """Weights that were to be written hold NaN or infinity; what was written before is better."""
+
+    disposition = Disposition.RETRY
+
+
 class Vanished(WorkerError):
     """A segment is not there any more: what was in it is in another, or erased."""
 
@@ -74,6 +82,10 @@ class VersionMissing(WorkerError):
 
 class DeviceUnavailable(WorkerError):
     """The compute device asked for is not on this machine."""
+
+
+class NoMemory(WorkerError):
+    """A training step does not fit into the memory of the GPU."""
 
 
 class RanksApart(WorkerError):

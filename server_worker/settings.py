@@ -65,7 +65,9 @@ class TrainSettings(WorkerSettings):
     )
     cut_min: float = Field(default=0.0, ge=0, le=1, description="smallest cut ratio that is taken")
     cut_max: float = Field(default=1.0, ge=0, le=1, description="largest cut ratio that is taken")
-    releases_wanted: int = Field(default=1, ge=0, description="releases per image that clients are asked for")
+    releases_wanted: int = Field(
+        default=1, ge=0, le=1_000_000, description="releases per image that clients are asked for"
+    )
     samples_wanted: int | None = Field(
         default=None, ge=1, description="clients are asked for no more once so many samples are stored"
     )
@@ -118,7 +120,12 @@ class TrainSettings(WorkerSettings):
     versions_kept: int = Field(
         default=20, ge=1, description="so many of the newest versions stay in the storage"
     )
-    round_seconds: float = Field(default=60.0, gt=0, description="seconds between round announcements")
+    round_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=2_000_000,  # an announcement lives twice as long, and RabbitMQ takes less than 2³² ms
+        description="seconds between round announcements",
+    )
     round_closes_seconds: float | None = Field(
         default=None,
         gt=0,

@@ -8,7 +8,7 @@ names the one that did best on releases kept from training.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import structlog
@@ -20,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from diffusion.errors import DiffusionError
 from diffusion.network import UNet, UNetConfig
 from diffusion.schedule import NoiseSchedule
-from server_worker.errors import ContractMismatch, Damaged, StorageFull, VersionMissing
+from server_worker.errors import ContractMismatch, Damaged, NotFinite, StorageFull, VersionMissing
 from server_worker.storage import Storage, json_bytes, read_json
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,8 @@ class Manifest:
     unet: the network's configuration.
     held_out_loss, held_out_by_level: its mean loss on held-out releases when it was published, of all and by third of the
     noise range; None and empty where there were none.
-    samples_by_client: how many samples of each client were there to train on when it was published.
+    samples_by_client: every client whose samples were ever there in this training, with the most that there were; who was
+    forgotten meanwhile stays, for the weights have seen theirs.
     """
 
     number: int
@@ -130,22 +131,30 @@ def publish(
         manifest: its number and digest are filled in here.
         keep: so many of the newest versions stay in the storage, and the best one.
 
-    Returns the manifest as published. Raises StorageFull.
+    Returns the manifest as published. Raises StorageFull, and NotFinite for weights with NaN or infinity.
     """
-    numbers = published(storage)
-    number = max([latest(storage) or 0, *numbers]) + 1
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise NotFinite(
+            f"the weights after {manifest.steps} steps are not published, for they hold NaN or infinity: start the trainer "
+            "again, it goes on from its newest checkpoint"
+        )
     data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
-    fields = {**asdict(manifest), "number": number, "weights_digest": hashlib.sha256(data).hexdigest()}
-    made = Manifest(**fields)
-    files = {WEIGHTS_NAME: data, MANIFEST_NAME: json_bytes(asdict(made))}
-    storage.write_folder(_folder(number), files)
-    storage.write(LATEST_PATH, f"{number}\n".encode())
-    best_number = best(storage)
-    for old in numbers[: max(0, len(numbers) + 1 - keep)]:
-        if old != best_number:
-            _forget(storage, old)
-    log.info("backbone_version_published", version=number, steps=manifest.steps, t_cut_min=manifest.t_cut_min)
+    wanted = replace(manifest, weights_digest=hashlib.sha256(data).hexdigest())
+    made = _begun(storage, wanted)
+    if made is None:
+        made = replace(wanted, number=newest(storage) + 1)
+        files = {WEIGHTS_NAME: data, MANIFEST_NAME: json_bytes(asdict(made))}
+        storage.write_folder(_folder(made.number), files)
+    storage.write(LATEST_PATH, f"{made.number}\n".encode())
+    _prune(storage, keep)
+    log.info("backbone_version_published", version=made.number, steps=made.steps, t_cut_min=made.t_cut_min)
     return made
+
+
+def newest(storage: Storage) -> int:
+    """The greatest number that is known, of LATEST where it can be read and of what is published; 0 before the first."""
+    named, _ = _readable(storage, LATEST_PATH)
+    return max([named or 0, *published(storage)])
 
 
 def read_manifest(storage: Storage, number: int) -> Manifest:
@@ -219,6 +228,37 @@ def load(storage: Storage, number: int, device: torch.device) -> Backbone:
         )
     network.to(device).eval().requires_grad_(False)
     return Backbone(manifest, schedule, network)
+
+
+def _readable(storage: Storage, path: str) -> tuple[int | None, bool]:
+    """The number that a file names, and whether the file could be read; a damaged one is reported."""
+    try:
+        return _named(storage, path), True
+    except Damaged as error:
+        log.warning("version_name_unreadable", error=str(error))
+        return None, False
+
+
+def _begun(storage: Storage, wanted: Manifest) -> Manifest | None:
+    """The newest version if it is what is wanted and LATEST does not name it yet, as when the disk was full just then."""
+    numbers = published(storage)
+    if not numbers or numbers[-1] == _readable(storage, LATEST_PATH)[0]:
+        return None
+    try:
+        found = read_manifest(storage, numbers[-1])
+    except (VersionMissing, Damaged):
+        return None
+    is_same = (found.weights_digest, found.steps) == (wanted.weights_digest, wanted.steps)
+    return found if is_same else None
+
+
+def _prune(storage: Storage, keep: int) -> None:
+    """Drop all but the newest and the best; none where it is not known which that is."""
+    best_number, is_known = _readable(storage, BEST_PATH)
+    numbers = published(storage) if is_known else []
+    for old in numbers[: max(0, len(numbers) - keep)]:
+        if old != best_number:
+            _forget(storage, old)
 
 
 def _folder(number: int) -> str:

@@ -16,6 +16,8 @@ from server_worker.errors import ContractMismatch
 from server_worker.storage import Storage, json_bytes, read_json
 
 CONTRACT_PATH = "contract.json"
+MAX_VALUE = 1000.0
+"""Images lie in [-1, 1] and noise is standard normal: what is far beyond is a mistake, or meant to spoil the training."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def check_samples(message: SamplesV1, contract: Contract) -> None:
         message.t_cut < int(message.t.min()) and int(message.t.max()) <= schedule.T
     ):
         raise Refused("bad_timestep", f"pairs must have t in ({message.t_cut}, {schedule.T}]")
+    _check_values(message)
 
 
 def keep_contract(storage: Storage, contract: Contract) -> None:
@@ -96,6 +99,18 @@ def _check_labels(message: SamplesV1, contract: Contract) -> None:
             "label_out_of_range",
             f"labels from {least} to {greatest}, this federation has classes 0 to {contract.num_classes - 1}",
         )
+
+
+def _check_values(message: SamplesV1) -> None:
+    """Every value may be finite and the loss infinite all the same: its square has to fit into a float32, with room to spare."""
+    values = {"x": message.x if message.scale is None else message.scale, "noise": message.noise}
+    for name, array in values.items():
+        largest = 0.0 if array is None or array.size == 0 else float(max(np.max(array), -np.min(array)))
+        if not largest <= MAX_VALUE:
+            raise Refused(
+                "value_out_of_range",
+                f"{name} has a magnitude of {largest:.4g}, at most {MAX_VALUE:g} is taken",
+            )
 
 
 def _terms(contract: Contract) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from server_worker.errors import RanksFailed
-from server_worker.training.parent import STOP_FILE_VARIABLE
+from server_worker.training.parent import STOP_FILE_VARIABLE, failure_file
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +29,8 @@ STOP_LIMIT_SECONDS = 60
 def launch(arguments: Sequence[str], ranks: int, max_restarts: int) -> None:
     """Run `collafuse` with these arguments as so many ranks, until they have ended in order.
 
-    When one of them dies all are started again, at most `max_restarts` times, and go on from the newest checkpoint.
+    When one of them dies all are started again, at most `max_restarts` times, and go on from the newest checkpoint; but not when
+    it has said that the same error would come again.
 
     Raises RanksFailed when they do not end in order, or not within a minute of a SIGTERM or SIGINT.
     """
@@ -53,6 +54,7 @@ def launch(arguments: Sequence[str], ranks: int, max_restarts: int) -> None:
         try:
             elastic_launch(config, sys.executable)("-m", "collafuse", *arguments)
         except ChildFailedError as error:
+            _raise_told()
             _, failure = error.get_first_failure()
             raise RanksFailed(
                 f"rank {failure.local_rank} ended with code {failure.exitcode}, and the ranks have started "
@@ -65,12 +67,21 @@ def launch(arguments: Sequence[str], ranks: int, max_restarts: int) -> None:
             ) from error
         finally:
             signal.alarm(0)
+        _raise_told()
     log.info("ranks_ended")
+
+
+def _raise_told() -> None:
+    """Raise RanksFailed with the line that a rank left, if one did; ranks that are started after that end at once."""
+    path = failure_file()
+    if path is not None and path.exists():
+        raise RanksFailed(path.read_text())
 
 
 def _on_signals(stop_file: Path) -> None:
     def on_signal(number: int, _: object) -> None:
         log.info("stopping", signal=signal.Signals(number).name)
+        stop_file.parent.mkdir(parents=True, exist_ok=True)  # who cleans /tmp may have been here
         stop_file.touch()
         signal.alarm(STOP_LIMIT_SECONDS)
 

@@ -3,9 +3,13 @@
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
+
+from monitoring.errors import CollafuseError, Disposition
 
 log = structlog.get_logger(__name__)
 
@@ -18,6 +22,32 @@ STOP_FILE_VARIABLE = "COLLAFUSE_RANKS_STOP_FILE"
 def is_rank() -> bool:
     """Whether torchrun, ours or another, started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def failure_file() -> Path | None:
+    """Where a rank says why it is of no use to start it again; None for a process that our launcher did not start."""
+    path = os.environ.get(STOP_FILE_VARIABLE)
+    return Path(path).with_name("failure") if path else None
+
+
+def has_failed_for_good() -> bool:
+    """Whether a rank of this launcher has ended in an error that would come again: whoever is started then just ends."""
+    path = failure_file()
+    return path is not None and is_rank() and path.exists()
+
+
+@contextmanager
+def failures_told() -> Iterator[None]:
+    """Around a rank's work: leaves the line of an error that would come again to the launcher."""
+    try:
+        yield
+    except CollafuseError as error:
+        path = failure_file()
+        if path is not None and is_rank() and error.disposition is not Disposition.RETRY:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f"failure-{os.getpid()}").write_text(str(error))
+            path.with_name(f"failure-{os.getpid()}").replace(path)
+        raise
 
 
 class Parent:

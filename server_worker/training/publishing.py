@@ -1,5 +1,6 @@
 """Publishing what was trained: a version with what it is worth, and the best of all versions so far."""
 
+import math
 from collections import Counter
 
 import structlog
@@ -39,7 +40,7 @@ class Publishing:
         self._versions_kept = versions_kept
 
     def publish(self) -> Manifest:
-        """Publish the next version, judged. Raises StorageFull."""
+        """Publish the next version, judged. Raises StorageFull, and NotFinite for weights with NaN or infinity."""
         pairs = held_out_pairs(
             self._store,
             self._contract.schedule,
@@ -49,6 +50,9 @@ class Publishing:
         )
         network = self._trainer.averaged_network()
         judged = None if pairs is None else evaluate(network, self._contract.schedule, pairs)
+        if judged is not None and not math.isfinite(judged.loss):
+            log.warning("version_not_judged", reason="its loss on held-out releases is not finite")
+            judged = None
         manifest = versions.publish(
             self._storage, network.state_dict(), self._manifest(judged), keep=self._versions_kept
         )
@@ -56,6 +60,13 @@ class Publishing:
             self._tell(manifest, judged)
             self._compare(manifest.number, judged, pairs)
         return manifest
+
+    def note_clients(self) -> None:
+        """Remember whose samples are there to train on; only rank 0 does, which keeps it."""
+        samples: Counter[str] = Counter()
+        for entry in self._store.entries():
+            samples[entry.client] += entry.samples
+        self._trainer.note_clients(samples)
 
     def _tell(self, manifest: Manifest, judged: HeldOutLoss) -> None:
         for level, loss in judged.by_level.items():
@@ -78,6 +89,10 @@ class Publishing:
                 )
                 if loss < judged.loss:
                     return
+                if not math.isfinite(loss):
+                    log.warning(
+                        "best_version_unusable", error=f"the loss of version {incumbent} is not finite"
+                    )
         except (Damaged, VersionMissing, ContractMismatch) as error:
             log.warning("best_version_unusable", error=str(error))
         versions.name_best(self._storage, candidate)
@@ -86,9 +101,7 @@ class Publishing:
         """What the next version is; `versions.publish` fills in its number and digest."""
         schedule = self._contract.schedule
         least = self._store.least_t_cut()
-        samples: Counter[str] = Counter()
-        for entry in self._store.entries():
-            samples[entry.client] += entry.samples
+        self.note_clients()
         return Manifest(
             number=0,
             schedule_name=schedule.name,
@@ -103,5 +116,5 @@ class Publishing:
             unet=self._trainer.config.to_dict(),
             held_out_loss=None if judged is None else judged.loss,
             held_out_by_level={} if judged is None else dict(judged.by_level),
-            samples_by_client=dict(samples),
+            samples_by_client=dict(self._trainer.samples_by_client),
         )

@@ -64,6 +64,8 @@ class Ranks:
         """Around what all ranks do together: says in words when another one is gone (RanksApart)."""
         try:
             yield
+        except torch.OutOfMemoryError:
+            raise  # this rank's own, whatever becomes of the others
         except RuntimeError as error:
             if self.size == 1:
                 raise

@@ -43,11 +43,15 @@ class Wish:
 
 @dataclass(frozen=True)
 class Round:
-    """An open round, as the storage keeps it: a number that rises over restarts, what it asks, and since when (unix time)."""
+    """An open round, as the storage keeps it.
+
+    number: rises over restarts;  wish: what it asks;  opened_unix: since when;  version: the newest backbone's number then.
+    """
 
     number: int
     wish: Wish
     opened_unix: float
+    version: int = -1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -58,7 +62,8 @@ class Round:
         """The inverse of `to_dict`; KeyError, TypeError or ValueError for anything else."""
         labels = values["wish"]["labels"]
         wish = Wish(int(values["wish"]["releases"]), None if labels is None else tuple(map(int, labels)))
-        return cls(int(values["number"]), wish, float(values["opened_unix"]))
+        version = int(values.get("version", -1))  # not kept before
+        return cls(int(values["number"]), wish, float(values["opened_unix"]), version)
 
 
 def stock_of(entries: Iterable[StoredBatch]) -> Stock:
@@ -96,15 +101,16 @@ def next_round(
 ) -> Round:
     """The round to announce: the open one while it asks the same of the same version and has not closed, else a new one.
 
-    version: the newest backbone's number. A round's number lies above it, so that it rises even where no round is known any more.
+    version: the newest backbone's number. A round's number lies above it; where no round is known any more it is the time in
+    seconds, which lies above any number that was counted up, so that devices do not take it for an old one.
     """
     least = version + 1
     if last is None:
-        return Round(least, wish, now_unix)
+        return Round(max(least, int(now_unix)), wish, now_unix, version)
     is_closed = closes_seconds is not None and now_unix - last.opened_unix >= closes_seconds
-    if last.wish == wish and last.number >= least and not is_closed:
+    if last.wish == wish and last.version == version and not is_closed:
         return last
-    return Round(max(last.number + 1, least), wish, now_unix)
+    return Round(max(last.number + 1, least), wish, now_unix, version)
 
 
 def _reached(have: int, wanted: int | None) -> bool:

@@ -14,6 +14,7 @@ from diffusion.errors import DiffusionError
 from diffusion.network import EMA, UNet, UNetConfig
 from diffusion.objective import pairs_loss
 from diffusion.schedule import NoiseSchedule
+from server_worker.compute import memory_as_error
 from server_worker.errors import ContractMismatch, Damaged
 from server_worker.samples.store import SampleBatch, SampleStore
 from server_worker.training.checkpoints import Checkpoint
@@ -30,10 +31,15 @@ _MODEL, _EMA, _OPTIMISER = "model.", "ema.", "optimiser."
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step says of itself: the mean loss, and the mean by third of the noise range where it was hit."""
+    """What one step says of itself.
+
+    loss: the mean, of this rank's part.  by_level: the mean by third of the noise range where it was hit.
+    is_updated: whether the weights were changed; they are not where the gradient, of all ranks together, is not finite.
+    """
 
     loss: float
     by_level: Mapping[str, float]
+    is_updated: bool = True
 
 
 class Trainer:
@@ -56,6 +62,7 @@ class Trainer:
         self.device = device
         self.step_number = 0
         self.samples_seen = 0
+        self.samples_by_client: dict[str, int] = {}
         self.seed = plan.seed
         self._plan = plan
         self._ranks = ranks
@@ -79,20 +86,37 @@ class Trainer:
         return store.batch(picks(self.seed, self.step_number), self._ranks.size * size, rows=rows)
 
     def step(self, batch: SampleBatch) -> StepReport:
-        """Take one optimiser step on a batch drawn from the store; with several ranks, all of them at the same time."""
+        """Take one optimiser step on a batch drawn from the store; with several ranks, all of them at the same time.
+
+        Raises RanksApart when another one is gone, NoMemory when the batch does not fit into the GPU's memory.
+        """
+        with memory_as_error(len(batch.t)):
+            return self._step(batch)
+
+    def note_clients(self, samples: Mapping[str, int]) -> None:
+        """Remember for good how many samples of each client there were to train on, at the most."""
+        for client, count in samples.items():
+            self.samples_by_client[client] = max(count, self.samples_by_client.get(client, 0))
+
+    def _step(self, batch: SampleBatch) -> StepReport:
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate(self._plan, self.step_number)
         loss, t, per_sample = self._loss(batch)
         self._optimiser.zero_grad(set_to_none=True)
         with self._ranks.together():
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        nn.utils.clip_grad_norm_(self._model.parameters(), self._plan.gradient_norm)
-        self._optimiser.step()
-        self._ema.update(self._model)
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._plan.gradient_norm)
+        # The gradients are those of all ranks together already, so all of them see the same norm and do the same.
+        is_updated = bool(torch.isfinite(norm))
+        if is_updated:
+            self._optimiser.step()
+            self._ema.update(self._model)
         self.step_number += 1
         self.samples_seen += self._ranks.size * len(batch.t)
         per_sample = per_sample.cpu()
-        return StepReport(float(per_sample.mean()), by_level(t.cpu(), per_sample, self.schedule.T))
+        return StepReport(
+            float(per_sample.mean()), by_level(t.cpu(), per_sample, self.schedule.T), is_updated
+        )
 
     def averaged_network(self) -> UNet:
         """A network of its own with the moving average of the weights, in eval mode, on the trainer's device."""
@@ -112,6 +136,7 @@ class Trainer:
             tensors |= {f"{_OPTIMISER}{index}.{name}": tensor.clone() for name, tensor in values.items()}
         state = {
             "network": self.config.to_dict(),
+            "samples_by_client": dict(self.samples_by_client),
             "samples_seen": self.samples_seen,
             "schedule_id": self.schedule.schedule_id,
             "seed": self.seed,
@@ -132,7 +157,9 @@ class Trainer:
             self._optimiser.load_state_dict(optimiser)
             self.samples_seen = int(checkpoint.state["samples_seen"])
             self.seed = int(checkpoint.state["seed"])
-        except (KeyError, ValueError, RuntimeError, DiffusionError) as error:
+            noted = checkpoint.state.get("samples_by_client", {})  # not in checkpoints of before
+            self.samples_by_client = {str(client): int(count) for client, count in noted.items()}
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, DiffusionError) as error:
             raise Damaged(f"the checkpoint of step {checkpoint.step} is incomplete: {error}") from error
         if self.seed != self._plan.seed:
             log.warning("seed_of_checkpoint_kept", checkpoint_seed=self.seed, configured_seed=self._plan.seed)

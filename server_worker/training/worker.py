@@ -1,22 +1,19 @@
 """The train worker: ingests samples, trains the backbone, publishes versions, opens rounds; alone or as one of several ranks."""
 
+import math
 import threading
 import time
-from collections.abc import Callable
 from enum import IntEnum
 
 import structlog
 
 from monitoring.metrics import TrainMetrics
-from server_worker import versions
-from server_worker.errors import Damaged, StorageFull
+from server_worker.errors import Damaged
 from server_worker.samples.ingest import Ingest
 from server_worker.samples.store import SampleBatch, SampleStore
 from server_worker.settings import TrainSettings
-from server_worker.storage import Storage
-from server_worker.training import checkpoints
 from server_worker.training.announcer import Announcer
-from server_worker.training.publishing import Publishing
+from server_worker.training.keeping import Keeping
 from server_worker.training.ranks import Ranks
 from server_worker.training.trainer import StepReport, Trainer
 
@@ -27,7 +24,6 @@ REFRESH_SECONDS = 10.0
 """Between two looks at what other processes stored and erased."""
 IDLE_REFRESH_SECONDS = 1.0
 PROGRESS_SECONDS = 5.0
-RETRY_SECONDS = 5.0
 STUCK_SECONDS = 900.0
 """Without a turn of the loop; evaluating and publishing take less."""
 LOSS_MEMORY = 0.95
@@ -46,13 +42,12 @@ class Turn(IntEnum):
 class TrainWorker:
     """Trains in the calling thread while `ingest` runs in a thread of its own.
 
-    announcer, publishing: rank 0's; the other ranks have neither, and follow its turns.
+    announcer: rank 0's; the other ranks have none, and follow its turns.
     """
 
     def __init__(
         self,
         settings: TrainSettings,
-        storage: Storage,
         *,
         store: SampleStore,
         trainer: Trainer,
@@ -60,29 +55,27 @@ class TrainWorker:
         metrics: TrainMetrics,
         ranks: Ranks,
         announcer: Announcer | None,
-        publishing: Publishing | None,
+        keeping: Keeping,
     ) -> None:
         self._settings = settings
-        self._storage = storage
         self._store = store
         self._trainer = trainer
         self._ingest = ingest
         self._metrics = metrics
         self._ranks = ranks
         self._announcer = announcer
-        self._publishing = publishing
+        self._keeping = keeping
         self._losses: dict[str, float] = {}
         self._ingest_error: BaseException | None = None
-        self._saved_step = 0
-        self._published_step = -1
-        self._version = 0
         self._next: SampleBatch | None = None
         self._draw_seconds = 0.0
         self._has_view = False
+        self._has_trained = False
         self._waiting_said = False
+        self._enough_at: int | None = None
+        self._skipped_steps = 0
         self._shown_seconds = time.monotonic()
         self._refreshed_seconds = float("-inf")
-        self._retry_seconds = float("-inf")
         self._turned_seconds = time.monotonic()
 
     def not_live(self) -> str | None:
@@ -97,7 +90,7 @@ class TrainWorker:
 
         Leaves a checkpoint of the last step. Raises what ended the ingest thread, if anything did.
         """
-        self._recover()
+        self._keeping.recover()
         ingest = threading.Thread(target=self._run_ingest, args=(stop,), name="ingest")
         ingest.start()
         try:
@@ -105,25 +98,13 @@ class TrainWorker:
                 pass
         finally:
             stop.set()
-            ingest.join()
-            self._save_if(self._trainer.step_number > self._saved_step)
+            try:
+                self._keeping.save_last()  # before waiting for ingest, which may be long at something
+            finally:
+                ingest.join()
             log.info("training_stopped", step=self._trainer.step_number, rank=self._ranks.rank)
         if self._ingest_error is not None:
             raise self._ingest_error
-
-    def _recover(self) -> None:
-        """Go on from the checkpoint that rank 0 finds."""
-        newest = checkpoints.load_newest(self._storage) if self._ranks.leads else None
-        (step,) = self._ranks.agree([-1 if newest is None else newest.step])
-        if step >= 0:
-            checkpoint = newest or checkpoints.load_at(self._storage, step)
-            self._trainer.restore(checkpoint)
-            self._saved_step = step
-            log.info("training_resumed", step=step, samples_seen=self._trainer.samples_seen)
-        self._version = versions.latest(self._storage) or 0
-        if self._version:
-            self._published_step = versions.read_manifest(self._storage, self._version).steps
-        self._metrics.backbone_version.set(self._version)
 
     def _run_ingest(self, stop: threading.Event) -> None:
         try:
@@ -158,20 +139,34 @@ class TrainWorker:
         if not self._ranks.leads:
             return Turn.WAIT
         if self._announcer is not None:
-            self._announcer.announce_if_due(self._version)
+            self._announcer.announce_if_due(self._keeping.version)
         is_done = self._settings.steps is not None and self._trainer.step_number >= self._settings.steps
-        if is_done and not self._is_kept():
+        if is_done and not self._keeping.is_done:
             return Turn.WRAP_UP
         if is_done and self._settings.exit_when_done:
             return Turn.STOP
-        is_short = self._store.samples < self._settings.min_samples
+        is_short = not self._has_enough()
         since_seconds = time.monotonic() - self._refreshed_seconds
         if since_seconds >= (IDLE_REFRESH_SECONDS if is_short else REFRESH_SECONDS):
             return Turn.REFRESH
         if is_short and not self._waiting_said:
             self._waiting_said = True
-            log.info("waiting_for_samples", stored=self._store.samples, wanted=self._settings.min_samples)
+            log.info(
+                "waiting_for_samples",
+                stored=self._store.samples,
+                held_out=self._store.held_out_samples,
+                wanted=self._settings.min_samples,
+            )
         return Turn.WAIT if is_done or is_short else Turn.TRAIN
+
+    def _has_enough(self) -> bool:
+        """Whether enough is stored, and not all of it kept from training; looked at closely only until it is so."""
+        stored = self._store.samples
+        if self._enough_at is not None and stored >= self._enough_at:
+            return True
+        is_enough = stored >= self._settings.min_samples and stored > self._store.held_out_samples
+        self._enough_at = stored if is_enough else None
+        return is_enough
 
     def _draw_ahead(self, wish: Turn) -> bool:
         """Have the next step's batch in hand if it may come to that; returns whether it is."""
@@ -193,6 +188,9 @@ class TrainWorker:
         """See what other processes stored and erased; several ranks go on with what rank 0 sees, or all of them with nothing."""
         self._refreshed_seconds = time.monotonic()
         self._next = None
+        if self._has_trained:
+            self._keeping.note_clients()  # before what was erased meanwhile is out of sight
+            self._has_trained = False
         self._store.refresh()
         if self._ranks.size == 1:
             return
@@ -210,66 +208,46 @@ class TrainWorker:
         started = time.perf_counter()
         report = self._trainer.step(self._next)
         self._next = None
+        self._has_trained = True
         self._metrics.train_steps_total.inc()
         self._metrics.train_step_seconds.observe(time.perf_counter() - started + self._draw_seconds)
+        if not report.is_updated:
+            self._skipped_steps += 1
+            self._metrics.train_steps_skipped_total.inc()
         self._show(report)
-        step = self._trainer.step_number
-        self._save_if(step - self._saved_step >= self._settings.checkpoint_steps)
-        self._publish_if(step - max(0, self._published_step) >= self._settings.publish_steps)
-
-    def _is_kept(self) -> bool:
-        """Whether all that was trained is saved and published."""
-        step = self._trainer.step_number
-        return self._saved_step == step and step in (0, self._published_step)
+        version = self._keeping.version
+        self._keeping.after_step()
+        self._announce_if_newer(version)
 
     def _wrap_up(self) -> bool:
-        """Keep what the last step left; returns whether all of it is kept."""
-        step = self._trainer.step_number
-        self._save_if(step > self._saved_step)
-        self._publish_if(step > 0 and step != self._published_step)
-        return self._is_kept()
+        version = self._keeping.version
+        is_done = self._keeping.wrap_up()
+        self._announce_if_newer(version)
+        return is_done
+
+    def _announce_if_newer(self, version: int) -> None:
+        if self._announcer is not None and self._keeping.version != version:
+            self._announcer.announce_if_due(self._keeping.version, at_once=True)
 
     def _show(self, report: StepReport) -> None:
         for level, loss in report.by_level.items():
+            if not math.isfinite(loss):
+                continue
             before = self._losses.get(level, loss)
             self._losses[level] = LOSS_MEMORY * before + (1 - LOSS_MEMORY) * loss
             self._metrics.train_loss.labels(noise_level=level).set(self._losses[level])
         if time.monotonic() - self._shown_seconds > PROGRESS_SECONDS:
             self._shown_seconds = time.monotonic()
+            if self._skipped_steps:
+                log.warning(
+                    "steps_without_update",
+                    steps=self._skipped_steps,
+                    reason="the gradient was not finite: look for samples with huge values, or lower lr",
+                )
+                self._skipped_steps = 0
             log.info(
                 "training_progress",
                 step=self._trainer.step_number,
                 samples=self._store.samples,
                 **self._losses,
             )
-
-    def _save_if(self, due: bool) -> None:
-        def save() -> None:
-            checkpoint = self._trainer.checkpoint()
-            checkpoints.save(self._storage, checkpoint)
-            self._saved_step = checkpoint.step
-
-        if due and self._ranks.leads:
-            self._keep("checkpoint_failed", save)
-
-    def _publish_if(self, due: bool) -> None:
-        def publish(publishing: Publishing) -> None:
-            manifest = publishing.publish()
-            self._version, self._published_step = manifest.number, manifest.steps
-            self._metrics.backbone_version.set(manifest.number)
-            if self._announcer is not None:
-                self._announcer.announce_if_due(self._version, at_once=True)
-
-        if due and self._publishing is not None:
-            publishing = self._publishing
-            self._keep("publishing_failed", lambda: publish(publishing))
-
-    def _keep(self, event: str, action: Callable[[], None]) -> None:
-        """Write something; a full disk is reported and tried again later, and does not end the training."""
-        if time.monotonic() < self._retry_seconds:
-            return
-        try:
-            action()
-        except StorageFull as error:
-            self._retry_seconds = time.monotonic() + RETRY_SECONDS
-            log.warning(event, error=str(error), retry_in_seconds=RETRY_SECONDS)

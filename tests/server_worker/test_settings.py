@@ -23,3 +23,10 @@ def test_a_list_of_anything_else_is_one_line_that_names_it(monkeypatch: pytest.M
     monkeypatch.setenv("COLLAFUSE_TRAIN_CHANNEL_MULTIPLIERS", "1,two")
     with pytest.raises(ConfigError, match=r"the environment: channel_multipliers\.1: .*integer"):
         TrainSettings.load()
+
+
+@pytest.mark.parametrize(("name", "largest"), [("round_seconds", 2_000_000), ("releases_wanted", 1_000_000)])
+def test_what_the_broker_or_a_device_would_not_take_is_refused_at_the_start(name: str, largest: int) -> None:
+    with pytest.raises(ConfigError, match=name):
+        TrainSettings.load(None, **{name: largest + 1})
+    assert getattr(TrainSettings.load(None, **{name: largest}), name) == largest

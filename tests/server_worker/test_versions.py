@@ -1,12 +1,15 @@
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from server_worker import versions
 from server_worker.denoising.version_follower import VersionFollower
-from server_worker.errors import ContractMismatch, Damaged, VersionMissing
+from server_worker.errors import ContractMismatch, Damaged, NotFinite, VersionMissing
 from server_worker.storage import Storage
 from tests.server_worker.backbones import CPU, SHAPE, UNET, T, publish_backbone
 
@@ -85,9 +88,53 @@ def test_weights_that_are_not_finite_are_damage(tmp_path: Path) -> None:
     first = publish_backbone(storage)
     weights = dict(first.network.state_dict())
     weights["last.bias"] = torch.full_like(weights["last.bias"], float("nan"))
-    versions.publish(storage, weights, first.manifest)
+    with pytest.raises(NotFinite, match="not published"):
+        versions.publish(storage, weights, first.manifest)
+    assert versions.published(storage) == [1]
+    data = save({name: tensor.contiguous() for name, tensor in weights.items()})
+    (tmp_path / "versions" / "000001" / "weights.safetensors").write_bytes(data)
+    path = tmp_path / "versions" / "000001" / "manifest.json"
+    fields = json.loads(path.read_text()) | {"weights_digest": hashlib.sha256(data).hexdigest()}
+    path.write_text(json.dumps(fields))
     with pytest.raises(Damaged, match="not finite"):
-        versions.load(storage, 2, CPU)
+        versions.load(storage, 1, CPU)
+
+
+@pytest.mark.parametrize("text", ["", "the newest", "\x00\x00"])
+def test_versions_are_published_whatever_became_of_the_names(tmp_path: Path, text: str) -> None:
+    storage = Storage(tmp_path)
+    publish_backbone(storage)
+    versions.name_best(storage, 1)
+    for name in ("LATEST", "BEST"):
+        (tmp_path / "versions" / name).write_text(text)
+
+    assert versions.newest(storage) == 1
+    network = publish_backbone(storage, seed=1).network
+    manifest = versions.read_manifest(storage, 2)
+    assert versions.publish(storage, network.state_dict(), manifest, keep=1).number == 3
+
+    assert versions.latest(storage) == 3
+    assert versions.published(storage) == [1, 2, 3], "any of them may be the best"
+    versions.name_best(storage, 1)
+    versions.publish(storage, network.state_dict(), manifest, keep=1)
+    assert versions.published(storage) == [1, 4]
+
+
+def test_weights_whose_folder_was_written_before_the_disk_was_full_get_no_second_number(
+    tmp_path: Path,
+) -> None:
+    storage = Storage(tmp_path)
+    made = publish_backbone(storage)
+    weights = publish_backbone(storage, seed=1).network.state_dict()
+    versions.publish(storage, weights, made.manifest)
+    (tmp_path / "versions" / "LATEST").write_text("2\n")  # as if the disk had been full for it
+
+    again = versions.publish(storage, weights, made.manifest)
+    assert (again.number, versions.latest(storage)) == (3, 3)
+    assert versions.published(storage) == [1, 2, 3]
+    (tmp_path / "versions" / "LATEST").write_text("2\n")
+    later = versions.publish(storage, weights, replace(made.manifest, steps=2))
+    assert (later.number, versions.latest(storage)) == (4, 4), "another moment of training"
 
 
 def test_the_best_version_is_followed_once_there_is_one_and_is_never_dropped(tmp_path: Path) -> None:

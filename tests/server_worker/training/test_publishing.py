@@ -103,6 +103,30 @@ def test_a_best_version_that_cannot_be_read_gives_way(storage: Storage, tmp_path
     assert versions.best(storage) == 2
 
 
+def test_a_loss_that_is_not_finite_never_wins_and_never_stays(storage: Storage) -> None:
+    store = filled(storage)
+    trainer = Trainer(UNET, SCHEDULE, PLAN, CPU)
+    blown_up = {name: torch.full_like(value, 1e38) for name, value in trainer.averaged_weights().items()}
+    publishing = publishing_of(storage, store, trainer)
+    publishing.publish()
+    versions.publish(storage, blown_up, versions.read_manifest(storage, 1))
+    versions.name_best(storage, 2)
+
+    publishing.publish()
+    assert versions.best(storage) == 3
+
+    wild = Trainer(UNET, SCHEDULE, replace(PLAN, seed=9), CPU)
+    moment = wild.checkpoint()
+    tensors = {
+        name: torch.full_like(value, 1e38) if name.startswith("ema.") and value.is_floating_point() else value
+        for name, value in moment.tensors.items()
+    }
+    wild.restore(replace(moment, tensors=tensors))
+    manifest = publishing_of(storage, store, wild).publish()
+    assert (manifest.number, manifest.held_out_loss) == (4, None)
+    assert versions.best(storage) == 3
+
+
 def test_an_incumbent_is_judged_anew_on_the_releases_of_now(storage: Storage) -> None:
     """A version that learned one kind of image does best until releases of another kind come in."""
     store = SampleStore(storage, held_out_share=0.5)

@@ -155,3 +155,38 @@ def test_a_batch_that_ranks_cannot_share_is_one_line(worker: Callable[..., Worke
 
     assert refused.end() == 1
     assert "multiple of 16" in refused.log_path.read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--broker-url", "amqp://guest:guest@127.0.0.1:1/x", "--connect-timeout", "0.5"), "the broker at"),
+        (("--channel-multipliers", "1,2,2,2,2,2"), "cannot be halved"),
+    ],
+)
+def test_what_is_wrong_in_every_rank_is_said_before_any_is_started(
+    worker: Callable[..., Worker], tmp_path: Path, arguments: tuple[str, ...], line: str
+) -> None:
+    both = ("--ranks", "2", "--batch-size", "16")
+    refused = worker("train", "--storage", str(tmp_path), *FEDERATION, *both, *arguments)
+
+    assert refused.end() == 1
+    text = refused.log_path.read_text()
+    assert line in text.splitlines()[-1]
+    assert "ranks_starting" not in text
+    assert "Traceback" not in text
+
+
+def test_an_error_that_would_come_again_ends_all_ranks_with_its_line(
+    worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    storage = filled(tmp_path / "server")
+    storage.write_folder("checkpoints/000000000100", {"state.json": b"{", "tensors.safetensors": b""})
+
+    failed = train(worker, storage, "--ranks", "2", "--batch-size", "16", "--steps", "1")
+
+    assert failed.end() == 1
+    lines = failed.log_path.read_text().splitlines()
+    assert lines[-1].startswith("error: none of the 1 checkpoints in ")
+    assert lines[-1].endswith("move the folder away to begin anew")
+    assert sum('"checkpoint_damaged"' in line for line in lines) == 1, "it was not tried again"

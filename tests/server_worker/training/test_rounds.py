@@ -90,6 +90,18 @@ def test_a_new_round_is_opened_when_what_is_asked_changes_and_only_then(
     assert second.wish == now_asked
 
 
-@given(st.builds(Round, st.integers(0, 2**40), wishes, st.floats(0, 1e10)))
+@given(wishes, st.integers(0, 5), st.floats(1e9, 4e9), st.integers(0, 10**6))
+def test_where_no_round_is_known_any_more_its_number_lies_above_those_that_were(
+    asked: Wish, version: int, now: float, rounds_since: int
+) -> None:
+    lost = next_round(None, asked, version, now, None)
+    later = next_round(None, asked, version, now + rounds_since + 1, None)
+
+    assert lost.number == int(now)
+    assert later.number > lost.number
+    assert next_round(None, asked, version, 0.0, None).number == version + 1, "a clock that was never set"
+
+
+@given(st.builds(Round, st.integers(0, 2**40), wishes, st.floats(0, 1e10), st.integers(0, 9)))
 def test_a_round_comes_back_from_its_file(kept: Round) -> None:
     assert Round.from_dict(kept.to_dict()) == kept

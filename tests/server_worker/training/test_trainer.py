@@ -9,11 +9,13 @@ from torch import Tensor
 
 from broker.codec import digest, encode
 from diffusion.schedule import NoiseSchedule
-from server_worker.errors import ContractMismatch, Damaged
+from server_worker.compute import memory_as_error
+from server_worker.errors import ContractMismatch, Damaged, NoMemory, NotFinite
 from server_worker.samples.store import SampleBatch, SampleStore
 from server_worker.storage import Storage
 from server_worker.training import checkpoints
 from server_worker.training.plan import Precision, TrainPlan
+from server_worker.training.ranks import Ranks
 from server_worker.training.trainer import Trainer
 from tests.server_worker.backbones import CPU, SCHEDULE, SHAPE, UNET, T, sample_batch
 
@@ -154,4 +156,89 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_not_the_run(store: SampleSt
     assert loaded is not None
     assert loaded.step == 2
     (tmp_path / "checkpoints" / "000000000002" / "state.json").write_text("{")
-    assert checkpoints.load_newest(storage) is None
+    with pytest.raises(Damaged, match="move the folder away to begin anew"):
+        checkpoints.load_newest(storage)
+
+
+def test_a_training_that_went_back_keeps_its_new_checkpoints_and_not_those_it_left(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    storage, trained = Storage(tmp_path), trainer()
+    run(trained, store, 1)
+    moment = trained.checkpoint()
+    for step in (1000, 1500):
+        checkpoints.save(storage, replace(moment, step=step))
+        (tmp_path / "checkpoints" / f"{step:012d}" / "tensors.safetensors").write_bytes(b"damaged")
+
+    for step in (100, 200, 300):
+        checkpoints.save(storage, replace(moment, step=step))
+        loaded = checkpoints.load_newest(storage)
+        assert loaded is not None
+        assert loaded.step == step
+
+    assert storage.folders("checkpoints") == [
+        *("000000000200", "000000000300"),
+        *("abandoned-000000001000", "abandoned-000000001500"),
+    ]
+    abandoned = tmp_path / "checkpoints" / "abandoned-000000001500"
+    assert sorted(path.name for path in abandoned.iterdir()) == ["state.json", "tensors.safetensors"]
+
+
+def test_a_checkpoint_that_is_not_finite_is_neither_saved_nor_loaded(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    storage, trained = Storage(tmp_path), trainer()
+    run(trained, store, 1)
+    checkpoints.save(storage, trained.checkpoint())
+    moment = trained.checkpoint()
+    name = next(name for name in moment.tensors if name.startswith("optimiser."))
+    tensors = {**moment.tensors, name: torch.full_like(moment.tensors[name], float("inf"))}
+    with pytest.raises(NotFinite, match="step 2 is not saved"):
+        checkpoints.save(storage, replace(moment, step=2, tensors=tensors))
+    assert storage.folders("checkpoints") == ["000000000001"]
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38, float("nan")])
+def test_a_batch_without_a_finite_gradient_changes_no_weight_and_costs_one_step(
+    store: SampleStore, value: float
+) -> None:
+    torch.set_num_threads(1)
+    trained = trainer()
+    run(trained, store, 3)
+    before = trained.checkpoint()
+    poison = trained.next_batch(store, 8)
+    x = poison.x.copy()
+    x[2] = value
+
+    report = trained.step(replace(poison, x=x))
+
+    assert not report.is_updated
+    assert trained.step_number == 4
+    assert trained.samples_seen == 32
+    assert same(before.tensors, trained.checkpoint().tensors)
+    assert np.isfinite(run(trained, store, 3)).all()
+    assert checkpoints.is_finite(trained.checkpoint().tensors)
+
+
+def test_whose_samples_were_there_is_remembered_for_good(store: SampleStore) -> None:
+    trained, other = trainer(), trainer()
+    run(trained, store, 1)
+    trained.note_clients({"a": 5, "b": 2})
+    trained.note_clients({"b": 7})
+    trained.note_clients({"a": 1})
+    assert trained.samples_by_client == {"a": 5, "b": 7}
+
+    other.restore(trained.checkpoint())
+    assert other.samples_by_client == {"a": 5, "b": 7}
+    whole = trained.checkpoint()
+    state = {key: value for key, value in whole.state.items() if key != "samples_by_client"}
+    other.restore(replace(whole, state=state))
+    assert other.samples_by_client == {}, "a checkpoint of before says nothing"
+
+
+def test_a_gpu_without_room_is_one_line_that_says_what_to_do() -> None:
+    apart_from_nobody = Ranks(rank=1, size=2)
+    with pytest.raises(NoMemory, match="64 samples: lower --batch-size") as caught:  # noqa: SIM117
+        with memory_as_error(64), apart_from_nobody.together():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")
+    assert "\n" not in str(caught.value)

@@ -1,14 +1,23 @@
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from prometheus_client import CollectorRegistry
 
+from broker.codec import digest, encode
+from broker.connection import Connection
 from broker.messages import ReceiptV1, RoundV1, SamplesV1
-from server_worker import versions
+from monitoring.metrics import TrainMetrics
+from server_worker import assembly, versions
+from server_worker.samples.draw import held_out_of
 from server_worker.samples.store import SampleStore
+from server_worker.settings import TrainSettings
 from server_worker.storage import Storage
 from server_worker.training import checkpoints
+from server_worker.training.ranks import ALONE
 from tests.conftest import wait_until
 from tests.server_worker.backbones import CLASSES, SCHEDULE, SHAPE, T, sample_batch
 from tests.server_worker.conftest import Worker
@@ -128,6 +137,84 @@ def test_rounds_ask_for_what_is_missing_until_nothing_is(
     assert len(set(asked())) == len(set(numbers)) == 3, "a round of one number always asks the same"
     closes = [each.closes_in_seconds for each in sender.all_of(RoundV1)]
     assert all(left is not None and 0 < left <= 600 for left in closes)
+
+
+def test_the_last_step_is_saved_before_ingest_has_finished_what_it_is_at(
+    connection: Connection,
+    device: Callable[..., Device],
+    queue_depth: Callable[[str], int],
+    tmp_path: Path,
+) -> None:
+    torch.set_num_threads(1)
+    storage = Storage(tmp_path / "server")
+    settings = TrainSettings(
+        storage=storage.url,
+        schedule=SCHEDULE.name,
+        schedule_steps=T,
+        channels=1,
+        image_size=8,
+        num_classes=CLASSES,
+        base_channels=8,
+        channel_multipliers=(1, 2),
+        blocks_per_level=1,
+        batch_size=8,
+        min_samples=4,
+        checkpoint_steps=10**6,
+    )
+    sender = device()
+    sender.send_samples(sample_batch(0))
+    registry = CollectorRegistry()
+    training = assembly._train_worker(
+        settings, storage, connection, TrainMetrics(registry), torch.device("cpu"), ALONE
+    )
+    stop = threading.Event()
+    thread = threading.Thread(target=training.run, args=(stop,))
+
+    def steps() -> float:
+        return registry.get_sample_value("collafuse_train_steps_total") or 0.0
+
+    connection.start()
+    thread.start()
+    try:
+        wait_until(lambda: steps() >= 3, "training was under way", 30)
+        with training._store._index.writing:  # as long as a merge of a large store would hold it
+            sender.send_samples(sample_batch(1))
+            wait_until(lambda: queue_depth("samples") == 0, "ingest was at the next batch")
+            stop.set()
+            wait_until(lambda: bool(storage.folders("checkpoints")), "the last step was saved", 30)
+            assert thread.is_alive()
+    finally:
+        stop.set()
+        thread.join()
+    loaded = checkpoints.load_newest(storage)
+    assert loaded is not None
+    assert loaded.step == steps()
+
+
+def test_a_store_whose_samples_are_all_held_out_waits_for_more_and_says_so(
+    worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    storage = Storage(tmp_path / "server")
+    share = 0.5
+    seeds = [seed for seed in range(40) if held_out_of(_id(seed), 1, share)][:3]
+    store = SampleStore(storage)
+    for seed in seeds:
+        store.add(sample_batch(seed, count=1), _id(seed), "clinic", "d")
+    running = worker(
+        *("train", "--storage", storage.url, *FEDERATION),
+        *("--min-samples", "2", "--held-out-share", str(share), "--steps", "3", "--exit-when-done"),
+    )
+
+    said = running.wait_for("waiting_for_samples")
+    assert (said["stored"], said["held_out"]) == (3, 3)
+    assert running.metric("collafuse_train_steps_total") == 0
+    store.add(sample_batch(100, count=4), _id(100), "clinic", "d")
+    assert running.end() == 0, running.log_path.read_text()
+
+
+def _id(seed: int) -> str:
+    count = 4 if seed == 100 else 1
+    return digest(encode(sample_batch(seed, count=count)))
 
 
 @pytest.mark.parametrize("port", [1])
