@@ -97,9 +97,10 @@ class Tombstone:
                 segments=frozenset(fields["segments"]),
                 receipts=tuple(fields["receipts"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise Damaged(
-                f"{storage.url}/{path} is no {FORMAT} ({error}): restore it from a copy, or forget them again"
+                f"{storage.url}/{path} is no {FORMAT} ({error}): restore it from a copy, or move it away and forget them "
+                "again at once, for until then they may contribute"
             ) from error
 
 
