@@ -82,11 +82,11 @@ def main(
     say(f"step seconds by batch: {dict(zip(cost.samples, (round(s, 4) for s in cost.seconds), strict=True))}")
     say(f"saturating batch: {server.limits.max_batch} samples")
     results = [
-        _saturated(server, cost, rounds=2 if quick else 7, seconds=1.0 if quick else 4.0),
-        *_mix(server, rounds=2 if quick else 5, requests=6 if quick else 40),
-        *_mix(small, rounds=2 if quick else 5, requests=30 if quick else 200),
+        _saturated(server, cost, rounds=2 if quick else 7, seconds=1.0 if quick else 3.0),
+        *_mix(server, rounds=2 if quick else 5, requests=6 if quick else 30),
+        *_mix(small, rounds=2 if quick else 5, requests=30 if quick else 150),
         *_equal_batches(server, rounds=2 if quick else 7),
-        *_interactive(server, rounds=1 if quick else 3, requests=8 if quick else 40),
+        *_interactive(server, rounds=1 if quick else 3, requests=8 if quick else 30),
         _bookkeeping(server, cost, steps=10 if quick else 60),
     ]
     if options.device.type == "cpu":
@@ -290,7 +290,7 @@ def _timed_network(server: Server) -> list[float]:
 def _two_workers(*, quick: bool) -> Result:
     """Two processes of one thread each against one."""
     one, two = [], []
-    rounds, seconds = (1, 3) if quick else (5, 8)
+    rounds, seconds = (1, 3) if quick else (5, 6)
     for number in range(rounds):
         say(f"two workers, round {number + 1} of {rounds}")
         one.append(sum(_workers(1, seconds)))
