@@ -7,7 +7,6 @@ WorkerError
 ├── Damaged               a stored file is truncated or its digest is wrong
 ├── NotFinite             weights that are to be kept hold NaN or infinity: start again from what was kept before
 ├── Vanished              a segment of samples was merged or erased meanwhile: list them again
-├── Unreadable            a segment cannot be read at the moment, which says nothing of what is in it
 ├── BrokenSegment         some batches of a segment are not what was written: go on without them
 ├── NothingToLift         somebody is to be let in again who was not forgotten
 ├── VersionMissing        a backbone version that does not exist
@@ -60,12 +59,6 @@ class Vanished(WorkerError):
     def __init__(self, name: str) -> None:
         super().__init__(f"the segment {name} is gone: list the segments again")
         self.name = name
-
-
-class Unreadable(WorkerError):
-    """A segment is there and cannot be read: too many open files, a network that fails. It may pass."""
-
-    disposition = Disposition.RETRY
 
 
 class BrokenSegment(WorkerError):

@@ -24,8 +24,6 @@ from server_worker.local_files import TEMPORARY_PREFIX, Buffer, Stored
 
 __all__ = ["TEMPORARY_PREFIX", "Buffer", "Storage", "Stored"]
 
-ROOM_BYTES = 64 << 20
-ORPHAN_SECONDS = 60.0
 STALE_TEMPORARY_SECONDS = 3600.0
 
 _STATE_KEYS = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "created")
@@ -63,34 +61,11 @@ class Storage:
                 f"the storage {self.url} cannot be written: {error}. Make room, or choose another directory"
             ) from error
 
-    def check_room(self, size_bytes: int, folder: str) -> None:
-        """Raises StorageFull unless a file of this size can be written into a folder at the moment.
-
-        No more than ROOM_BYTES are tried, and in a bucket, which has no end, an empty file.
-        """
-        name = f"{folder}/{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
-        chunk = bytes(1 << 20)
-        chunks = -(-min(size_bytes, ROOM_BYTES) // len(chunk)) if self.local else 0
-        self.write(name, [chunk] * chunks)
+    def check_room(self, size_bytes: int) -> None:
+        """Raises StorageFull unless a file of this size can be written at the moment."""
+        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        self.write(name, bytes(size_bytes))
         self.delete(name)
-
-    def temporaries(self, folder: str) -> list[str]:
-        """The paths of files right below `folder` that are being written, or were when their writer ended; none in a bucket."""
-        if not self.local:
-            return []
-        found = Path(self._at(folder)).glob(f"{TEMPORARY_PREFIX}*")
-        return sorted(f"{folder}/{each.name}" for each in found)
-
-    def remove_orphan(self, path: str) -> bool:
-        """Remove a file of `temporaries` whose writer is surely gone; returns whether it is not there any more.
-
-        A storage may be shared by machines, so a process that is not on this one may live: it then has written within a minute.
-        """
-        file = Path(self._at(path))
-        pid = file.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
-        if pid.isdigit() and Path(f"/proc/{pid}").exists():
-            return False
-        return bool(local_files.sweep_one(file, time.time() - ORPHAN_SECONDS)) or not file.exists()
 
     def read(self, path: str) -> bytes:
         """All bytes of one file. Raises FileNotFoundError when it is not there."""

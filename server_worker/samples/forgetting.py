@@ -7,11 +7,11 @@ from typing import Any
 
 import structlog
 
-from server_worker.errors import Damaged, Unreadable, Vanished
+from server_worker.errors import Damaged, Vanished
 from server_worker.samples.batch import StoredBatch
-from server_worker.samples.rewriting import Shelf, listed, put, without
-from server_worker.samples.segment import SUFFIX, Segment
-from server_worker.samples.segments import QUARANTINE_FOLDER, SEGMENTS_FOLDER, path_of
+from server_worker.samples.rewriting import Shelf, listed, without
+from server_worker.samples.segment import SUFFIX
+from server_worker.samples.segments import QUARANTINE_FOLDER, SEGMENTS_FOLDER
 from server_worker.samples.tombstones import Found, Tombstone
 from server_worker.storage import Storage, read_json
 
@@ -55,18 +55,15 @@ def forget(storage: Storage, shelf: Shelf, client: str, device: str | None, now:
     """
     before = _tombstone(storage, client, device)
     tombstone = _saved(storage, replace(before, active=True, complete=False))
-    tombstone, unread = _erase(storage, shelf, tombstone)
+    tombstone = _erase(storage, shelf, tombstone)
     tombstone, removed, not_checked = _clear_quarantine(storage, shelf, tombstone)
-    not_checked = (*not_checked, *sorted(path_of(name) for name in unread))
     if before.active and before.receipts and not tombstone.pending:
         receipt = receipt_of(before.receipts[-1])  # asked again, and nothing came since
     else:
         receipt = _receipt(storage, tombstone, now, removed, not_checked)
         tombstone = replace(tombstone, receipts=(*tombstone.receipts, asdict(receipt)))
-    if not unread:
-        ids = tombstone.ids.union(tombstone.pending)
-        tombstone = replace(tombstone, complete=True, ids=ids, pending={}, segments=frozenset())
-    _saved(storage, tombstone)
+    ids = tombstone.ids.union(tombstone.pending)
+    _saved(storage, replace(tombstone, complete=True, ids=ids, pending={}, segments=frozenset()))
     shelf.tombstones.reload()
     log.info("client_forgotten", client=client, device=device, batches=receipt.batches)
     return receipt
@@ -142,31 +139,19 @@ def _saved(storage: Storage, tombstone: Tombstone) -> Tombstone:
     return merged
 
 
-def _erase(storage: Storage, shelf: Shelf, tombstone: Tombstone) -> tuple[Tombstone, set[str]]:
-    """Rewrite segments until none holds anything of theirs; each id is written down before its batch is erased.
-
-    Returns the names of segments that hold theirs and cannot be read now, too.
-    """
+def _erase(storage: Storage, shelf: Shelf, tombstone: Tombstone) -> Tombstone:
+    """Rewrite segments until none holds anything of theirs; each id is written down before its batch is erased."""
 
     def covers(entry: StoredBatch) -> bool:
         return tombstone.covers(entry.client, entry.device)
 
-    unread: set[str] = set()
-    while covered := [
-        segment
-        for segment in listed(shelf.segments)
-        if segment.name not in unread and any(map(covers, segment.batches))
-    ]:
+    while covered := [segment for segment in listed(shelf.segments) if any(map(covers, segment.batches))]:
         entries = [entry for segment in covered for entry in segment.batches]
         tombstone = _noted(tombstone, entries, {segment.name for segment in covered})
         tombstone = _saved(storage, tombstone)
         for segment in covered:
-            try:
-                without(shelf, segment, covers)
-            except Unreadable as error:
-                unread.add(segment.name)
-                log.warning("erasure_put_off", segment=segment.name, error=str(error))
-    return tombstone, unread
+            without(shelf, segment, covers)
+    return tombstone
 
 
 def _noted(tombstone: Tombstone, entries: Iterable[StoredBatch], segments: Iterable[str]) -> Tombstone:
@@ -185,11 +170,11 @@ def _noted(tombstone: Tombstone, entries: Iterable[StoredBatch], segments: Itera
 def _clear_quarantine(
     storage: Storage, shelf: Shelf, tombstone: Tombstone
 ) -> tuple[Tombstone, tuple[str, ...], tuple[str, ...]]:
-    """Remove damaged files that hold theirs, once what is good in them of others is safe.
+    """Remove damaged files that hold theirs: whatever of others was good in them was rescued when they were set aside.
 
-    Damaged files that still lie among the segments are reported as not checked too, and so is what killed writers left.
+    Damaged files that still lie among the segments are reported as not checked too.
     """
-    removed, not_checked = [], _left_behind(storage)
+    removed, not_checked = [], []
     for folder in (QUARANTINE_FOLDER, SEGMENTS_FOLDER):
         for file in sorted(storage.names(folder)):
             path = f"{folder}/{file}"
@@ -197,39 +182,16 @@ def _clear_quarantine(
                 segment = shelf.segments.read_header(file.removesuffix(SUFFIX), folder)
             except Vanished:
                 continue
-            except (Damaged, Unreadable):
+            except Damaged:
                 not_checked.append(path)
                 continue
             theirs = [entry for entry in segment.batches if tombstone.covers(entry.client, entry.device)]
             if theirs and folder == QUARANTINE_FOLDER:
                 tombstone = _noted(tombstone, theirs, [])
                 tombstone = _saved(storage, tombstone)
-                if len(theirs) < len(segment.batches) and not _rescued(shelf, segment):
-                    not_checked.append(path)
-                    continue
                 storage.remove([path])
                 removed.append(path)
     return tombstone, tuple(removed), tuple(not_checked)
-
-
-def _rescued(shelf: Shelf, segment: Segment) -> bool:
-    """Write anew what is good in a damaged file and stands nowhere else; what a tombstone covers is left out.
-
-    Returns False when the file cannot be read now.
-    """
-    try:
-        good = shelf.segments.good_payloads(segment, QUARANTINE_FOLDER)
-    except OSError:
-        return False
-    there = {entry.message_id for each in listed(shelf.segments) for entry in each.batches}
-    put(shelf, [payload for payload in good if payload.entry.message_id not in there])
-    return True
-
-
-def _left_behind(storage: Storage) -> list[str]:
-    """What killed writers left half written, with whosever samples; removed where the writer is surely gone."""
-    found = [*storage.temporaries(SEGMENTS_FOLDER), *storage.temporaries(QUARANTINE_FOLDER)]
-    return [path for path in found if not storage.remove_orphan(path)]
 
 
 def _versions_trained(storage: Storage, tombstone: Tombstone) -> tuple[tuple[int, ...], str]:
@@ -238,7 +200,7 @@ def _versions_trained(storage: Storage, tombstone: Tombstone) -> tuple[tuple[int
     told, guessed = [], []
     for name in storage.folders(VERSIONS_FOLDER):
         path = f"{VERSIONS_FOLDER}/{name}/{MANIFEST_NAME}"
-        if not name.isdigit():
+        if not name.isdigit() or first is None:
             continue
         try:
             by_client = read_json(storage, path).get(SAMPLES_BY_CLIENT)
@@ -246,7 +208,7 @@ def _versions_trained(storage: Storage, tombstone: Tombstone) -> tuple[tuple[int
         except (FileNotFoundError, Damaged):
             continue
         if not by_client:  # published without the samples' index: only its age tells
-            guessed += [int(name)] if first is not None and published >= first else []
+            guessed += [int(name)] if published >= first else []
         elif tombstone.client in by_client:
             told.append(int(name))
     return tuple(sorted(told + guessed)), "time" if guessed else "manifest"

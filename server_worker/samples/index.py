@@ -1,21 +1,12 @@
 """What this process knows of a store: which segments are there, where each batch is, and what is drawn from."""
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import structlog
 
-from server_worker.errors import (
-    BrokenSegment,
-    Damaged,
-    StorageFull,
-    StorageUnusable,
-    Unreadable,
-    Vanished,
-)
+from server_worker.errors import BrokenSegment, Damaged, StorageFull, Vanished
 from server_worker.samples.batch import StoredBatch
 from server_worker.samples.catalogue import Catalogue, Place
 from server_worker.samples.draw import Table, table_of
@@ -26,21 +17,6 @@ log = structlog.get_logger(__name__)
 
 RETIRED_SEGMENTS = 4096
 """So many segments that went are remembered: a snapshot may name them that was taken just before."""
-
-
-TABLE_COSTS = 20
-"""While samples come in, making tables may take one part in so many of the time."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Made:
-    """A table, how the catalogue stood then, when it was made (on the clock of `perf_counter`) and how long that took."""
-
-    table: Table
-    changes: int
-    moves: int
-    at_seconds: float
-    seconds: float
 
 
 class Index:
@@ -61,8 +37,7 @@ class Index:
         self._retired: OrderedDict[str, Segment] = OrderedDict()
         self._quarantined: dict[str, str] = {}
         self._view: frozenset[str] | None = None
-        self._tables: dict[bool, _Made] = {}
-        self.newest_stored_at = 0.0
+        self._tables: dict[bool, tuple[int, Table]] = {}
 
     @property
     def samples(self) -> int:
@@ -151,29 +126,15 @@ class Index:
     def table(self, *, held_out: bool) -> Table:
         """What may be drawn at the moment."""
         with self._lock:
-            made = self._tables.get(held_out)
-            if made is not None and not self._is_stale(made):
-                return made.table
-            started = time.perf_counter()
-            places = self._catalogue.places
-            ids = places.keys() if self._view is None else self._view & places.keys()
-            table = table_of((places[each] for each in ids), self._held_out_share, held_out=held_out)
-            seconds = time.perf_counter() - started
-            self._tables[held_out] = _Made(
-                table, self._catalogue.changes, self._catalogue.moves, started, seconds
-            )
+            made_at, table = self._tables.get(held_out, (-1, None))
+            # What has only just come in is in no view, and must not cost a training step each time.
+            now = self._catalogue.changes if self._view is None else self._catalogue.moves
+            if table is None or made_at != now:
+                places = self._catalogue.places
+                ids = places.keys() if self._view is None else self._view & places.keys()
+                table = table_of((places[each] for each in ids), self._held_out_share, held_out=held_out)
+                self._tables[held_out] = (now, table)
             return table
-
-    def _is_stale(self, made: "_Made") -> bool:
-        """Whether a table must be made anew: at once when batches went or moved, and for what came in only now and then.
-
-        What has just come in is in no view, and without a view it must not cost every training step a table.
-        """
-        if made.moves != self._catalogue.moves:
-            return True
-        if self._view is not None or made.changes == self._catalogue.changes:
-            return False
-        return time.perf_counter() - made.at_seconds > TABLE_COSTS * made.seconds
 
     def salvage(self, broken: BrokenSegment) -> None:
         """Go on without the damaged batches of a segment; the good ones are written anew and the file is set aside."""
@@ -198,8 +159,8 @@ class Index:
         try:
             if not self._shelf.segments.is_whole(segment):
                 self._shelf.segments.arrays(segment)
-        except (OSError, Vanished, Unreadable):
-            return  # the next listing finds its successor, or it can be read again
+        except (FileNotFoundError, Vanished):
+            return  # the next listing finds its successor
         except BrokenSegment as broken:
             self.salvage(broken)
 
@@ -209,36 +170,26 @@ class Index:
             payloads = self._shelf.segments.payloads(segment) if len(damaged) < len(segment.batches) else []
             put(self._shelf, [each for each in payloads if each.entry.message_id not in damaged])
             self._shelf.segments.set_aside(segment.name)
-        except (OSError, StorageFull, StorageUnusable, Vanished, Unreadable) as error:
+        except (OSError, StorageFull, Vanished, BrokenSegment) as error:
             log.warning("quarantine_failed", segment=segment.name, error=str(error))
 
     def _listed(self) -> tuple[set[str], dict[str, Segment]]:
         """The names of the segments there, and the headers of those not known yet.
 
-        A segment that goes while this looks has a successor, which was there before it went: looking again finds it. One that
-        cannot be read now is tried again the next time.
+        A segment that goes while this looks has a successor, which was there before it went: looking again finds it.
         """
         with self._lock:
             before = set(self._catalogue.segments)
             known = before | self._quarantined.keys()
         headers: dict[str, Segment] = {}
-        vanished: set[str] = set()
         while True:
             names = self._shelf.segments.names()
             gone = before - names
             for name in names - known - headers.keys():
                 try:
                     headers[name] = self._shelf.segments.read_header(name)
-                except Vanished as error:
-                    if name in vanished:  # listed, and not there: a link into nothing
-                        known.add(name)
-                        log.warning("segment_unreadable", segment=name, error=str(error))
-                        continue
-                    vanished.add(name)
+                except Vanished:
                     gone.add(name)
-                except Unreadable as error:
-                    known.add(name)
-                    log.warning("segment_unreadable", segment=name, error=str(error))
                 except Damaged as error:
                     self._set_aside(name, str(error))
                     known.add(name)
@@ -254,13 +205,12 @@ class Index:
             return
         try:
             self._shelf.segments.set_aside(name)
-        except (OSError, StorageFull, StorageUnusable) as error:
+        except (OSError, StorageFull) as error:
             log.warning("quarantine_failed", segment=name, error=str(error))
 
     def _insert(self, segment: Segment) -> int:
         for entry in segment.batches:
             self._quarantined.pop(entry.message_id, None)
-            self.newest_stored_at = max(self.newest_stored_at, entry.stored_at)
         return self._catalogue.insert(segment, self._refused)
 
     def _retire(self, name: str) -> None:

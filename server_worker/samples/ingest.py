@@ -25,7 +25,6 @@ from monitoring.metrics import TrainMetrics
 from server_worker.errors import StorageFull
 from server_worker.samples.batch import Incoming, Outcome
 from server_worker.samples.contract import Contract, check_samples
-from server_worker.samples.segments import SEGMENTS_FOLDER
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 
@@ -77,16 +76,21 @@ class Ingest:
             group = self._group()
             if not group:
                 continue
-            unplaced, error = self.take(group)
+            try:
+                unplaced = self.take(group)
+            except StorageFull as error:
+                unplaced = []
+                self._pause_until_room(error, group, stop)
             if unplaced:
-                self._pause_until_room(error, unplaced, stop)
+                self._pause_until_room(StorageFull("store_max_bytes is reached"), unplaced, stop)
             self._compact_if_due()
         self._consumer.close()
 
-    def take(self, group: Sequence[Delivery]) -> tuple[list[Delivery], StorageFull]:
+    def take(self, group: Sequence[Delivery]) -> list[Delivery]:
         """Store some deliveries together and acknowledge each, or set it aside with the reason.
 
-        Returns those for which there is no room, on the disk or by the store's quota, and what is full; they are still in hand.
+        Returns those for which the quota of the store left no room; they are still in hand. Raises StorageFull when the disk has
+        none; then all but those set aside are.
         """
         taken: list[tuple[Delivery, Incoming]] = []
         for delivery in group:
@@ -94,10 +98,7 @@ class Ingest:
                 incoming = self._incoming(delivery)
             if incoming is not None:
                 taken.append((delivery, incoming))
-        try:
-            outcomes = self._store.add_many([incoming for _, incoming in taken])
-        except StorageFull as error:
-            return [delivery for delivery, _ in taken], error
+        outcomes = self._store.add_many([incoming for _, incoming in taken])
         self._show_store()
         unplaced = []
         for (delivery, incoming), outcome in zip(taken, outcomes, strict=True):
@@ -106,7 +107,7 @@ class Ingest:
                 continue
             with bound_contextvars(batch_id=delivery.message_id):
                 self._end(delivery, incoming, outcome)
-        return unplaced, StorageFull("store_max_bytes is reached")
+        return unplaced
 
     def _group(self) -> list[Delivery]:
         """What is there without waiting for more: it shares one commit. Empty when nothing came for a while."""
@@ -139,8 +140,7 @@ class Ingest:
         if outcome == Outcome.OVER_QUOTA:
             delivery.refuse(
                 "over_quota",
-                f"this would be more than the quotas let client {client} store: raise client_max_bytes, or store_max_bytes, and "
-                "replay it, or forget what is old",
+                f"client {client} has stored as much as client_max_bytes allows: raise it and replay this, or forget what is old",
             )
             return
         event, counter = {
@@ -227,13 +227,13 @@ class Ingest:
         self._metrics.ingest_paused.set(1)
         log.error("ingest_paused", error=str(error))
         backoff = Backoff(first_seconds=1.0, limit_seconds=30.0)
-        largest_bytes = max(len(delivery.body) for delivery in in_hand)
+        needed_bytes = 2 * max(len(delivery.body) for delivery in in_hand) * self._messages_in_hand
         while not stop.wait(backoff.next_seconds()):
             self._maintain_if_due()
             try:
                 self._store.refresh()
-                self._store.check_quota(largest_bytes)
-                self._storage.check_room(2 * largest_bytes * self._messages_in_hand, SEGMENTS_FOLDER)
+                self._store.check_quota(needed_bytes)
+                self._storage.check_room(needed_bytes)
             except StorageFull as still:
                 log.warning("ingest_still_paused", error=str(still))
                 continue

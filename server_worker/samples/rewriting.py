@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from server_worker.errors import Damaged, Unreadable, Vanished
+from server_worker.errors import Damaged, Vanished
 from server_worker.samples.batch import Kind, Payload, StoredBatch
 from server_worker.samples.segment import Segment
-from server_worker.samples.segments import Segments, is_good
+from server_worker.samples.segments import Segments
 from server_worker.samples.tombstones import Tombstones
 
 log = structlog.get_logger(__name__)
@@ -63,15 +63,12 @@ def listed(segments: Segments) -> Iterator[Segment]:
     for name in sorted(segments.names()):
         try:
             yield segments.read_header(name)
-        except (Vanished, Damaged, Unreadable):
+        except (Vanished, Damaged):
             continue
 
 
 def without(shelf: Shelf, segment: Segment, unwanted: Callable[[StoredBatch], bool]) -> bool:
-    """Replace a segment by one without some of its batches; returns False when it was gone.
-
-    Raises StorageFull, Unreadable.
-    """
+    """Replace a segment by one without some of its batches; returns False when it was gone. Raises StorageFull."""
     try:
         kept = [payload for payload in shelf.segments.payloads(segment) if not unwanted(payload.entry)]
     except Vanished:
@@ -84,37 +81,29 @@ def without(shelf: Shelf, segment: Segment, unwanted: Callable[[StoredBatch], bo
 
 
 def erase_refused(shelf: Shelf) -> int:
-    """Rewrite every segment that holds what a tombstone covers, until there is none; returns how many were rewritten.
-
-    One that cannot be read now is left for the next time, and said.
-    """
+    """Rewrite every segment that holds what a tombstone covers, until there is none; returns how many were rewritten."""
     rewritten = 0
-    unread: set[str] = set()
     while True:
         shelf.tombstones.reload()
         covered = [
             segment
             for segment in listed(shelf.segments)
-            if segment.name not in unread and any(refused(shelf, entry) for entry in segment.batches)
+            if any(refused(shelf, entry) for entry in segment.batches)
         ]
         if not covered:
             return rewritten
         for segment in covered:
-            try:
-                rewritten += without(shelf, segment, lambda entry: refused(shelf, entry))
-            except Unreadable as error:
-                unread.add(segment.name)
-                log.warning("erasure_put_off", segment=segment.name, error=str(error))
+            rewritten += without(shelf, segment, lambda entry: refused(shelf, entry))
 
 
 def merge(shelf: Shelf, sources: Sequence[Segment]) -> None:
-    """Put one segment in the place of several of one kind. Raises StorageFull, Vanished, Unreadable."""
+    """Put one segment in the place of several of one kind. Raises StorageFull, Vanished."""
     payloads: dict[str, Payload] = {}
     for source in sources:
         for payload in shelf.segments.payloads(source):
-            known = payloads.get(payload.entry.message_id)
-            if known is None or _worth(payload) < _worth(known):
-                payloads[payload.entry.message_id] = payload
+            entry, known = payload.entry, payloads.get(payload.entry.message_id)
+            if known is None or _rank(entry) < _rank(known.entry):
+                payloads[entry.message_id] = payload
     merged = put(shelf, list(payloads.values()))
     shelf.segments.remove(source.name for source in sources if merged is None or source.name != merged.name)
 
@@ -147,7 +136,6 @@ def packed(segments: Iterable[Segment]) -> list[list[Segment]]:
     return [group for group in groups if len(group) > 1]
 
 
-def _worth(payload: Payload) -> tuple[bool, float, str, str]:
-    """Of two copies a good one, and then, as in the catalogue, the one stored first."""
-    entry = payload.entry
-    return (not is_good(payload), entry.stored_at, entry.client, entry.device)
+def _rank(entry: StoredBatch) -> tuple[float, str, str]:
+    """As in the catalogue: of two copies the one stored first."""
+    return (entry.stored_at, entry.client, entry.device)

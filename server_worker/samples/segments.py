@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from server_worker.errors import BrokenSegment, StorageUnusable, Unreadable, Vanished
+from server_worker.errors import BrokenSegment, Damaged, Vanished
 from server_worker.samples.batch import Array, Payload, payload_digest
 from server_worker.samples.segment import SUFFIX, Segment, decode, encode, header_bytes
 from server_worker.storage import Storage
@@ -58,7 +58,7 @@ class Segments:
         }
 
     def read_header(self, name: str, folder: str = SEGMENTS_FOLDER) -> Segment:
-        """What a segment holds. Raises Vanished, Unreadable, or Damaged when its header is not what was written."""
+        """What a segment holds. Raises Vanished, or Damaged when its header is not what was written."""
         path = f"{folder}/{name}{SUFFIX}"
         try:
             start = self._storage.read_start(path, FIRST_READ_BYTES)
@@ -68,7 +68,7 @@ class Segments:
         except FileNotFoundError as error:
             raise Vanished(name) from error
         except OSError as error:
-            raise Unreadable(f"{path} cannot be read ({error})") from error
+            raise Damaged(f"{path} cannot be read ({error})") from error
         return decode(start[:needed], name)
 
     def is_whole(self, segment: Segment) -> bool:
@@ -80,7 +80,7 @@ class Segments:
     def arrays(self, segment: Segment) -> Arrays:
         """The tensors of a segment, every payload's digest compared once in the life of this process.
 
-        Raises Vanished, Unreadable, or BrokenSegment with all that is wrong.
+        Raises Vanished, or BrokenSegment with all that is wrong.
         """
         known = self._open.get(segment.name)
         opened = self._opened(segment) if known is None else known
@@ -92,16 +92,9 @@ class Segments:
         return opened.arrays
 
     def payloads(self, segment: Segment) -> list[Payload]:
-        """Every batch with its arrays, whatever they are: their digests travel with them. Raises Vanished, Unreadable."""
+        """Every batch with its arrays, whatever they are: their digests travel with them. Raises Vanished."""
         arrays = self._opened(segment).arrays
         return [Payload(entry, segment.rows(arrays, index)) for index, entry in enumerate(segment.batches)]
-
-    def good_payloads(self, segment: Segment, folder: str) -> list[Payload]:
-        """The batches of a segment in any folder that are what was written. Raises OSError."""
-        data = self._storage.read(f"{folder}/{segment.name}{SUFFIX}")
-        arrays = segment.arrays(data.ljust(segment.size_bytes, b"\0"))
-        found = [Payload(entry, segment.rows(arrays, index)) for index, entry in enumerate(segment.batches)]
-        return [payload for payload in found if is_good(payload)]
 
     def write(self, payloads: Sequence[Payload]) -> Segment:
         """Make one segment of batches of one kind, durable once this returns. Raises StorageFull."""
@@ -116,12 +109,8 @@ class Segments:
         self.close(names)
 
     def set_aside(self, name: str) -> None:
-        """Move a damaged segment out of the way, unless another process has. Raises StorageUnusable, StorageFull."""
-        try:
-            self._storage.move(path_of(name), f"{QUARANTINE_FOLDER}/{name}{SUFFIX}")
-        except StorageUnusable:
-            if self._storage.exists(path_of(name)):
-                raise
+        """Move a damaged segment out of the way. Raises OSError, StorageFull."""
+        self._storage.move(path_of(name), f"{QUARANTINE_FOLDER}/{name}{SUFFIX}")
         self.close([name])
 
     def close(self, names: Iterable[str]) -> None:
@@ -153,7 +142,10 @@ class Segments:
         except FileNotFoundError as error:
             raise Vanished(segment.name) from error
         except OSError as error:
-            raise Unreadable(f"{path} cannot be read ({error})") from error
+            reason = f"the file cannot be read ({error})"
+            raise BrokenSegment(
+                segment.name, {each.message_id: reason for each in segment.batches}
+            ) from error
         # A truncated file is read as far as it goes; the digests tell what is missing.
         return _Open(segment.arrays(data.ljust(segment.size_bytes, b"\0")), segment.size_bytes)
 
@@ -176,11 +168,6 @@ class Segments:
         if opened is not None:
             self._memory_bytes -= opened.memory_bytes
             self._mapped -= not opened.memory_bytes
-
-
-def is_good(payload: Payload) -> bool:
-    """Whether the arrays are those that were written."""
-    return payload_digest(payload.arrays) == payload.entry.payload_digest
 
 
 def path_of(name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 
 from broker.messages import SamplesV1
-from server_worker.errors import BrokenSegment, Damaged, StorageFull, StorageUnusable, Unreadable, Vanished
+from server_worker.errors import BrokenSegment, Damaged, StorageFull, StorageUnusable, Vanished
 from server_worker.samples import forgetting, rewriting
 from server_worker.samples.batch import Incoming, Kind, Outcome, StoredBatch, Tensors, payload_of
 from server_worker.samples.forgetting import Receipt
@@ -32,10 +32,6 @@ OLD_FOLDER = "samples"
 OLD_FORMAT = "collafuse-samples-v1"
 NO_LIMITS = StoreLimits()
 DAY_SECONDS = 86_400.0
-CLOCK_SET_UNIX = 1_600_000_000.0
-"""Before this, which is past, a clock was not set."""
-BELIEVED_AFTER_SECONDS = 3000.0
-READ_ATTEMPTS, READ_AGAIN_SECONDS = 8, 0.05
 
 
 class SampleStore:
@@ -47,7 +43,7 @@ class SampleStore:
         should.
     held_out_share: so much of each batch is never drawn for training, and is what `held_out=True` draws from.
     limits: how much is kept, and for how long.
-    clock: unix seconds.  uptime: seconds that only ever rise.
+    clock: unix seconds.
 
     Safe to use from several threads; other processes may write at any time (`refresh` sees what they did).
     """
@@ -61,7 +57,6 @@ class SampleStore:
         held_out_share: float = 0.0,
         limits: StoreLimits = NO_LIMITS,
         clock: Callable[[], float] = time.time,
-        uptime: Callable[[], float] = time.monotonic,
     ) -> None:
         if storage.folders(OLD_FOLDER):
             raise StorageUnusable(
@@ -72,8 +67,6 @@ class SampleStore:
         self._writes = quarantine
         self._limits = limits
         self._clock = clock
-        self._uptime = uptime
-        self._overdue_since: float | None = None
         self._shelf = Shelf(Segments(storage, cache_bytes), Tombstones(storage))
         self._index = Index(self._shelf, moves_damaged=quarantine, held_out_share=held_out_share)
         self.refresh()
@@ -157,9 +150,9 @@ class SampleStore:
         return _told(incoming, outcomes)
 
     def check_quota(self, size_bytes: int) -> None:
-        """Raises StorageFull unless so much more may be stored."""
+        """Raises StorageFull unless so much more may be stored, or a quarter of what may be in all if that is less."""
         limit, used = self._limits.max_bytes, self._index.size_bytes
-        if limit is not None and used + size_bytes > limit:
+        if limit is not None and used and used + min(size_bytes, limit // 4) > limit:
             raise StorageFull(
                 f"the sample store {self._storage.url} takes no more data: {used:,} bytes are stored, "
                 f"store_max_bytes is {limit:,}: raise it, or forget what is not needed"
@@ -188,10 +181,10 @@ class SampleStore:
         rows: of the samples drawn, those to return: a rank of data-parallel training takes its part of the global batch.
         held_out: draw from what is kept from training instead.
 
-        Raises Damaged when nothing is left to draw from, or nothing can be read.
+        Raises Damaged when nothing is left to draw from.
         """
         state = rng.bit_generator.state
-        for attempt in range(READ_ATTEMPTS):
+        while True:
             table = self._index.table(held_out=held_out)
             if not table.samples:
                 raise Damaged(f"the sample store {self._storage.url} holds no samples to train on")
@@ -202,16 +195,12 @@ class SampleStore:
                 self.refresh()
             except BrokenSegment as broken:
                 self._index.salvage(broken)
-            except Unreadable as error:
-                log.warning("samples_unreadable", error=str(error))
-                time.sleep(READ_AGAIN_SECONDS * attempt)
             # A draw that is repeated takes the same numbers again, so that ranks stay in step with each other.
             rng.bit_generator.state = state
-        raise Damaged(f"no samples of the store {self._storage.url} can be read at the moment")
 
     def tensors(self, entry: StoredBatch) -> Tensors:
         """The arrays of one batch. Raises Damaged when they are not what was written, or were erased."""
-        for attempt in range(READ_ATTEMPTS):
+        while True:
             place = self._index.place(entry.message_id)
             if place is None:
                 raise Damaged(f"sample batch {entry.message_id} is not in the store, or is damaged")
@@ -221,40 +210,36 @@ class SampleStore:
                 self.refresh()
             except BrokenSegment as broken:
                 self._index.salvage(broken)
-            except Unreadable:
-                time.sleep(READ_AGAIN_SECONDS * attempt)
             else:
                 return Tensors(arrays["x"], arrays.get("scale"), arrays.get("t"), arrays.get("noise"))
-        raise Damaged(f"sample batch {entry.message_id} cannot be read at the moment")
 
     def compact(self, *, everything: bool = True) -> int:
         """Merge small segments; returns how many fewer there are. Without `everything`, only where many have gathered.
 
         Raises StorageFull.
         """
-        self._index.sync()
-        before = self._index.segments()
-        groups = rewriting.packed(before) if everything else rewriting.due(before)
-        for group in groups:
-            with (
-                self._index.writing
-            ):  # a group at a time: whoever waits for it waits for one merge and not for all
+        with self._index.writing:
+            self._index.sync()
+            before = self._index.segments()
+            groups = rewriting.packed(before) if everything else rewriting.due(before)
+            for group in groups:
                 try:
                     rewriting.merge(self._shelf, group)
-                except (Vanished, Unreadable) as error:  # another process is at it, or it cannot be read
-                    log.info("segments_not_merged", reason=str(error))
-        if groups:
-            self._index.sync()
-            log.info("segments_merged", before=len(before), after=len(self._index.segments()))
-        return len(before) - len(self._index.segments())
+                except (Vanished, BrokenSegment) as error:
+                    log.info(
+                        "segments_not_merged", reason=str(error)
+                    )  # another process is at it, or it cannot be read
+            if groups:
+                self._index.sync()
+                log.info("segments_merged", before=len(before), after=len(self._index.segments()))
+            return len(before) - len(self._index.segments())
 
     def maintain(self) -> None:
         """Finish erasures that were begun, erase what is too old, merge what is small. Raises StorageFull."""
-        self._storage.sweep()
         with self._index.writing:
             self._finish_erasing()
             self._expire()
-        self.compact()
+            self.compact()
 
     def forget(self, client: str, device: str | None = None) -> Receipt:
         """Erase what a client, or one device, has stored, and take no more of it.
@@ -285,16 +270,12 @@ class SampleStore:
         if limit is not None and used + incoming.size_bytes > limit:
             return Outcome.OVER_QUOTA
         limit, used = self._limits.max_bytes, self._index.size_bytes + accepted_bytes.total()
-        if limit is not None and incoming.size_bytes > limit:
-            return Outcome.OVER_QUOTA  # it would never fit
         if limit is not None and used + incoming.size_bytes > limit:
             return Outcome.NO_ROOM
         return None
 
     def _commit(self, accepted: Iterable[Incoming]) -> dict[str, Outcome]:
-        # A clock that is behind what was stored before is wrong, and one that was never set says nothing of age.
-        now = self._clock()
-        stored_at = max(now, self._index.newest_stored_at) if now >= CLOCK_SET_UNIX else 0.0
+        stored_at = self._clock()
         payloads = [payload_of(each, stored_at) for each in accepted]
         kinds: dict[Kind, list[int]] = {}
         for number, payload in enumerate(payloads):
@@ -322,32 +303,14 @@ class SampleStore:
         days = self._limits.retention_days
         if days is None:
             return
-        now, entries = self._clock(), self._index.entries()
-        if now < max(self._index.newest_stored_at, CLOCK_SET_UNIX):
-            log.error("clock_is_behind", now_unix=now, newest_stored_unix=self._index.newest_stored_at)
-            return
-        old = [entry.message_id for entry in entries if 0 < entry.stored_at < now - days * DAY_SECONDS]
-        if self._is_to_be_believed(len(old), len(entries)) and old:
+        before = self._clock() - days * DAY_SECONDS
+        old = [entry.message_id for entry in self._index.entries() if entry.stored_at < before]
+        if old:
             self.tombstones.add_expired(old)
             rewriting.erase_refused(self._shelf)
             self._index.sync()
             log.info("samples_expired", batches=len(old), retention_days=days)
         self.tombstones.merge_expired()
-
-    def _is_to_be_believed(self, old: int, stored: int) -> bool:
-        """Whether the clock is trusted that says so much is too old: with most of the store, an hour after it first said so."""
-        if 2 * old <= stored:
-            self._overdue_since = None
-            return True
-        if self._overdue_since is None:
-            self._overdue_since = self._uptime()
-            log.warning(
-                "expiry_put_off",
-                batches=old,
-                of=stored,
-                reason="most of the store at once: is the clock right?",
-            )
-        return self._uptime() - self._overdue_since >= BELIEVED_AFTER_SECONDS
 
 
 def _told(incoming: Sequence[Incoming], outcomes: dict[str, Outcome]) -> list[Outcome]:

@@ -97,10 +97,9 @@ class Tombstone:
                 segments=frozenset(fields["segments"]),
                 receipts=tuple(fields["receipts"]),
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError) as error:
             raise Damaged(
-                f"{storage.url}/{path} is no {FORMAT} ({error}): restore it from a copy, or move it away and forget them "
-                "again at once, for until then they may contribute"
+                f"{storage.url}/{path} is no {FORMAT} ({error}): restore it from a copy, or forget them again"
             ) from error
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from broker.codec import digest, encode
 from broker.messages import SamplesV1
 from server_worker.samples.batch import Incoming, Outcome
 from server_worker.samples.limits import StoreLimits
-from server_worker.samples.store import CLOCK_SET_UNIX, SampleStore
+from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 from tests.server_worker.backbones import sample_batch
 
@@ -42,10 +41,7 @@ def steps(root: Path) -> list[tuple[str, Callable[[], object]]]:
     """Everything that writes: what each step is called, and what it does. May be done again and again."""
     day = [0.0]
     store = SampleStore(
-        Storage(root),
-        limits=StoreLimits(retention_days=10),
-        clock=lambda: CLOCK_SET_UNIX + day[0] * DAY_SECONDS,
-        uptime=count(0, 10_000).__next__,  # hours pass between two looks
+        Storage(root), limits=StoreLimits(retention_days=10), clock=lambda: day[0] * DAY_SECONDS
     )
 
     def later(days: float) -> None:

@@ -1,14 +1,11 @@
 """Quotas, retention and forgetting: what is refused, what is erased, and that it stays away."""
 
 import json
-import os
-import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, replace
-from itertools import count
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +13,11 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from broker.codec import digest, encode
-from server_worker import versions
 from server_worker.errors import Damaged, StorageFull
 from server_worker.samples.batch import Incoming, Outcome
 from server_worker.samples.forgetting import digest_of
 from server_worker.samples.limits import StoreLimits
-from server_worker.samples.store import CLOCK_SET_UNIX, SampleStore
+from server_worker.samples.store import SampleStore
 from server_worker.samples.tombstones import EXPIRED_FILES, Tombstone
 from server_worker.storage import Storage
 from tests.server_worker.backbones import publish_backbone, sample_batch
@@ -69,21 +65,20 @@ def test_a_full_store_takes_what_fits_and_says_what_does_not(storage: Storage) -
     with pytest.raises(StorageFull, match="store_max_bytes"):
         store.check_quota(2**30)
     store.forget("clinic")
-    store.check_quota(size)
+    store.check_quota(2**30)
     assert store.add_many([incoming(2, "plant")]) == [Outcome.STORED]
-    assert store.add_many([incoming(4, "plant", count=20)]) == [Outcome.OVER_QUOTA], "it would never fit"
 
 
 def test_what_is_too_old_is_erased_and_a_late_repeat_is_not_stored_again(storage: Storage) -> None:
-    now = [CLOCK_SET_UNIX]
+    now = [0.0]
     store = SampleStore(storage, limits=StoreLimits(retention_days=7), clock=lambda: now[0])
     old, new = incoming(1), incoming(2)
     store.add_many([old])
-    now[0] += 6 * DAY_SECONDS
+    now[0] = 6 * DAY_SECONDS
     store.add_many([new])
     store.maintain()
     assert store.samples == 8
-    now[0] += 2 * DAY_SECONDS
+    now[0] = 8 * DAY_SECONDS
     store.maintain()
     for each in (store, SampleStore(storage)):
         assert [entry.message_id for entry in each.entries()] == [new.message_id]
@@ -92,13 +87,8 @@ def test_what_is_too_old_is_erased_and_a_late_repeat_is_not_stored_again(storage
 
 
 def test_the_lists_of_what_was_too_old_become_one_list(tmp_path: Path) -> None:
-    now = [CLOCK_SET_UNIX]
-    store = SampleStore(
-        Storage(tmp_path),
-        limits=StoreLimits(retention_days=1),
-        clock=lambda: now[0],
-        uptime=count(0, 10_000).__next__,
-    )
+    now = [0.0]
+    store = SampleStore(Storage(tmp_path), limits=StoreLimits(retention_days=1), clock=lambda: now[0])
     sent = [incoming(seed, count=1) for seed in range(EXPIRED_FILES + 2)]
     for each in sent:
         store.add_many([each])
@@ -106,89 +96,6 @@ def test_the_lists_of_what_was_too_old_become_one_list(tmp_path: Path) -> None:
         store.maintain()
     assert len(list((tmp_path / "expired").iterdir())) < 5
     assert set(SampleStore(Storage(tmp_path)).add_many(sent)) == {Outcome.REPEATED}
-
-
-def test_a_clock_that_was_not_set_makes_nothing_old(storage: Storage) -> None:
-    now = [1000.0]
-    store = SampleStore(storage, limits=StoreLimits(retention_days=7), clock=lambda: now[0])
-    store.add_many([incoming(1)])
-    now[0] = CLOCK_SET_UNIX
-    store.add_many([incoming(2), incoming(3)])
-    store.maintain()
-    assert store.samples == 12
-
-
-def test_a_clock_that_makes_most_of_the_store_old_is_believed_after_an_hour(storage: Storage) -> None:
-    now, up = [CLOCK_SET_UNIX], [0.0]
-    store = SampleStore(
-        storage, limits=StoreLimits(retention_days=7), clock=lambda: now[0], uptime=lambda: up[0]
-    )
-    store.add_many([incoming(1), incoming(2)])
-    now[0] += 70 * 365 * DAY_SECONDS
-    store.maintain()
-    up[0] = 1800.0
-    store.maintain()
-    assert store.samples == 8
-    up[0] = 3600.0
-    store.maintain()
-    assert store.samples == 0
-
-
-def test_a_clock_behind_what_is_stored_erases_nothing_and_ages_nothing(storage: Storage) -> None:
-    now = [CLOCK_SET_UNIX + 100 * DAY_SECONDS]
-    store = SampleStore(storage, limits=StoreLimits(retention_days=7), clock=lambda: now[0])
-    store.add_many([incoming(1)])
-    now[0] -= 50 * DAY_SECONDS
-    store.maintain()
-    store.add_many([incoming(2)])
-    assert {entry.stored_at for entry in store.entries()} == {CLOCK_SET_UNIX + 100 * DAY_SECONDS}
-
-
-def test_the_receipt_names_versions_even_when_retention_was_faster(tmp_path: Path) -> None:
-    store = SampleStore(Storage(tmp_path))
-    first = publish_backbone(Storage(tmp_path))
-    manifest = replace(first.manifest, samples_by_client={"clinic": 16})
-    versions.publish(Storage(tmp_path), dict(first.network.state_dict()), manifest)
-    assert store.forget("clinic").versions == (2,)
-
-
-def test_what_is_good_of_others_in_a_damaged_file_outlives_a_forgetting(tmp_path: Path) -> None:
-    store = SampleStore(Storage(tmp_path))
-    store.add_many([incoming(1), incoming(2, "plant")])
-    (path,) = (tmp_path / "segments").iterdir()
-    (tmp_path / "quarantine").mkdir()
-    path.rename(tmp_path / "quarantine" / path.name)
-    store = SampleStore(Storage(tmp_path))
-    assert store.samples == 0
-    receipt = store.forget("clinic")
-    assert receipt.quarantine_removed == (f"quarantine/{path.name}",)
-    assert owners(SampleStore(Storage(tmp_path))) == {("plant", "d1")}
-
-
-def test_what_a_killed_writer_left_half_written_is_removed_or_named(tmp_path: Path) -> None:
-    store = SampleStore(Storage(tmp_path))
-    store.add_many([incoming(1, "plant")])
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    old, new, mine = (
-        tmp_path / "segments" / f".tmp-{pid}-{name}"
-        for pid, name in ((ended.pid, "old"), (ended.pid, "new"), (os.getpid(), "mine"))
-    )
-    for path in (old, new, mine):
-        path.write_bytes(b"samples")
-        os.utime(path, (0, 0) if path != new else None)
-    receipt = store.forget("clinic")
-    assert not old.exists()
-    assert set(receipt.quarantine_not_checked) == {f"segments/{new.name}", f"segments/{mine.name}"}
-
-
-def test_a_tombstone_that_makes_no_sense_says_what_to_do(tmp_path: Path) -> None:
-    store = SampleStore(Storage(tmp_path))
-    store.forget("clinic")
-    path = tmp_path / "forgotten" / "clinic.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "pending": []}))
-    with pytest.raises(Damaged, match="restore it from a copy, or move it away and forget them again"):
-        SampleStore(Storage(tmp_path))
 
 
 def test_a_forgotten_client_is_gone_from_every_file_and_every_draw(tmp_path: Path) -> None:

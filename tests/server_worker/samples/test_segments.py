@@ -147,60 +147,6 @@ def test_a_batch_in_two_segments_counts_once_and_merging_drops_one(tmp_path: Pat
     assert (store.samples, store.copies, len(files(tmp_path / "a"))) == (8, 0, 1)
 
 
-def test_of_two_copies_the_good_one_outlives_a_merge(tmp_path: Path) -> None:
-    one = SampleStore(Storage(tmp_path / "a"), clock=lambda: 2e9)
-    other = SampleStore(Storage(tmp_path / "b"), clock=lambda: 3e9)
-    for store in (one, other):
-        store.add_many([incoming(1), incoming(2)])
-    (first,), (second,) = files(tmp_path / "a"), files(tmp_path / "b")
-    data = bytearray(first.read_bytes())
-    data[-3] ^= 1  # in the copy that was stored first, and stands for the batch
-    (tmp_path / "b" / "segments" / first.name).write_bytes(bytes(data))
-    assert first.name != second.name
-    store = SampleStore(Storage(tmp_path / "b"))
-    assert store.copies == 2
-    store.compact()
-    assert len(drawn(store)) == 50
-    assert (store.samples, store.quarantined) == (8, {})
-
-
-def test_what_cannot_be_read_for_a_while_is_neither_damaged_nor_lost(tmp_path: Path) -> None:
-    SampleStore(Storage(tmp_path)).add_many([incoming(1)])
-    reader = SampleStore(Storage(tmp_path))
-    (path,) = files(tmp_path)
-    away = tmp_path / "away"
-    path.rename(away)
-    path.mkdir()  # a file that cannot be read: here because it is a directory
-    opened = SampleStore(Storage(tmp_path))
-    assert (opened.samples, opened.quarantined) == (0, {})
-    with pytest.raises(Damaged, match="at the moment"):
-        drawn(reader)
-    path.rmdir()
-    away.rename(path)
-    opened.refresh()
-    assert (opened.samples, reader.samples) == (4, 4)
-    np.testing.assert_array_equal(drawn(reader), drawn(opened))
-    assert not (tmp_path / "quarantine").exists()
-
-
-def test_a_link_into_nothing_is_passed_over(tmp_path: Path) -> None:
-    SampleStore(Storage(tmp_path)).add_many([incoming(1)])
-    (tmp_path / "segments" / f"{'ab' * 32}{SUFFIX}").symlink_to("nowhere")
-    store = SampleStore(Storage(tmp_path))
-    assert len(drawn(store)) == 50
-    assert store.add_many([incoming(2)]) == [Outcome.STORED]
-
-
-def test_two_that_set_the_same_segment_aside_get_along(tmp_path: Path) -> None:
-    SampleStore(Storage(tmp_path)).add_many([incoming(1)])
-    (path,) = files(tmp_path)
-    name = path.name.removesuffix(SUFFIX)
-    both = [segments.Segments(Storage(tmp_path), 0) for _ in range(2)]
-    for each in both:
-        each.set_aside(name)
-    assert [each.name for each in (tmp_path / "quarantine").iterdir()] == [path.name]
-
-
 def test_a_draw_is_from_what_was_adopted_wherever_it_has_moved(storage: Storage) -> None:
     leader, rank = SampleStore(storage), SampleStore(storage, quarantine=False)
     for seed in range(4):
