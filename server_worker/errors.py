@@ -5,6 +5,7 @@ WorkerError
 ├── StorageFull           no room, or read-only for the moment: the work goes back and is tried again
 ├── ContractMismatch      configuration and stored data disagree on the schedule, the shape or the classes
 ├── Damaged               a stored file is truncated or its digest is wrong
+├── Unreadable            a file is there and cannot be read at the moment: nothing is known of it, try again
 ├── Vanished              a segment of samples was merged or erased meanwhile: list them again
 ├── BrokenSegment         some batches of a segment are not what was written: go on without them
 ├── NothingToLift         somebody is to be let in again who was not forgotten
@@ -41,6 +42,12 @@ class ContractMismatch(WorkerError):
 
 class Damaged(WorkerError):
     """A stored file is not what was written."""
+
+
+class Unreadable(WorkerError):
+    """A stored file could not be read just now; that says nothing about what it holds, so nothing is done to it."""
+
+    disposition = Disposition.RETRY
 
 
 class Vanished(WorkerError):

@@ -1,12 +1,12 @@
 """What this process knows of a store: which segments are there, where each batch is, and what is drawn from."""
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 import structlog
 
-from server_worker.errors import BrokenSegment, Damaged, StorageFull, Vanished
+from server_worker.errors import BrokenSegment, Damaged, StorageFull, StorageUnusable, Unreadable, Vanished
 from server_worker.samples.batch import StoredBatch
 from server_worker.samples.catalogue import Catalogue, Place
 from server_worker.samples.draw import Table, table_of
@@ -36,6 +36,8 @@ class Index:
         self._catalogue = Catalogue()
         self._retired: OrderedDict[str, Segment] = OrderedDict()
         self._quarantined: dict[str, str] = {}
+        self._unreadable: set[str] = set()
+        self._hidden_at = 0
         self._view: frozenset[str] | None = None
         self._tables: dict[bool, tuple[int, Table]] = {}
 
@@ -82,12 +84,13 @@ class Index:
             return list(self._catalogue.segments.values())
 
     def sync(self) -> int:
-        """List again what is there; returns how many batches were new. Raises Damaged when a tombstone cannot be read."""
+        """List again what is there; returns how many batches were new. Raises Damaged for what is no tombstone, Unreadable."""
         with self.writing:
-            tombstones_changed = self._shelf.tombstones.reload()
+            self._shelf.tombstones.reload()
             names, headers = self._listed()
             with self._lock:
-                if tombstones_changed:
+                if self._hidden_at != self._shelf.tombstones.readings:  # whoever has read them anew
+                    self._hidden_at = self._shelf.tombstones.readings
                     self._catalogue.hide(lambda place: self._refused(place.entry))
                 new = sum(self._insert(headers[name]) for name in names & headers.keys())
                 for name in self._catalogue.segments.keys() - names:
@@ -159,8 +162,8 @@ class Index:
         try:
             if not self._shelf.segments.is_whole(segment):
                 self._shelf.segments.arrays(segment)
-        except (FileNotFoundError, Vanished):
-            return  # the next listing finds its successor
+        except (Vanished, Unreadable):
+            return  # the next listing finds its successor, or whoever draws tries again
         except BrokenSegment as broken:
             self.salvage(broken)
 
@@ -170,32 +173,48 @@ class Index:
             payloads = self._shelf.segments.payloads(segment) if len(damaged) < len(segment.batches) else []
             put(self._shelf, [each for each in payloads if each.entry.message_id not in damaged])
             self._shelf.segments.set_aside(segment.name)
-        except (OSError, StorageFull, Vanished, BrokenSegment) as error:
+        except (StorageFull, StorageUnusable, Unreadable, Vanished) as error:
             log.warning("quarantine_failed", segment=segment.name, error=str(error))
 
     def _listed(self) -> tuple[set[str], dict[str, Segment]]:
         """The names of the segments there, and the headers of those not known yet.
 
         A segment that goes while this looks has a successor, which was there before it went: looking again finds it.
+        One that cannot be read, or is listed and not there whenever it is opened, stays unknown until the next listing.
         """
         with self._lock:
             before = set(self._catalogue.segments)
             known = before | self._quarantined.keys()
         headers: dict[str, Segment] = {}
+        vanished: Counter[str] = Counter()
         while True:
             names = self._shelf.segments.names()
             gone = before - names
             for name in names - known - headers.keys():
                 try:
                     headers[name] = self._shelf.segments.read_header(name)
-                except Vanished:
-                    gone.add(name)
+                except Vanished as error:
+                    vanished[name] += 1
+                    if vanished[name] > 1:
+                        self._leave(name, str(error))
+                        known.add(name)
+                    else:
+                        gone.add(name)
+                except Unreadable as error:
+                    self._leave(name, str(error))
+                    known.add(name)
                 except Damaged as error:
                     self._set_aside(name, str(error))
                     known.add(name)
             if not gone:
                 return names, headers
             before = names - gone
+
+    def _leave(self, name: str, reason: str) -> None:
+        """Say once of a segment that it cannot be read."""
+        if name not in self._unreadable:
+            self._unreadable.add(name)
+            log.error("segment_unreadable", segment=name, reason=reason)
 
     def _set_aside(self, name: str, reason: str) -> None:
         with self._lock:
@@ -205,12 +224,13 @@ class Index:
             return
         try:
             self._shelf.segments.set_aside(name)
-        except (OSError, StorageFull) as error:
+        except (StorageFull, StorageUnusable) as error:
             log.warning("quarantine_failed", segment=name, error=str(error))
 
     def _insert(self, segment: Segment) -> int:
         for entry in segment.batches:
             self._quarantined.pop(entry.message_id, None)
+        self._unreadable.discard(segment.name)
         return self._catalogue.insert(segment, self._refused)
 
     def _retire(self, name: str) -> None:

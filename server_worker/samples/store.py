@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 
 from broker.messages import SamplesV1
-from server_worker.errors import BrokenSegment, Damaged, StorageFull, StorageUnusable, Vanished
+from server_worker.errors import BrokenSegment, Damaged, StorageFull, StorageUnusable, Unreadable, Vanished
 from server_worker.samples import forgetting, rewriting
 from server_worker.samples.batch import Incoming, Kind, Outcome, StoredBatch, Tensors, payload_of
 from server_worker.samples.forgetting import Receipt
@@ -32,6 +32,10 @@ OLD_FOLDER = "samples"
 OLD_FORMAT = "collafuse-samples-v1"
 NO_LIMITS = StoreLimits()
 DAY_SECONDS = 86_400.0
+READ_TRIES = 5
+"""So often a segment is looked for that cannot be read, or goes while it is opened."""
+RETRY_SECONDS = 0.05
+"""Before the second try; doubled each time."""
 
 
 class SampleStore:
@@ -69,7 +73,7 @@ class SampleStore:
         self._clock = clock
         self._shelf = Shelf(Segments(storage, cache_bytes), Tombstones(storage))
         self._index = Index(self._shelf, moves_damaged=quarantine, held_out_share=held_out_share)
-        self.refresh()
+        self._index.sync()
 
     @property
     def samples(self) -> int:
@@ -159,8 +163,19 @@ class SampleStore:
             )
 
     def refresh(self) -> int:
-        """List again what is there: what other processes stored, merged or erased. Returns how many batches were new."""
-        return self._index.sync()
+        """List again what is there: what other processes stored, merged or erased. Returns how many batches were new.
+
+        Where the storage cannot be read at the moment, what is known already stands.
+        """
+        try:
+            return self._index.sync()
+        except Unreadable as error:
+            log.warning("store_not_refreshed", error=str(error))
+            return 0
+
+    def check_readable(self) -> None:
+        """Raises Unreadable when the storage cannot be listed at the moment."""
+        self._index.sync()
 
     def snapshot(self) -> tuple[str, ...]:
         """The names of the segments known, sorted: what `adopt` takes, here or in another process."""
@@ -181,9 +196,10 @@ class SampleStore:
         rows: of the samples drawn, those to return: a rank of data-parallel training takes its part of the global batch.
         held_out: draw from what is kept from training instead.
 
-        Raises Damaged when nothing is left to draw from.
+        Raises Damaged when nothing is left to draw from, Unreadable when what was drawn cannot be read however often it is tried.
         """
         state = rng.bit_generator.state
+        patience = _Patience()
         while True:
             table = self._index.table(held_out=held_out)
             if not table.samples:
@@ -191,7 +207,8 @@ class SampleStore:
             picks = table.pick(rng, size).part(rows)
             try:
                 return gather(table, picks, self._shelf.segments.arrays)
-            except Vanished:
+            except (Vanished, Unreadable) as error:
+                patience.lose(error)
                 self.refresh()
             except BrokenSegment as broken:
                 self._index.salvage(broken)
@@ -199,14 +216,16 @@ class SampleStore:
             rng.bit_generator.state = state
 
     def tensors(self, entry: StoredBatch) -> Tensors:
-        """The arrays of one batch. Raises Damaged when they are not what was written, or were erased."""
+        """The arrays of one batch. Raises Damaged when they are not what was written, or were erased; Unreadable as `batch`."""
+        patience = _Patience()
         while True:
             place = self._index.place(entry.message_id)
             if place is None:
                 raise Damaged(f"sample batch {entry.message_id} is not in the store, or is damaged")
             try:
                 arrays = place.segment.rows(self._shelf.segments.arrays(place.segment), place.number)
-            except Vanished:
+            except (Vanished, Unreadable) as error:
+                patience.lose(error)
                 self.refresh()
             except BrokenSegment as broken:
                 self._index.salvage(broken)
@@ -225,7 +244,7 @@ class SampleStore:
             for group in groups:
                 try:
                     rewriting.merge(self._shelf, group)
-                except (Vanished, BrokenSegment) as error:
+                except (Vanished, Unreadable) as error:
                     log.info(
                         "segments_not_merged", reason=str(error)
                     )  # another process is at it, or it cannot be read
@@ -236,6 +255,7 @@ class SampleStore:
 
     def maintain(self) -> None:
         """Finish erasures that were begun, erase what is too old, merge what is small. Raises StorageFull."""
+        self._storage.sweep()
         with self._index.writing:
             self._finish_erasing()
             self._expire()
@@ -295,9 +315,9 @@ class SampleStore:
             if tombstone.active and not tombstone.complete:
                 self.forget(tombstone.client, tombstone.device)
         if self._index.has_refused:
-            rewriting.erase_refused(self._shelf)
-            self._index.has_refused = False
+            left = rewriting.erase_refused(self._shelf)
             self._index.sync()
+            self._index.has_refused = bool(left)
 
     def _expire(self) -> None:
         days = self._limits.retention_days
@@ -311,6 +331,25 @@ class SampleStore:
             self._index.sync()
             log.info("samples_expired", batches=len(old), retention_days=days)
         self.tombstones.merge_expired()
+
+
+class _Patience:
+    """Bounds how often something is tried again that may never succeed."""
+
+    def __init__(self) -> None:
+        self._tries = 0
+
+    def lose(self, error: Vanished | Unreadable) -> None:
+        """Wait a little before the next try, longer each time; after READ_TRIES of them raises Unreadable."""
+        self._tries += 1
+        if self._tries < READ_TRIES:
+            time.sleep(RETRY_SECONDS * 2 ** (self._tries - 1) * (self._tries > 1))
+            return
+        if isinstance(error, Unreadable):
+            raise error
+        raise Unreadable(
+            f"the segment {error.name} is listed and is not there: remove the entry if it is a broken link"
+        ) from error
 
 
 def _told(incoming: Sequence[Incoming], outcomes: dict[str, Outcome]) -> list[Outcome]:

@@ -1,6 +1,8 @@
 """Quotas, retention and forgetting: what is refused, what is erased, and that it stays away."""
 
 import json
+import os
+import signal
 import threading
 import time
 import uuid
@@ -15,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from broker.codec import digest, encode
 from server_worker.errors import Damaged, StorageFull
 from server_worker.samples.batch import Incoming, Outcome
-from server_worker.samples.forgetting import digest_of
+from server_worker.samples.forgetting import begin_anew, digest_of
 from server_worker.samples.limits import StoreLimits
 from server_worker.samples.store import SampleStore
 from server_worker.samples.tombstones import EXPIRED_FILES, Tombstone
@@ -277,3 +279,101 @@ def test_a_tombstone_that_cannot_be_read_stops_the_storing(tmp_path: Path) -> No
     (tmp_path / "forgotten" / "clinic.json").write_text("{")
     with pytest.raises(Damaged, match=r"forgotten/clinic\.json"):
         store.add_many([incoming(1, "plant")])
+
+
+def test_what_cannot_be_read_is_named_and_erased_once_it_can_be(tmp_path: Path) -> None:
+    late, other = incoming(1), incoming(2, "plant")
+    storage = UnreadableBodies(tmp_path)
+    store = SampleStore(storage, cache_bytes=0)
+    store.add_many([late, other])
+    storage.fails = True
+    (path,) = (tmp_path / "segments").iterdir()
+    receipt = store.forget("clinic")
+    assert (receipt.batches, receipt.quarantine_not_checked) == (0, (f"segments/{path.name}",))
+    assert not store.tombstones.forgotten[0].complete
+    store.maintain()
+    assert owners(store) == {("plant", "d1")}
+    assert late.message.x.tobytes() in everything(tmp_path)
+    storage.fails = False
+    store.maintain()
+    assert late.message.x.tobytes() not in everything(tmp_path)
+    (tombstone,) = store.tombstones.forgotten
+    assert tombstone.complete
+    assert (tombstone.ids, tombstone.receipts[-1]["batches"]) == ({late.message_id}, 1)
+
+
+class UnreadableBodies(Storage):
+    """A bucket's or a failing disk's way: the headers come, the rest does not."""
+
+    fails = False
+
+    def read(self, path: str) -> bytes:
+        if self.fails and path.startswith("segments"):
+            raise TimeoutError("the storage does not answer")
+        return super().read(path)
+
+
+def test_what_is_good_of_others_in_a_damaged_file_survives_its_removal(tmp_path: Path) -> None:
+    store = SampleStore(Storage(tmp_path))
+    theirs, other = incoming(1), incoming(2, "plant")
+    store.add_many([theirs, other])
+    (path,) = (tmp_path / "segments").iterdir()
+    (tmp_path / "quarantine").mkdir()
+    path.rename(tmp_path / "quarantine" / path.name)
+    receipt = SampleStore(Storage(tmp_path)).forget("clinic")
+    assert receipt.quarantine_removed == (f"quarantine/{path.name}",)
+    store = SampleStore(Storage(tmp_path))
+    (entry,) = store.entries()
+    np.testing.assert_array_equal(store.tensors(entry).x, other.message.x)
+    assert theirs.message.x.tobytes() not in everything(tmp_path)
+
+
+def test_an_unfinished_segment_of_a_killed_writer_goes_and_any_other_is_named(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    store = SampleStore(storage)
+    store.add_many([incoming(1)])
+    child = os.fork()
+    if child == 0:
+        os.ftruncate = os.fsync = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        SampleStore(storage).add_many([incoming(2)])
+    os.waitpid(child, 0)
+    (killed,) = (tmp_path / "segments").glob(".tmp-*")
+    foreign = tmp_path / "segments" / ".tmp-1-elsewhere-00"
+    foreign.write_bytes(b"perhaps theirs")
+    receipt = store.forget("clinic")
+    assert not killed.exists()
+    assert receipt.quarantine_not_checked == (f"segments/{foreign.name}",)
+    os.utime(foreign, (0, 0))
+    store.maintain()
+    assert not foreign.exists()
+
+
+@pytest.mark.parametrize("content", ["{", '{"client": "clinic"}', '{"pending": []}', "[]", "\x00"])
+def test_forgetting_again_begins_anew_where_the_tombstone_is_unreadable(tmp_path: Path, content: str) -> None:
+    storage = Storage(tmp_path)
+    store = SampleStore(storage)
+    store.add_many([incoming(1), incoming(2, "plant")])
+    path = tmp_path / "forgotten" / "clinic.json"
+    path.parent.mkdir()
+    fields = {"device": None, "active": True, "complete": True, "ids": [], "segments": [], "receipts": []}
+    is_object = content.startswith('{"')
+    path.write_text(
+        json.dumps({"client": "clinic", **fields, **json.loads(content)} if "pending" in content else content)
+        if is_object
+        else content
+    )
+    with pytest.raises(Damaged, match="forgotten again"):
+        SampleStore(storage)
+    begin_anew(storage, "clinic", None)
+    assert SampleStore(storage).forget("clinic").batches == 1
+    assert owners(SampleStore(storage)) == {("plant", "d1")}
+    assert path.with_name("clinic.json.unreadable").exists()
+
+
+def test_versions_are_named_though_the_samples_went_for_their_age(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    publish_backbone(storage)
+    manifest = tmp_path / "versions" / "000001" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "samples_by_client": {"clinic": 4}}))
+    receipt = SampleStore(storage).forget("clinic")
+    assert (receipt.batches, receipt.versions, receipt.versions_by) == (0, (1,), "manifest")

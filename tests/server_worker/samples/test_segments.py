@@ -282,3 +282,19 @@ def test_two_processes_that_write_and_two_that_merge_lose_nothing(tmp_path: Path
     store.compact()
     assert (store.copies, len(files(tmp_path))) == (0, 1)
     assert len(drawn(store, 2000)) == 2000
+
+
+def test_of_two_copies_merging_keeps_the_one_that_is_whole(tmp_path: Path) -> None:
+    shared = incoming(1)
+    SampleStore(Storage(tmp_path / "a"), clock=lambda: 1.0).add_many([shared])
+    SampleStore(Storage(tmp_path / "b"), clock=lambda: 2.0).add_many([shared])
+    (damaged,), (whole,) = files(tmp_path / "a"), files(tmp_path / "b")
+    data = bytearray(damaged.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(bytes(data))
+    whole.rename(damaged.with_name(whole.name))
+    store = SampleStore(Storage(tmp_path / "a"))
+    store.compact()
+    (entry,) = store.entries()
+    np.testing.assert_array_equal(store.tensors(entry).x, shared.message.x)
+    assert (store.copies, store.quarantined) == (0, {})
