@@ -5,6 +5,7 @@ others do meanwhile, one copy of each batch is always there.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import structlog
@@ -80,24 +81,27 @@ def without(shelf: Shelf, segment: Segment, unwanted: Callable[[StoredBatch], bo
     return True
 
 
-def erase_refused(shelf: Shelf) -> set[str]:
+def erase_refused(shelf: Shelf, in_turn: Callable[[], AbstractContextManager[None]]) -> set[str]:
     """Rewrite every segment that holds what a tombstone covers, until there is none.
 
-    Returns the names of those that could not be read: they are to be tried again another time. Raises StorageFull.
+    in_turn: is held over each step, and let go between them. Returns the names of those that could not be read, for another time.
+    Raises StorageFull.
     """
     unreadable: set[str] = set()
     while True:
-        shelf.tombstones.reload()
-        covered = [
-            segment
-            for segment in listed(shelf.segments)
-            if segment.name not in unreadable and any(refused(shelf, entry) for entry in segment.batches)
-        ]
+        with in_turn():
+            shelf.tombstones.reload()
+            covered = [
+                segment
+                for segment in listed(shelf.segments)
+                if segment.name not in unreadable and any(refused(shelf, entry) for entry in segment.batches)
+            ]
         if not covered:
             return unreadable
         for segment in covered:
             try:
-                without(shelf, segment, lambda entry: refused(shelf, entry))
+                with in_turn():
+                    without(shelf, segment, lambda entry: refused(shelf, entry))
             except Unreadable as error:
                 unreadable.add(segment.name)
                 log.warning("segment_not_erased", segment=segment.name, reason=str(error))

@@ -90,11 +90,18 @@ def test_what_is_too_old_is_erased_and_a_late_repeat_is_not_stored_again(storage
 
 def test_the_lists_of_what_was_too_old_become_one_list(tmp_path: Path) -> None:
     now = [0.0]
-    store = SampleStore(Storage(tmp_path), limits=StoreLimits(retention_days=1), clock=lambda: now[0])
+    store = SampleStore(
+        Storage(tmp_path),
+        limits=StoreLimits(retention_days=1),
+        clock=lambda: now[0],
+        monotonic=lambda: now[0],
+    )
     sent = [incoming(seed, count=1) for seed in range(EXPIRED_FILES + 2)]
     for each in sent:
         store.add_many([each])
         now[0] += 2 * DAY_SECONDS
+        store.maintain()
+        now[0] += DAY_SECONDS
         store.maintain()
     assert len(list((tmp_path / "expired").iterdir())) < 5
     assert set(SampleStore(Storage(tmp_path)).add_many(sent)) == {Outcome.REPEATED}
@@ -299,7 +306,7 @@ def test_what_cannot_be_read_is_named_and_erased_once_it_can_be(tmp_path: Path) 
     assert late.message.x.tobytes() not in everything(tmp_path)
     (tombstone,) = store.tombstones.forgotten
     assert tombstone.complete
-    assert (tombstone.ids, tombstone.receipts[-1]["batches"]) == ({late.message_id}, 1)
+    assert (*tombstone.ids, tombstone.receipts[-1]["batches"]) == (late.message_id, 1)
 
 
 class UnreadableBodies(Storage):
@@ -355,7 +362,14 @@ def test_forgetting_again_begins_anew_where_the_tombstone_is_unreadable(tmp_path
     store.add_many([incoming(1), incoming(2, "plant")])
     path = tmp_path / "forgotten" / "clinic.json"
     path.parent.mkdir()
-    fields = {"device": None, "active": True, "complete": True, "ids": [], "segments": [], "receipts": []}
+    fields: dict[str, object] = {
+        "device": None,
+        "active": True,
+        "complete": True,
+        "ids": [],
+        "segments": [],
+        "receipts": [],
+    }
     is_object = content.startswith('{"')
     path.write_text(
         json.dumps({"client": "clinic", **fields, **json.loads(content)} if "pending" in content else content)
@@ -377,3 +391,51 @@ def test_versions_are_named_though_the_samples_went_for_their_age(tmp_path: Path
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "samples_by_client": {"clinic": 4}}))
     receipt = SampleStore(storage).forget("clinic")
     assert (receipt.batches, receipt.versions, receipt.versions_by) == (0, (1,), "manifest")
+
+
+def test_the_greater_part_of_a_store_expires_only_at_a_second_look(tmp_path: Path) -> None:
+    now, passed = [100 * DAY_SECONDS], [0.0]
+    store = SampleStore(
+        Storage(tmp_path),
+        limits=StoreLimits(retention_days=7),
+        clock=lambda: now[0],
+        monotonic=lambda: passed[0],
+    )
+    store.add_many([incoming(1), incoming(2)])
+    now[0] *= 400
+    store.maintain()
+    passed[0] = 60.0
+    store.maintain()
+    assert (store.samples, store.tombstones.expired) == (8, 0)
+    now[0] = 101 * DAY_SECONDS
+    passed[0] = 3600.0
+    store.maintain()
+    now[0] = 110 * DAY_SECONDS
+    store.maintain()
+    assert store.samples == 8
+    passed[0] = 7200.0
+    store.maintain()
+    assert (store.samples, store.tombstones.expired) == (0, 2)
+
+
+def test_a_clock_that_went_back_makes_nothing_old_and_erases_nothing(tmp_path: Path) -> None:
+    now = [100 * DAY_SECONDS]
+    store = SampleStore(Storage(tmp_path), limits=StoreLimits(retention_days=7), clock=lambda: now[0])
+    store.add_many([incoming(seed) for seed in range(3)])
+    now[0] = 0.0
+    store.add_many([incoming(3)])
+    store.maintain()
+    assert {entry.stored_at for entry in store.entries()} == {100 * DAY_SECONDS}
+    now[0] = 101 * DAY_SECONDS
+    store.maintain()
+    assert store.samples == 16
+
+
+def test_a_quota_leaves_room_for_what_waits_and_refuses_what_never_fits(storage: Storage) -> None:
+    size = incoming(0).size_bytes
+    store = SampleStore(storage, limits=StoreLimits(max_bytes=8 * size))
+    assert store.add_many([incoming(0, count=40), incoming(1)]) == [Outcome.OVER_QUOTA, Outcome.STORED]
+    least = 8 * size - store.size_bytes
+    store.check_quota(1, least)
+    with pytest.raises(StorageFull, match="store_max_bytes"):
+        store.check_quota(1, least + 1)
