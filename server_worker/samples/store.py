@@ -19,6 +19,7 @@ from server_worker.samples.forgetting import Receipt
 from server_worker.samples.gather import SampleBatch, gather
 from server_worker.samples.index import Index
 from server_worker.samples.limits import StoreLimits
+from server_worker.samples.patience import Patience
 from server_worker.samples.retention import Retention
 from server_worker.samples.rewriting import Shelf
 from server_worker.samples.segments import Segments
@@ -32,10 +33,6 @@ log = structlog.get_logger(__name__)
 OLD_FOLDER = "samples"
 OLD_FORMAT = "collafuse-samples-v1"
 NO_LIMITS = StoreLimits()
-READ_TRIES = 5
-"""So often a segment is looked for that cannot be read, or goes while it is opened."""
-RETRY_SECONDS = 0.05
-"""Before the second try; doubled each time."""
 
 
 class SampleStore:
@@ -207,7 +204,7 @@ class SampleStore:
         Raises Damaged when nothing is left to draw from, Unreadable when what was drawn cannot be read however often it is tried.
         """
         state = rng.bit_generator.state
-        patience = _Patience()
+        patience = Patience()
         while True:
             table = self._index.table(held_out=held_out)
             if not table.samples:
@@ -225,7 +222,7 @@ class SampleStore:
 
     def tensors(self, entry: StoredBatch) -> Tensors:
         """The arrays of one batch. Raises Damaged when they are not what was written, or were erased; Unreadable as `batch`."""
-        patience = _Patience()
+        patience = Patience()
         while True:
             place = self._index.place(entry.message_id)
             if place is None:
@@ -343,25 +340,6 @@ class SampleStore:
             log.info("samples_expired", batches=len(old), retention_days=self._limits.retention_days)
         with self._index.writing:
             self.tombstones.merge_expired()
-
-
-class _Patience:
-    """Bounds how often something is tried again that may never succeed."""
-
-    def __init__(self) -> None:
-        self._tries = 0
-
-    def lose(self, error: Vanished | Unreadable) -> None:
-        """Wait a little before the next try, longer each time; after READ_TRIES of them raises Unreadable."""
-        self._tries += 1
-        if self._tries < READ_TRIES:
-            time.sleep(RETRY_SECONDS * 2 ** (self._tries - 1) * (self._tries > 1))
-            return
-        if isinstance(error, Unreadable):
-            raise error
-        raise Unreadable(
-            f"the segment {error.name} is listed and is not there: remove the entry if it is a broken link"
-        ) from error
 
 
 def _told(incoming: Sequence[Incoming], outcomes: dict[str, Outcome]) -> list[Outcome]:
