@@ -4,10 +4,11 @@ import time
 
 from server_worker.errors import Unreadable, Vanished
 
-READ_TRIES = 5
+READ_TRIES = 8
 """Looks at most, the first one included."""
-RETRY_SECONDS = 0.05
-"""Before the second try; doubled each time."""
+FIRST_SECONDS = 0.05
+LIMIT_SECONDS = 0.25
+"""Between two tries, but for the first two: what was merged has moved and is there at once."""
 
 
 class Patience:
@@ -20,7 +21,8 @@ class Patience:
         """Wait a little before the next try, longer each time; after READ_TRIES of them raises Unreadable."""
         self._tries += 1
         if self._tries < READ_TRIES:
-            time.sleep(RETRY_SECONDS * 2 ** (self._tries - 1) * (self._tries > 1))
+            if self._tries > 1:
+                time.sleep(min(LIMIT_SECONDS, FIRST_SECONDS * 2 ** (self._tries - 1)))
             return
         if isinstance(error, Unreadable):
             raise error
