@@ -18,7 +18,7 @@ from broker.names import user_name
 from monitoring import logs
 from server_worker.errors import NothingToLift, StorageUnusable
 from server_worker.options import options_of
-from server_worker.samples import summary
+from server_worker.samples import forgetting, summary
 from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings
 from server_worker.storage import Storage
@@ -111,7 +111,10 @@ def forget(
     whose = user_name(client, device or "any").removesuffix(
         "" if device else "_any"
     )  # raises for what cannot be a name
-    store = SampleStore(_existing(storage))
+    place = _existing(storage)
+    if not lift:
+        forgetting.begin_anew(place, client, device)
+    store = SampleStore(place)
     if lift:
         if store.lift(client, device) is None:
             raise NothingToLift(f"{whose} is not forgotten in {storage}: nothing to lift")

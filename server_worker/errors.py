@@ -6,6 +6,7 @@ WorkerError
 ├── ContractMismatch      configuration and stored data disagree on the schedule, the shape or the classes
 ├── Damaged               a stored file is truncated or its digest is wrong
 ├── NotFinite             weights that are to be kept hold NaN or infinity: start again from what was kept before
+├── Unreadable            a file is there and cannot be read at the moment: nothing is known of it, try again
 ├── Vanished              a segment of samples was merged or erased meanwhile: list them again
 ├── BrokenSegment         some batches of a segment are not what was written: go on without them
 ├── NothingToLift         somebody is to be let in again who was not forgotten
@@ -47,6 +48,12 @@ class Damaged(WorkerError):
 
 class NotFinite(WorkerError):
     """Weights that were to be written hold NaN or infinity; what was written before is better."""
+
+    disposition = Disposition.RETRY
+
+
+class Unreadable(WorkerError):
+    """A stored file could not be read just now; that says nothing about what it holds, so nothing is done to it."""
 
     disposition = Disposition.RETRY
 

@@ -1,7 +1,10 @@
 """Files of this machine: written so that they survive a power cut, and listed without those that are not finished."""
 
+import hashlib
 import os
+import secrets
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +21,34 @@ class Stored(NamedTuple):
 
     path: str
     size_bytes: int
+
+
+def temporary_name() -> str:
+    """A name for a file that is being written: it tells by whom, and where that process is."""
+    return f"{TEMPORARY_PREFIX}{os.getpid()}-{_here()}-{secrets.token_hex(8)}"
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether the process that was writing this file is known to have ended: it was of this machine, and is not there."""
+    pid, _, rest = name.removeprefix(TEMPORARY_PREFIX).partition("-")
+    if not pid.isdigit() or rest.partition("-")[0] != _here():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # it belongs to somebody else
+    return False
+
+
+def unfinished(folder: str) -> list[str]:
+    """The names of the files right in a folder that were not finished, sorted."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.name.startswith(TEMPORARY_PREFIX))
+    except FileNotFoundError:
+        return []
 
 
 def write_synced(path: Path, parts: Sequence[Buffer]) -> None:
@@ -82,6 +113,15 @@ def files(folder: str, root: str) -> Iterator[Stored]:
                 yield Stored(entry.path[len(root) + 1 :], entry.stat().st_size)
             except FileNotFoundError:
                 continue  # moved away by another process since the listing
+
+
+def _here() -> str:
+    """What tells this machine, and this container, from others that see the same files: a pid means something in it alone."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
 
 
 def sweep_one(path: Path, before_unix: float) -> int:

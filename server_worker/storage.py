@@ -8,7 +8,6 @@ objects, so there a write is one put.
 import errno
 import json
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from server_worker.local_files import TEMPORARY_PREFIX, Buffer, Stored
 __all__ = ["TEMPORARY_PREFIX", "Buffer", "Storage", "Stored"]
 
 STALE_TEMPORARY_SECONDS = 3600.0
+CHUNK_BYTES = 8 << 20
 
 _STATE_KEYS = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "created")
 """By what the kinds of bucket say that a file is another than before."""
@@ -52,7 +52,7 @@ class Storage:
 
     def check_writable(self) -> None:
         """Raises StorageUnusable when not even an empty file can be written here."""
-        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        name = local_files.temporary_name()
         try:
             self.write(name, b"")
             self.delete(name)
@@ -61,11 +61,16 @@ class Storage:
                 f"the storage {self.url} cannot be written: {error}. Make room, or choose another directory"
             ) from error
 
-    def check_room(self, size_bytes: int) -> None:
-        """Raises StorageFull unless a file of this size can be written at the moment."""
-        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-        self.write(name, bytes(size_bytes))
-        self.delete(name)
+    def check_room(self, size_bytes: int, folder: str = "") -> None:
+        """Raises StorageFull unless a file of this size can be written into a folder at the moment."""
+        name = local_files.temporary_name()
+        path = f"{folder}/{name}" if folder else name
+        zeros = memoryview(bytes(min(size_bytes, CHUNK_BYTES)))  # the same piece again and again
+        whole, rest = divmod(size_bytes, CHUNK_BYTES)
+        try:
+            self.write(path, [zeros] * whole + [zeros[:rest]])
+        finally:
+            self.remove([path])
 
     def read(self, path: str) -> bytes:
         """All bytes of one file. Raises FileNotFoundError when it is not there."""
@@ -160,7 +165,7 @@ class Storage:
                 return
             target = Path(self._at(path))
             local_files.make_durable(target.parent)
-            temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+            temporary = target.parent / local_files.temporary_name()
             try:
                 local_files.write_synced(temporary, parts)
                 temporary.replace(target)
@@ -182,7 +187,7 @@ class Storage:
                 return
             target = Path(self._at(folder))
             local_files.make_durable(target.parent)
-            temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+            temporary = target.parent / local_files.temporary_name()
             try:
                 temporary.mkdir()
                 for name, data in files.items():
@@ -229,6 +234,15 @@ class Storage:
                 self._fs.rm(self._at(path), recursive=True)
             except FileNotFoundError:
                 return
+
+    def unfinished(self, folder: str) -> list[str]:
+        """The paths of the files right below a folder that are being written, or never were to the end; none in a bucket."""
+        names = local_files.unfinished(self._at(folder)) if self.local else []
+        return [f"{folder}/{name}" for name in names]
+
+    def is_abandoned(self, path: str) -> bool:
+        """Whether nobody will finish an unfinished file: its writer was a process of this machine that has ended."""
+        return local_files.is_abandoned(path.rsplit("/", 1)[-1])
 
     def sweep(self) -> int:
         """Remove the temporary files that killed processes left behind an hour ago or longer; returns how many."""

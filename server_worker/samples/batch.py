@@ -116,6 +116,11 @@ class Payload:
     entry: StoredBatch
     arrays: Mapping[str, Array]
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether the arrays are what was written; reads all of them."""
+        return payload_digest(self.arrays) == self.entry.payload_digest
+
 
 def arrays_of(message: SamplesV1) -> dict[str, Array]:
     """The arrays of a message that are stored, by name."""

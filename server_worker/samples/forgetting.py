@@ -7,11 +7,11 @@ from typing import Any
 
 import structlog
 
-from server_worker.errors import Damaged, Vanished
+from server_worker.errors import Damaged, Unreadable
 from server_worker.samples.batch import StoredBatch
+from server_worker.samples.leftovers import clear_quarantine, clear_unfinished
 from server_worker.samples.rewriting import Shelf, listed, without
-from server_worker.samples.segment import SUFFIX
-from server_worker.samples.segments import QUARANTINE_FOLDER, SEGMENTS_FOLDER
+from server_worker.samples.segment import Segment
 from server_worker.samples.tombstones import Found, Tombstone
 from server_worker.storage import Storage, read_json
 
@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 VERSIONS_FOLDER = "versions"
 MANIFEST_NAME = "manifest.json"
 SAMPLES_BY_CLIENT = "samples_by_client"
+UNREADABLE_SUFFIX = ".unreadable"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Receipt:
     size_bytes: of the tensors. ids_digest: sha256, in hex, of the erased message ids, sorted, each with a newline behind it.
     versions: numbers of the kept backbone versions that were trained while their samples were there.
     versions_by: "manifest" when each version says whose samples it was trained on, "time" when some were told by their age.
-    quarantine_removed, quarantine_not_checked: damaged files that held theirs, and that nobody can read.
+    quarantine_removed, quarantine_not_checked: damaged files that held theirs; files nobody can read, or unfinished.
     """
 
     client: str
@@ -51,22 +52,48 @@ class Receipt:
 def forget(storage: Storage, shelf: Shelf, client: str, device: str | None, now: float) -> Receipt:
     """Erase a sender's samples and take no more of them. Finishes what a killed run began.
 
-    now: unix seconds. Raises StorageFull, and Damaged when the tombstone there cannot be read.
+    now: unix seconds. Raises StorageFull, and Damaged when another tombstone is none. What cannot be read at the moment is named
+    in the receipt, and the forgetting stays open: it is tried again by whoever maintains the store.
     """
+    begin_anew(storage, client, device)
     before = _tombstone(storage, client, device)
     tombstone = _saved(storage, replace(before, active=True, complete=False))
-    tombstone = _erase(storage, shelf, tombstone)
-    tombstone, removed, not_checked = _clear_quarantine(storage, shelf, tombstone)
+    tombstone, unreadable = _erase(storage, shelf, tombstone)
+
+    def note(entries: Iterable[StoredBatch]) -> None:
+        nonlocal tombstone
+        tombstone = _saved(storage, _noted(tombstone, entries, []))
+
+    removed, not_checked = clear_quarantine(storage, shelf, tombstone, note)
+    not_checked += clear_unfinished(storage)
     if before.active and before.receipts and not tombstone.pending:
         receipt = receipt_of(before.receipts[-1])  # asked again, and nothing came since
     else:
         receipt = _receipt(storage, tombstone, now, removed, not_checked)
         tombstone = replace(tombstone, receipts=(*tombstone.receipts, asdict(receipt)))
     ids = tombstone.ids.union(tombstone.pending)
-    _saved(storage, replace(tombstone, complete=True, ids=ids, pending={}, segments=frozenset()))
+    done = _saved(storage, replace(tombstone, complete=True, ids=ids, pending={}, segments=frozenset()))
+    if unreadable:
+        replace(done, complete=False).write(storage)
     shelf.tombstones.reload()
     log.info("client_forgotten", client=client, device=device, batches=receipt.batches)
     return receipt
+
+
+def begin_anew(storage: Storage, client: str, device: str | None) -> None:
+    """Put a new tombstone where the sender's own is none any more; the old bytes stay beside it. Raises StorageFull.
+
+    To be called before a store is opened: with such a tombstone none opens.
+    """
+    new = Tombstone(client, device)
+    try:
+        Tombstone.read(storage, new.path)
+    except FileNotFoundError:
+        return
+    except Damaged as error:
+        log.warning("tombstone_begun_anew", path=new.path, error=str(error))
+        storage.write(f"{new.path}{UNREADABLE_SUFFIX}", storage.read(new.path))
+        new.write(storage)
 
 
 def receipt_of(fields: Mapping[str, Any]) -> Receipt:
@@ -139,19 +166,35 @@ def _saved(storage: Storage, tombstone: Tombstone) -> Tombstone:
     return merged
 
 
-def _erase(storage: Storage, shelf: Shelf, tombstone: Tombstone) -> Tombstone:
-    """Rewrite segments until none holds anything of theirs; each id is written down before its batch is erased."""
+def _erase(storage: Storage, shelf: Shelf, tombstone: Tombstone) -> tuple[Tombstone, set[str]]:
+    """Rewrite segments until none holds anything of theirs; each id is written down before its batch is erased.
+
+    Returns the names of those that cannot be read at the moment too.
+    """
+    unreadable: set[str] = set()
 
     def covers(entry: StoredBatch) -> bool:
         return tombstone.covers(entry.client, entry.device)
 
-    while covered := [segment for segment in listed(shelf.segments) if any(map(covers, segment.batches))]:
-        entries = [entry for segment in covered for entry in segment.batches]
-        tombstone = _noted(tombstone, entries, {segment.name for segment in covered})
+    def found() -> list[Segment]:
+        return [
+            segment
+            for segment in listed(shelf.segments)
+            if segment.name not in unreadable and any(map(covers, segment.batches))
+        ]
+
+    while covered := found():
+        readable = [segment for segment in covered if shelf.segments.can_read(segment)]
+        unreadable.update(segment.name for segment in covered if segment not in readable)
+        entries = [entry for segment in readable for entry in segment.batches]
+        tombstone = _noted(tombstone, entries, {segment.name for segment in readable})
         tombstone = _saved(storage, tombstone)
-        for segment in covered:
-            without(shelf, segment, covers)
-    return tombstone
+        for segment in readable:
+            try:
+                without(shelf, segment, covers)
+            except Unreadable:
+                unreadable.add(segment.name)
+    return tombstone, unreadable
 
 
 def _noted(tombstone: Tombstone, entries: Iterable[StoredBatch], segments: Iterable[str]) -> Tombstone:
@@ -167,40 +210,13 @@ def _noted(tombstone: Tombstone, entries: Iterable[StoredBatch], segments: Itera
     )
 
 
-def _clear_quarantine(
-    storage: Storage, shelf: Shelf, tombstone: Tombstone
-) -> tuple[Tombstone, tuple[str, ...], tuple[str, ...]]:
-    """Remove damaged files that hold theirs: whatever of others was good in them was rescued when they were set aside.
-
-    Damaged files that still lie among the segments are reported as not checked too.
-    """
-    removed, not_checked = [], []
-    for folder in (QUARANTINE_FOLDER, SEGMENTS_FOLDER):
-        for file in sorted(storage.names(folder)):
-            path = f"{folder}/{file}"
-            try:
-                segment = shelf.segments.read_header(file.removesuffix(SUFFIX), folder)
-            except Vanished:
-                continue
-            except Damaged:
-                not_checked.append(path)
-                continue
-            theirs = [entry for entry in segment.batches if tombstone.covers(entry.client, entry.device)]
-            if theirs and folder == QUARANTINE_FOLDER:
-                tombstone = _noted(tombstone, theirs, [])
-                tombstone = _saved(storage, tombstone)
-                storage.remove([path])
-                removed.append(path)
-    return tombstone, tuple(removed), tuple(not_checked)
-
-
 def _versions_trained(storage: Storage, tombstone: Tombstone) -> tuple[tuple[int, ...], str]:
     """Which versions were trained while any of their samples was there, and how that is known."""
     first = min((found.stored_at for found in tombstone.pending.values()), default=None)
     told, guessed = [], []
     for name in storage.folders(VERSIONS_FOLDER):
         path = f"{VERSIONS_FOLDER}/{name}/{MANIFEST_NAME}"
-        if not name.isdigit() or first is None:
+        if not name.isdigit():
             continue
         try:
             by_client = read_json(storage, path).get(SAMPLES_BY_CLIENT)
@@ -208,7 +224,7 @@ def _versions_trained(storage: Storage, tombstone: Tombstone) -> tuple[tuple[int
         except (FileNotFoundError, Damaged):
             continue
         if not by_client:  # published without the samples' index: only its age tells
-            guessed += [int(name)] if published >= first else []
+            guessed += [int(name)] if first is not None and published >= first else []
         elif tombstone.client in by_client:
             told.append(int(name))
     return tuple(sorted(told + guessed)), "time" if guessed else "manifest"

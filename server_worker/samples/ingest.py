@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import NamedTuple
 
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -22,9 +23,10 @@ from broker.names import user_name
 from broker.publisher import Publisher, outgoing
 from broker.topology import EXCHANGE_DOWN, device_key
 from monitoring.metrics import TrainMetrics
-from server_worker.errors import StorageFull
+from server_worker.errors import StorageFull, Unreadable
 from server_worker.samples.batch import Incoming, Outcome
 from server_worker.samples.contract import Contract, check_samples
+from server_worker.samples.segments import SEGMENTS_FOLDER
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 
@@ -34,6 +36,16 @@ RECEIPTS_IN_FLIGHT = 256
 GROUP_BYTES = 32 << 20
 """Of messages that are stored together."""
 MAINTENANCE_SECONDS = 3600.0
+ROOM_BYTES = 64 << 20
+"""No more than this, or than the largest message in hand, is written to see whether there is room."""
+
+
+class Unplaced(NamedTuple):
+    """Deliveries that are still in hand, the size of the tensors of the largest, and why they could not be stored."""
+
+    deliveries: list[Delivery]
+    largest_bytes: int
+    error: StorageFull | Unreadable
 
 
 class Ingest:
@@ -76,21 +88,16 @@ class Ingest:
             group = self._group()
             if not group:
                 continue
-            try:
-                unplaced = self.take(group)
-            except StorageFull as error:
-                unplaced = []
-                self._pause_until_room(error, group, stop)
-            if unplaced:
-                self._pause_until_room(StorageFull("store_max_bytes is reached"), unplaced, stop)
+            unplaced = self.take(group)
+            if unplaced is not None:
+                self._pause_until_room(unplaced, stop)
             self._compact_if_due()
         self._consumer.close()
 
-    def take(self, group: Sequence[Delivery]) -> list[Delivery]:
+    def take(self, group: Sequence[Delivery]) -> Unplaced | None:
         """Store some deliveries together and acknowledge each, or set it aside with the reason.
 
-        Returns those for which the quota of the store left no room; they are still in hand. Raises StorageFull when the disk has
-        none; then all but those set aside are.
+        Returns those that are neither, as the disk or the quota of the store left no room, or as the store cannot be read.
         """
         taken: list[tuple[Delivery, Incoming]] = []
         for delivery in group:
@@ -98,16 +105,19 @@ class Ingest:
                 incoming = self._incoming(delivery)
             if incoming is not None:
                 taken.append((delivery, incoming))
-        outcomes = self._store.add_many([incoming for _, incoming in taken])
+        try:
+            outcomes = self._store.add_many([incoming for _, incoming in taken])
+        except (StorageFull, Unreadable) as error:
+            return _unplaced(taken, error)
         self._show_store()
-        unplaced = []
+        no_room = []
         for (delivery, incoming), outcome in zip(taken, outcomes, strict=True):
             if outcome == Outcome.NO_ROOM:
-                unplaced.append(delivery)
+                no_room.append((delivery, incoming))
                 continue
             with bound_contextvars(batch_id=delivery.message_id):
                 self._end(delivery, incoming, outcome)
-        return unplaced
+        return _unplaced(no_room, StorageFull("store_max_bytes is reached")) if no_room else None
 
     def _group(self) -> list[Delivery]:
         """What is there without waiting for more: it shares one commit. Empty when nothing came for a while."""
@@ -140,7 +150,8 @@ class Ingest:
         if outcome == Outcome.OVER_QUOTA:
             delivery.refuse(
                 "over_quota",
-                f"client {client} has stored as much as client_max_bytes allows: raise it and replay this, or forget what is old",
+                f"client {client} has stored as much as client_max_bytes allows, or sent more than store_max_bytes at once: "
+                "raise it and replay this, or forget what is old",
             )
             return
         event, counter = {
@@ -168,10 +179,10 @@ class Ingest:
             self._attempt(lambda: self._store.compact(everything=False))
 
     def _attempt(self, work: Callable[[], object]) -> None:
-        """A full disk puts the work off; the samples that are stored are not in danger."""
+        """A disk that is full, or cannot be read, puts the work off; the samples that are stored are not in danger."""
         try:
             work()
-        except StorageFull as error:
+        except (StorageFull, Unreadable) as error:
             log.warning("maintenance_put_off", error=str(error))
         self._show_store()
 
@@ -213,28 +224,28 @@ class Ingest:
             self._receipts_free.release()
             log.warning("receipt_failed", user=user, error=str(error))
 
-    def _pause_until_room(
-        self, error: StorageFull, in_hand: Sequence[Delivery], stop: threading.Event
-    ) -> None:
+    def _pause_until_room(self, unplaced: Unplaced, stop: threading.Event) -> None:
         """Leave the messages in their queue until there is room for all that may be in hand, then go on.
 
         Every return to the queue counts towards the delivery limit, so taking is resumed only once a file of that size
         could really be written.
         """
         self._consumer.pause()
-        for delivery in in_hand:
+        for delivery in unplaced.deliveries:
             delivery.requeue()
         self._metrics.ingest_paused.set(1)
-        log.error("ingest_paused", error=str(error))
+        log.error("ingest_paused", error=str(unplaced.error))
         backoff = Backoff(first_seconds=1.0, limit_seconds=30.0)
-        needed_bytes = 2 * max(len(delivery.body) for delivery in in_hand) * self._messages_in_hand
+        largest_bytes = max(len(delivery.body) for delivery in unplaced.deliveries)
+        needed_bytes = 2 * largest_bytes * self._messages_in_hand
+        written_bytes = min(needed_bytes, max(largest_bytes, ROOM_BYTES))
         while not stop.wait(backoff.next_seconds()):
             self._maintain_if_due()
             try:
-                self._store.refresh()
-                self._store.check_quota(needed_bytes)
-                self._storage.check_room(needed_bytes)
-            except StorageFull as still:
+                self._store.check_readable()
+                self._store.check_quota(needed_bytes, unplaced.largest_bytes)
+                self._storage.check_room(written_bytes, SEGMENTS_FOLDER)
+            except (StorageFull, Unreadable) as still:
                 log.warning("ingest_still_paused", error=str(still))
                 continue
             self._metrics.ingest_paused.set(0)
@@ -245,6 +256,15 @@ class Ingest:
     def _show_store(self) -> None:
         self._metrics.store_samples.set(self._store.samples)
         self._metrics.store_bytes.set(self._store.size_bytes)
+
+
+def _unplaced(
+    in_hand: Sequence[tuple[Delivery, Incoming]], error: StorageFull | Unreadable
+) -> Unplaced | None:
+    if not in_hand:
+        return None
+    largest_bytes = max(incoming.size_bytes for _, incoming in in_hand)
+    return Unplaced([delivery for delivery, _ in in_hand], largest_bytes, error)
 
 
 def _sender(delivery: Delivery) -> tuple[str, str]:

@@ -5,11 +5,12 @@ others do meanwhile, one copy of each batch is always there.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import structlog
 
-from server_worker.errors import Damaged, Vanished
+from server_worker.errors import Damaged, Unreadable, Vanished
 from server_worker.samples.batch import Kind, Payload, StoredBatch
 from server_worker.samples.segment import Segment
 from server_worker.samples.segments import Segments
@@ -63,12 +64,12 @@ def listed(segments: Segments) -> Iterator[Segment]:
     for name in sorted(segments.names()):
         try:
             yield segments.read_header(name)
-        except (Vanished, Damaged):
+        except (Vanished, Damaged, Unreadable):
             continue
 
 
 def without(shelf: Shelf, segment: Segment, unwanted: Callable[[StoredBatch], bool]) -> bool:
-    """Replace a segment by one without some of its batches; returns False when it was gone. Raises StorageFull."""
+    """Replace a segment by one without some of its batches; returns False when it was gone. Raises StorageFull, Unreadable."""
     try:
         kept = [payload for payload in shelf.segments.payloads(segment) if not unwanted(payload.entry)]
     except Vanished:
@@ -80,30 +81,43 @@ def without(shelf: Shelf, segment: Segment, unwanted: Callable[[StoredBatch], bo
     return True
 
 
-def erase_refused(shelf: Shelf) -> int:
-    """Rewrite every segment that holds what a tombstone covers, until there is none; returns how many were rewritten."""
-    rewritten = 0
+def erase_refused(shelf: Shelf, in_turn: Callable[[], AbstractContextManager[None]]) -> set[str]:
+    """Rewrite every segment that holds what a tombstone covers, until there is none.
+
+    in_turn: is held over each step, and let go between them. Returns the names of those that could not be read, for another time.
+    Raises StorageFull.
+    """
+    unreadable: set[str] = set()
     while True:
-        shelf.tombstones.reload()
-        covered = [
-            segment
-            for segment in listed(shelf.segments)
-            if any(refused(shelf, entry) for entry in segment.batches)
-        ]
+        with in_turn():
+            shelf.tombstones.reload()
+            covered = [
+                segment
+                for segment in listed(shelf.segments)
+                if segment.name not in unreadable and any(refused(shelf, entry) for entry in segment.batches)
+            ]
         if not covered:
-            return rewritten
+            return unreadable
         for segment in covered:
-            rewritten += without(shelf, segment, lambda entry: refused(shelf, entry))
+            try:
+                with in_turn():
+                    without(shelf, segment, lambda entry: refused(shelf, entry))
+            except Unreadable as error:
+                unreadable.add(segment.name)
+                log.warning("segment_not_erased", segment=segment.name, reason=str(error))
 
 
 def merge(shelf: Shelf, sources: Sequence[Segment]) -> None:
-    """Put one segment in the place of several of one kind. Raises StorageFull, Vanished."""
+    """Put one segment in the place of several of one kind; of two copies of a batch one that is sound stays.
+
+    Raises StorageFull, Vanished, Unreadable.
+    """
     payloads: dict[str, Payload] = {}
     for source in sources:
         for payload in shelf.segments.payloads(source):
-            entry, known = payload.entry, payloads.get(payload.entry.message_id)
-            if known is None or _rank(entry) < _rank(known.entry):
-                payloads[entry.message_id] = payload
+            known = payloads.get(payload.entry.message_id)
+            chosen = payload if known is None else min(known, payload, key=_preference)
+            payloads[payload.entry.message_id] = chosen
     merged = put(shelf, list(payloads.values()))
     shelf.segments.remove(source.name for source in sources if merged is None or source.name != merged.name)
 
@@ -136,6 +150,7 @@ def packed(segments: Iterable[Segment]) -> list[list[Segment]]:
     return [group for group in groups if len(group) > 1]
 
 
-def _rank(entry: StoredBatch) -> tuple[float, str, str]:
-    """As in the catalogue: of two copies the one stored first."""
-    return (entry.stored_at, entry.client, entry.device)
+def _preference(payload: Payload) -> tuple[bool, float, str, str]:
+    """Of two copies the one that is sound; else, as in the catalogue, the one stored first."""
+    entry = payload.entry
+    return (not payload.is_sound, entry.stored_at, entry.client, entry.device)

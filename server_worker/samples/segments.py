@@ -7,13 +7,18 @@ once and kept as long as there is room for it.
 import mmap
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from server_worker.errors import BrokenSegment, Damaged, Vanished
-from server_worker.samples.batch import Array, Payload, payload_digest
+import structlog
+
+from server_worker.errors import BrokenSegment, StorageUnusable, Unreadable, Vanished
+from server_worker.samples.batch import Array, Payload
 from server_worker.samples.segment import SUFFIX, Segment, decode, encode, header_bytes
 from server_worker.storage import Storage
+
+log = structlog.get_logger(__name__)
 
 SEGMENTS_FOLDER = "segments"
 QUARANTINE_FOLDER = "quarantine"
@@ -50,37 +55,31 @@ class Segments:
         self._verified: set[str] = set()
 
     def names(self) -> set[str]:
-        """The names of the segments that are there."""
-        return {
-            name.removesuffix(SUFFIX)
-            for name in self._storage.names(SEGMENTS_FOLDER)
-            if name.endswith(SUFFIX)
-        }
+        """The names of the segments that are there. Raises Unreadable."""
+        with reading(SEGMENTS_FOLDER, SEGMENTS_FOLDER):
+            names = self._storage.names(SEGMENTS_FOLDER)
+        return {name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)}
 
     def read_header(self, name: str, folder: str = SEGMENTS_FOLDER) -> Segment:
-        """What a segment holds. Raises Vanished, or Damaged when its header is not what was written."""
+        """What a segment holds. Raises Vanished, Unreadable, or Damaged when its header is not what was written."""
         path = f"{folder}/{name}{SUFFIX}"
-        try:
+        with reading(name, path):
             start = self._storage.read_start(path, FIRST_READ_BYTES)
             needed = header_bytes(start)
             if needed > len(start):
                 start = self._storage.read_start(path, needed)
-        except FileNotFoundError as error:
-            raise Vanished(name) from error
-        except OSError as error:
-            raise Damaged(f"{path} cannot be read ({error})") from error
         return decode(start[:needed], name)
 
     def is_whole(self, segment: Segment) -> bool:
-        """Whether a local segment is as long as its header says; one in a bucket is never cut short. Raises FileNotFoundError."""
-        return (
-            not self._storage.local or self._storage.size_bytes(path_of(segment.name)) == segment.size_bytes
-        )
+        """Whether a local segment is as long as its header says; a bucket cuts none short. Raises Vanished, Unreadable."""
+        path = path_of(segment.name)
+        with reading(segment.name, path):
+            return not self._storage.local or self._storage.size_bytes(path) == segment.size_bytes
 
     def arrays(self, segment: Segment) -> Arrays:
         """The tensors of a segment, every payload's digest compared once in the life of this process.
 
-        Raises Vanished, or BrokenSegment with all that is wrong.
+        Raises Vanished, Unreadable, or BrokenSegment with all that is wrong.
         """
         known = self._open.get(segment.name)
         opened = self._opened(segment) if known is None else known
@@ -92,9 +91,27 @@ class Segments:
         return opened.arrays
 
     def payloads(self, segment: Segment) -> list[Payload]:
-        """Every batch with its arrays, whatever they are: their digests travel with them. Raises Vanished."""
-        arrays = self._opened(segment).arrays
-        return [Payload(entry, segment.rows(arrays, index)) for index, entry in enumerate(segment.batches)]
+        """Every batch with its arrays, whatever they are: their digests travel with them. Raises Vanished, Unreadable."""
+        return _payloads(segment, self._opened(segment).arrays)
+
+    def payloads_set_aside(self, segment: Segment) -> list[Payload]:
+        """The batches of a damaged file that are what was written. Raises Vanished, Unreadable."""
+        path = f"{QUARANTINE_FOLDER}/{segment.name}{SUFFIX}"
+        with reading(segment.name, path):
+            data = self._storage.read(path)
+        arrays = segment.arrays(data.ljust(segment.size_bytes, b"\0"))
+        return [payload for payload in _payloads(segment, arrays) if payload.is_sound]
+
+    def can_read(self, segment: Segment) -> bool:
+        """Whether it can be opened at the moment, or is gone, whatever it holds."""
+        try:
+            self._opened(segment)
+        except Unreadable as error:
+            log.warning("segment_unreadable", segment=segment.name, reason=str(error))
+            return False
+        except Vanished:
+            return True
+        return True
 
     def write(self, payloads: Sequence[Payload]) -> Segment:
         """Make one segment of batches of one kind, durable once this returns. Raises StorageFull."""
@@ -109,8 +126,12 @@ class Segments:
         self.close(names)
 
     def set_aside(self, name: str) -> None:
-        """Move a damaged segment out of the way. Raises OSError, StorageFull."""
-        self._storage.move(path_of(name), f"{QUARANTINE_FOLDER}/{name}{SUFFIX}")
+        """Move a damaged segment out of the way, or see that another process has. Raises StorageFull, StorageUnusable."""
+        try:
+            self._storage.move(path_of(name), f"{QUARANTINE_FOLDER}/{name}{SUFFIX}")
+        except StorageUnusable:
+            if self._storage.exists(path_of(name)):
+                raise
         self.close([name])
 
     def close(self, names: Iterable[str]) -> None:
@@ -135,17 +156,10 @@ class Segments:
 
     def _load(self, segment: Segment) -> _Open:
         path = path_of(segment.name)
-        try:
+        with reading(segment.name, path):
             if self.is_whole(segment) and self._storage.local and segment.size_bytes >= MAPPED_FROM_BYTES:
                 return _Open(segment.arrays(memoryview(self._mapping(path))), 0)
             data = self._storage.read(path)
-        except FileNotFoundError as error:
-            raise Vanished(segment.name) from error
-        except OSError as error:
-            reason = f"the file cannot be read ({error})"
-            raise BrokenSegment(
-                segment.name, {each.message_id: reason for each in segment.batches}
-            ) from error
         # A truncated file is read as far as it goes; the digests tell what is missing.
         return _Open(segment.arrays(data.ljust(segment.size_bytes, b"\0")), segment.size_bytes)
 
@@ -175,9 +189,26 @@ def path_of(name: str) -> str:
     return f"{SEGMENTS_FOLDER}/{name}{SUFFIX}"
 
 
+@contextmanager
+def reading(name: str, path: str) -> Iterator[None]:
+    """Translate what the operating system or a bucket says of a read: only what was read can turn out to be damaged."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Vanished(name) from error
+    except OSError as error:
+        raise Unreadable(
+            f"{path} cannot be read at the moment: {error}. It is left as it is and tried again"
+        ) from error
+
+
+def _payloads(segment: Segment, arrays: Arrays) -> list[Payload]:
+    return [Payload(entry, segment.rows(arrays, index)) for index, entry in enumerate(segment.batches)]
+
+
 def _broken(segment: Segment, arrays: Arrays) -> dict[str, str]:
     return {
-        entry.message_id: "the tensors' digest is wrong"
-        for index, entry in enumerate(segment.batches)
-        if payload_digest(segment.rows(arrays, index)) != entry.payload_digest
+        payload.entry.message_id: "the tensors' digest is wrong"
+        for payload in _payloads(segment, arrays)
+        if not payload.is_sound
     }

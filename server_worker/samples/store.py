@@ -12,13 +12,15 @@ import numpy as np
 import structlog
 
 from broker.messages import SamplesV1
-from server_worker.errors import BrokenSegment, Damaged, StorageFull, StorageUnusable, Vanished
+from server_worker.errors import BrokenSegment, Damaged, StorageFull, StorageUnusable, Unreadable, Vanished
 from server_worker.samples import forgetting, rewriting
 from server_worker.samples.batch import Incoming, Kind, Outcome, StoredBatch, Tensors, payload_of
 from server_worker.samples.forgetting import Receipt
 from server_worker.samples.gather import SampleBatch, gather
 from server_worker.samples.index import Index
 from server_worker.samples.limits import StoreLimits
+from server_worker.samples.patience import Patience
+from server_worker.samples.retention import Retention
 from server_worker.samples.rewriting import Shelf
 from server_worker.samples.segments import Segments
 from server_worker.samples.tombstones import Tombstone, Tombstones
@@ -31,7 +33,6 @@ log = structlog.get_logger(__name__)
 OLD_FOLDER = "samples"
 OLD_FORMAT = "collafuse-samples-v1"
 NO_LIMITS = StoreLimits()
-DAY_SECONDS = 86_400.0
 
 
 class SampleStore:
@@ -43,7 +44,7 @@ class SampleStore:
         should.
     held_out_share: so much of each batch is never drawn for training, and is what `held_out=True` draws from.
     limits: how much is kept, and for how long.
-    clock: unix seconds.
+    clock: unix seconds, which may be set wrong; monotonic: seconds that only pass.
 
     Safe to use from several threads; other processes may write at any time (`refresh` sees what they did).
     """
@@ -57,6 +58,7 @@ class SampleStore:
         held_out_share: float = 0.0,
         limits: StoreLimits = NO_LIMITS,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if storage.folders(OLD_FOLDER):
             raise StorageUnusable(
@@ -67,9 +69,11 @@ class SampleStore:
         self._writes = quarantine
         self._limits = limits
         self._clock = clock
+        self._monotonic = monotonic
+        self._retention = Retention(limits.retention_days)
         self._shelf = Shelf(Segments(storage, cache_bytes), Tombstones(storage))
         self._index = Index(self._shelf, moves_damaged=quarantine, held_out_share=held_out_share)
-        self.refresh()
+        self._index.sync()
 
     @property
     def samples(self) -> int:
@@ -149,18 +153,34 @@ class SampleStore:
             outcomes |= self._commit(accepted.values())
         return _told(incoming, outcomes)
 
-    def check_quota(self, size_bytes: int) -> None:
-        """Raises StorageFull unless so much more may be stored, or a quarter of what may be in all if that is less."""
+    def check_quota(self, size_bytes: int, least_bytes: int = 0) -> None:
+        """Raises StorageFull unless so much more may be stored, or a quarter of what may be in all if that is less.
+
+        least_bytes: of tensors that wait; so much is needed in any case, even if it is more than the quarter.
+        """
         limit, used = self._limits.max_bytes, self._index.size_bytes
-        if limit is not None and used and used + min(size_bytes, limit // 4) > limit:
+        if limit is not None and used and used + max(min(size_bytes, limit // 4), least_bytes) > limit:
             raise StorageFull(
                 f"the sample store {self._storage.url} takes no more data: {used:,} bytes are stored, "
                 f"store_max_bytes is {limit:,}: raise it, or forget what is not needed"
             )
 
     def refresh(self) -> int:
-        """List again what is there: what other processes stored, merged or erased. Returns how many batches were new."""
-        return self._index.sync()
+        """List again what is there: what other processes stored, merged or erased. Returns how many batches were new.
+
+        Where the storage cannot be read at the moment, what is known already stands. What is known is drawn from at once.
+        """
+        try:
+            new = self._index.sync()
+        except Unreadable as error:
+            log.warning("store_not_refreshed", error=str(error))
+            return 0
+        self._index.draw_anew()
+        return new
+
+    def check_readable(self) -> None:
+        """Raises Unreadable when the storage cannot be listed at the moment."""
+        self._index.sync()
 
     def snapshot(self) -> tuple[str, ...]:
         """The names of the segments known, sorted: what `adopt` takes, here or in another process."""
@@ -181,9 +201,10 @@ class SampleStore:
         rows: of the samples drawn, those to return: a rank of data-parallel training takes its part of the global batch.
         held_out: draw from what is kept from training instead.
 
-        Raises Damaged when nothing is left to draw from.
+        Raises Damaged when nothing is left to draw from, Unreadable when what was drawn cannot be read however often it is tried.
         """
         state = rng.bit_generator.state
+        patience = Patience()
         while True:
             table = self._index.table(held_out=held_out)
             if not table.samples:
@@ -191,7 +212,8 @@ class SampleStore:
             picks = table.pick(rng, size).part(rows)
             try:
                 return gather(table, picks, self._shelf.segments.arrays)
-            except Vanished:
+            except (Vanished, Unreadable) as error:
+                patience.lose(error)
                 self.refresh()
             except BrokenSegment as broken:
                 self._index.salvage(broken)
@@ -199,14 +221,16 @@ class SampleStore:
             rng.bit_generator.state = state
 
     def tensors(self, entry: StoredBatch) -> Tensors:
-        """The arrays of one batch. Raises Damaged when they are not what was written, or were erased."""
+        """The arrays of one batch. Raises Damaged when they are not what was written, or were erased; Unreadable as `batch`."""
+        patience = Patience()
         while True:
             place = self._index.place(entry.message_id)
             if place is None:
                 raise Damaged(f"sample batch {entry.message_id} is not in the store, or is damaged")
             try:
                 arrays = place.segment.rows(self._shelf.segments.arrays(place.segment), place.number)
-            except Vanished:
+            except (Vanished, Unreadable) as error:
+                patience.lose(error)
                 self.refresh()
             except BrokenSegment as broken:
                 self._index.salvage(broken)
@@ -221,25 +245,25 @@ class SampleStore:
         with self._index.writing:
             self._index.sync()
             before = self._index.segments()
-            groups = rewriting.packed(before) if everything else rewriting.due(before)
-            for group in groups:
-                try:
+        groups = rewriting.packed(before) if everything else rewriting.due(before)
+        for group in groups:
+            try:
+                with self._index.in_turn():
                     rewriting.merge(self._shelf, group)
-                except (Vanished, BrokenSegment) as error:
-                    log.info(
-                        "segments_not_merged", reason=str(error)
-                    )  # another process is at it, or it cannot be read
-            if groups:
-                self._index.sync()
-                log.info("segments_merged", before=len(before), after=len(self._index.segments()))
-            return len(before) - len(self._index.segments())
+            except (Vanished, Unreadable) as error:
+                # another process is at it, or it cannot be read
+                log.info("segments_not_merged", reason=str(error))
+        if groups:
+            self._index.sync()
+            log.info("segments_merged", before=len(before), after=len(self._index.segments()))
+        return len(before) - len(self._index.segments())
 
     def maintain(self) -> None:
         """Finish erasures that were begun, erase what is too old, merge what is small. Raises StorageFull."""
-        with self._index.writing:
-            self._finish_erasing()
-            self._expire()
-            self.compact()
+        self._storage.sweep()
+        self._finish_erasing()
+        self._expire()
+        self.compact()
 
     def forget(self, client: str, device: str | None = None) -> Receipt:
         """Erase what a client, or one device, has stored, and take no more of it.
@@ -270,12 +294,15 @@ class SampleStore:
         if limit is not None and used + incoming.size_bytes > limit:
             return Outcome.OVER_QUOTA
         limit, used = self._limits.max_bytes, self._index.size_bytes + accepted_bytes.total()
+        if limit is not None and incoming.size_bytes > limit:
+            return Outcome.OVER_QUOTA
         if limit is not None and used + incoming.size_bytes > limit:
             return Outcome.NO_ROOM
         return None
 
     def _commit(self, accepted: Iterable[Incoming]) -> dict[str, Outcome]:
-        stored_at = self._clock()
+        # No earlier than what is stored: a clock that was set wrong must not make the newest the oldest.
+        stored_at = max(self._clock(), self._index.newest_stored_at)
         payloads = [payload_of(each, stored_at) for each in accepted]
         kinds: dict[Kind, list[int]] = {}
         for number, payload in enumerate(payloads):
@@ -295,22 +322,24 @@ class SampleStore:
             if tombstone.active and not tombstone.complete:
                 self.forget(tombstone.client, tombstone.device)
         if self._index.has_refused:
-            rewriting.erase_refused(self._shelf)
-            self._index.has_refused = False
+            left = rewriting.erase_refused(self._shelf, self._index.in_turn)
             self._index.sync()
+            self._index.has_refused = bool(left)
 
     def _expire(self) -> None:
-        days = self._limits.retention_days
-        if days is None:
+        if self._limits.retention_days is None:
             return
-        before = self._clock() - days * DAY_SECONDS
-        old = [entry.message_id for entry in self._index.entries() if entry.stored_at < before]
+        entries = self._index.entries()
+        old = self._retention.due(entries, self._clock(), self._monotonic())
         if old:
-            self.tombstones.add_expired(old)
-            rewriting.erase_refused(self._shelf)
+            with self._index.writing:
+                self.tombstones.add_expired(old)
+            left = rewriting.erase_refused(self._shelf, self._index.in_turn)
             self._index.sync()
-            log.info("samples_expired", batches=len(old), retention_days=days)
-        self.tombstones.merge_expired()
+            self._index.has_refused = bool(left)
+            log.info("samples_expired", batches=len(old), retention_days=self._limits.retention_days)
+        with self._index.writing:
+            self.tombstones.merge_expired()
 
 
 def _told(incoming: Sequence[Incoming], outcomes: dict[str, Outcome]) -> list[Outcome]:

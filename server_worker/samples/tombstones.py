@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from server_worker.errors import Damaged
+from server_worker.samples.segments import reading
 from server_worker.storage import Storage, json_bytes, read_json
 
 FORMAT = "collafuse-tombstone-v1"
@@ -85,8 +86,8 @@ class Tombstone:
     @classmethod
     def read(cls, storage: Storage, path: str) -> Self:
         """Raises FileNotFoundError, or Damaged when it is not one."""
-        fields = read_json(storage, path)
         try:
+            fields = read_json(storage, path)
             return cls(
                 client=fields["client"],
                 device=fields["device"],
@@ -97,17 +98,22 @@ class Tombstone:
                 segments=frozenset(fields["segments"]),
                 receipts=tuple(fields["receipts"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, Damaged) as error:
             raise Damaged(
-                f"{storage.url}/{path} is no {FORMAT} ({error}): restore it from a copy, or forget them again"
+                f"{storage.url}/{path} says who was forgotten, and is no {FORMAT} any more ({error}). Nothing is stored until "
+                "it is restored from a copy, or until its sender, after whom it is named, is forgotten again: collafuse forget"
             ) from error
 
 
 class Tombstones:
-    """All tombstones and erased ids of a storage, as last read; not safe to use from several threads."""
+    """All tombstones and erased ids of a storage, as last read; not safe to use from several threads.
+
+    readings: how often anything in them was new.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self.readings = 0
         self._states: dict[str, str] = {}
         self._tombstones: dict[str, Tombstone] = {}
         self._expired: set[str] = set()  # only grows, like what it stands for
@@ -126,7 +132,11 @@ class Tombstones:
         return len(self._expired)
 
     def reload(self) -> bool:
-        """Read what was written since; returns whether anything was. Raises Damaged when a tombstone cannot be read."""
+        """Read what was written since; returns whether anything was. Raises Damaged for what is no tombstone, Unreadable."""
+        with reading(FORGOTTEN_FOLDER, FORGOTTEN_FOLDER):
+            return self._reload()
+
+    def _reload(self) -> bool:
         states = self._listed()
         if states == self._states:
             return False
@@ -135,6 +145,7 @@ class Tombstones:
         for path in self._tombstones.keys() - states.keys():
             del self._tombstones[path]
         self._states = states
+        self.readings += 1
         self._senders = {
             (each.client, each.device): each for each in self._tombstones.values() if each.active
         }

@@ -65,6 +65,15 @@ def test_a_write_that_finds_no_room_says_so_and_leaves_nothing_behind(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_room_is_looked_for_where_it_is_needed(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    (tmp_path / "segments").write_bytes(b"a file, not a folder")
+    with pytest.raises(StorageUnusable, match="segments"):
+        storage.check_room(500, "segments")
+    storage.check_room(20 << 20, "other")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
 def test_the_kernels_own_full_disk_is_a_passing_condition() -> None:
     always_full = os.open("/dev/full", os.O_WRONLY)
     with pytest.raises(StorageFull, match="No space left"), full_as_error("disk"):

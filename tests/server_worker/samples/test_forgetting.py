@@ -1,6 +1,8 @@
 """Quotas, retention and forgetting: what is refused, what is erased, and that it stays away."""
 
 import json
+import os
+import signal
 import threading
 import time
 import uuid
@@ -15,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from broker.codec import digest, encode
 from server_worker.errors import Damaged, StorageFull
 from server_worker.samples.batch import Incoming, Outcome
-from server_worker.samples.forgetting import digest_of
+from server_worker.samples.forgetting import begin_anew, digest_of
 from server_worker.samples.limits import StoreLimits
 from server_worker.samples.store import SampleStore
 from server_worker.samples.tombstones import EXPIRED_FILES, Tombstone
@@ -88,11 +90,18 @@ def test_what_is_too_old_is_erased_and_a_late_repeat_is_not_stored_again(storage
 
 def test_the_lists_of_what_was_too_old_become_one_list(tmp_path: Path) -> None:
     now = [0.0]
-    store = SampleStore(Storage(tmp_path), limits=StoreLimits(retention_days=1), clock=lambda: now[0])
+    store = SampleStore(
+        Storage(tmp_path),
+        limits=StoreLimits(retention_days=1),
+        clock=lambda: now[0],
+        monotonic=lambda: now[0],
+    )
     sent = [incoming(seed, count=1) for seed in range(EXPIRED_FILES + 2)]
     for each in sent:
         store.add_many([each])
         now[0] += 2 * DAY_SECONDS
+        store.maintain()
+        now[0] += DAY_SECONDS
         store.maintain()
     assert len(list((tmp_path / "expired").iterdir())) < 5
     assert set(SampleStore(Storage(tmp_path)).add_many(sent)) == {Outcome.REPEATED}
@@ -277,3 +286,156 @@ def test_a_tombstone_that_cannot_be_read_stops_the_storing(tmp_path: Path) -> No
     (tmp_path / "forgotten" / "clinic.json").write_text("{")
     with pytest.raises(Damaged, match=r"forgotten/clinic\.json"):
         store.add_many([incoming(1, "plant")])
+
+
+def test_what_cannot_be_read_is_named_and_erased_once_it_can_be(tmp_path: Path) -> None:
+    late, other = incoming(1), incoming(2, "plant")
+    storage = UnreadableBodies(tmp_path)
+    store = SampleStore(storage, cache_bytes=0)
+    store.add_many([late, other])
+    storage.fails = True
+    (path,) = (tmp_path / "segments").iterdir()
+    receipt = store.forget("clinic")
+    assert (receipt.batches, receipt.quarantine_not_checked) == (0, (f"segments/{path.name}",))
+    assert not store.tombstones.forgotten[0].complete
+    store.maintain()
+    assert owners(store) == {("plant", "d1")}
+    assert late.message.x.tobytes() in everything(tmp_path)
+    storage.fails = False
+    store.maintain()
+    assert late.message.x.tobytes() not in everything(tmp_path)
+    (tombstone,) = store.tombstones.forgotten
+    assert tombstone.complete
+    assert (*tombstone.ids, tombstone.receipts[-1]["batches"]) == (late.message_id, 1)
+
+
+class UnreadableBodies(Storage):
+    """A bucket's or a failing disk's way: the headers come, the rest does not."""
+
+    fails = False
+
+    def read(self, path: str) -> bytes:
+        if self.fails and path.startswith("segments"):
+            raise TimeoutError("the storage does not answer")
+        return super().read(path)
+
+
+def test_what_is_good_of_others_in_a_damaged_file_survives_its_removal(tmp_path: Path) -> None:
+    store = SampleStore(Storage(tmp_path))
+    theirs, other = incoming(1), incoming(2, "plant")
+    store.add_many([theirs, other])
+    (path,) = (tmp_path / "segments").iterdir()
+    (tmp_path / "quarantine").mkdir()
+    path.rename(tmp_path / "quarantine" / path.name)
+    receipt = SampleStore(Storage(tmp_path)).forget("clinic")
+    assert receipt.quarantine_removed == (f"quarantine/{path.name}",)
+    store = SampleStore(Storage(tmp_path))
+    (entry,) = store.entries()
+    np.testing.assert_array_equal(store.tensors(entry).x, other.message.x)
+    assert theirs.message.x.tobytes() not in everything(tmp_path)
+
+
+def test_an_unfinished_segment_of_a_killed_writer_goes_and_any_other_is_named(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    store = SampleStore(storage)
+    store.add_many([incoming(1)])
+    child = os.fork()
+    if child == 0:
+        os.ftruncate = os.fsync = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        SampleStore(storage).add_many([incoming(2)])
+    os.waitpid(child, 0)
+    (killed,) = (tmp_path / "segments").glob(".tmp-*")
+    foreign = tmp_path / "segments" / ".tmp-1-elsewhere-00"
+    foreign.write_bytes(b"perhaps theirs")
+    receipt = store.forget("clinic")
+    assert not killed.exists()
+    assert receipt.quarantine_not_checked == (f"segments/{foreign.name}",)
+    os.utime(foreign, (0, 0))
+    store.maintain()
+    assert not foreign.exists()
+
+
+@pytest.mark.parametrize("content", ["{", '{"client": "clinic"}', '{"pending": []}', "[]", "\x00"])
+def test_forgetting_again_begins_anew_where_the_tombstone_is_unreadable(tmp_path: Path, content: str) -> None:
+    storage = Storage(tmp_path)
+    store = SampleStore(storage)
+    store.add_many([incoming(1), incoming(2, "plant")])
+    path = tmp_path / "forgotten" / "clinic.json"
+    path.parent.mkdir()
+    fields: dict[str, object] = {
+        "device": None,
+        "active": True,
+        "complete": True,
+        "ids": [],
+        "segments": [],
+        "receipts": [],
+    }
+    is_object = content.startswith('{"')
+    path.write_text(
+        json.dumps({"client": "clinic", **fields, **json.loads(content)} if "pending" in content else content)
+        if is_object
+        else content
+    )
+    with pytest.raises(Damaged, match="forgotten again"):
+        SampleStore(storage)
+    begin_anew(storage, "clinic", None)
+    assert SampleStore(storage).forget("clinic").batches == 1
+    assert owners(SampleStore(storage)) == {("plant", "d1")}
+    assert path.with_name("clinic.json.unreadable").exists()
+
+
+def test_versions_are_named_though_the_samples_went_for_their_age(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    publish_backbone(storage)
+    manifest = tmp_path / "versions" / "000001" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "samples_by_client": {"clinic": 4}}))
+    receipt = SampleStore(storage).forget("clinic")
+    assert (receipt.batches, receipt.versions, receipt.versions_by) == (0, (1,), "manifest")
+
+
+def test_the_greater_part_of_a_store_expires_only_at_a_second_look(tmp_path: Path) -> None:
+    now, passed = [100 * DAY_SECONDS], [0.0]
+    store = SampleStore(
+        Storage(tmp_path),
+        limits=StoreLimits(retention_days=7),
+        clock=lambda: now[0],
+        monotonic=lambda: passed[0],
+    )
+    store.add_many([incoming(1), incoming(2)])
+    now[0] *= 400
+    store.maintain()
+    passed[0] = 60.0
+    store.maintain()
+    assert (store.samples, store.tombstones.expired) == (8, 0)
+    now[0] = 101 * DAY_SECONDS
+    passed[0] = 3600.0
+    store.maintain()
+    now[0] = 110 * DAY_SECONDS
+    store.maintain()
+    assert store.samples == 8
+    passed[0] = 7200.0
+    store.maintain()
+    assert (store.samples, store.tombstones.expired) == (0, 2)
+
+
+def test_a_clock_that_went_back_makes_nothing_old_and_erases_nothing(tmp_path: Path) -> None:
+    now = [100 * DAY_SECONDS]
+    store = SampleStore(Storage(tmp_path), limits=StoreLimits(retention_days=7), clock=lambda: now[0])
+    store.add_many([incoming(seed) for seed in range(3)])
+    now[0] = 0.0
+    store.add_many([incoming(3)])
+    store.maintain()
+    assert {entry.stored_at for entry in store.entries()} == {100 * DAY_SECONDS}
+    now[0] = 101 * DAY_SECONDS
+    store.maintain()
+    assert store.samples == 16
+
+
+def test_a_quota_leaves_room_for_what_waits_and_refuses_what_never_fits(storage: Storage) -> None:
+    size = incoming(0).size_bytes
+    store = SampleStore(storage, limits=StoreLimits(max_bytes=8 * size))
+    assert store.add_many([incoming(0, count=40), incoming(1)]) == [Outcome.OVER_QUOTA, Outcome.STORED]
+    least = 8 * size - store.size_bytes
+    store.check_quota(1, least)
+    with pytest.raises(StorageFull, match="store_max_bytes"):
+        store.check_quota(1, least + 1)

@@ -301,3 +301,29 @@ def test_a_store_at_its_quota_pauses_the_taking_and_it_resumes_once_there_is_roo
     wait_until(lambda: running.metric("collafuse_ingest_paused") == 0, "the taking resumed", 40)
     wait_until(lambda: [entry.client for entry in running.store.entries()] == ["plant"], "it was stored")
     assert dead_letters() == []
+
+
+def test_what_was_set_aside_is_not_put_back_when_the_disk_is_full(
+    device: Callable[..., Device],
+    queue_depth: Callable[[str], int],
+    dead_letters: Callable[[], list[str]],
+    tmp_path: Path,
+    connection: Connection,
+) -> None:
+    sender = device()
+    sender.send_samples(sample_batch(1, t_cut=10))
+    sender.send_samples(sample_batch(2, count=400, dtype="float32"))
+    ingest = Running(tmp_path / "store", connection)
+    wait_until(lambda: queue_depth(QUEUE_SAMPLES) == 2, "both waited")
+    with files_limited_to(64 * 1024):
+        connection.start()
+        connection.wait_connected(20.0)
+        ingest.thread.start()
+        wait_until(lambda: ingest.metric("collafuse_ingest_paused") == 1, "the taking paused")
+        wait_until(lambda: dead_letters() == ["cut_out_of_range"], "the poison was set aside")
+        wait_until(lambda: queue_depth(QUEUE_SAMPLES) == 1, "the other was back in the queue")
+    wait_until(lambda: ingest.store.samples == 400, "the taking resumed")
+    ingest.stop.set()
+    ingest.thread.join(20.0)
+    assert not ingest.thread.is_alive()
+    assert dead_letters() == ["cut_out_of_range"]

@@ -4,9 +4,10 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from server_worker.samples import segments
 from server_worker.samples.batch import Incoming, Outcome
 from server_worker.samples.segment import SUFFIX
 from server_worker.samples.store import SampleStore
-from server_worker.storage import Storage
+from server_worker.storage import Buffer, Storage
 from tests.server_worker.backbones import SHAPE, sample_batch
 
 ROOT = Path(__file__).parents[3]
@@ -282,3 +283,65 @@ def test_two_processes_that_write_and_two_that_merge_lose_nothing(tmp_path: Path
     store.compact()
     assert (store.copies, len(files(tmp_path))) == (0, 1)
     assert len(drawn(store, 2000)) == 2000
+
+
+def test_of_two_copies_merging_keeps_the_one_that_is_whole(tmp_path: Path) -> None:
+    shared = incoming(1)
+    SampleStore(Storage(tmp_path / "a"), clock=lambda: 1.0).add_many([shared])
+    SampleStore(Storage(tmp_path / "b"), clock=lambda: 2.0).add_many([shared])
+    (damaged,), (whole,) = files(tmp_path / "a"), files(tmp_path / "b")
+    data = bytearray(damaged.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(bytes(data))
+    whole.rename(damaged.with_name(whole.name))
+    store = SampleStore(Storage(tmp_path / "a"))
+    store.compact()
+    (entry,) = store.entries()
+    np.testing.assert_array_equal(store.tensors(entry).x, shared.message.x)
+    assert (store.copies, store.quarantined) == (0, {})
+
+
+def test_samples_that_come_in_do_not_make_the_table_anew_each_time(tmp_path: Path) -> None:
+    store = SampleStore(Storage(tmp_path))
+    store.add_many([incoming(seed) for seed in range(3000)])
+    drawn(store)
+    tables = set()
+    for seed in range(3000, 3005):
+        store.add_many([incoming(seed)])
+        tables.add(store.batch(np.random.default_rng(7), 50).x.tobytes())
+    assert len(tables) == 1
+    store.refresh()
+    assert drawn(store).tobytes() not in tables
+    before = drawn(store)
+    store.add_many([incoming(5000, "plant")])
+    store.forget("clinic")
+    assert not {row.tobytes() for row in drawn(store)} & {row.tobytes() for row in before}
+
+
+class RefreshedMeanwhile(Storage):
+    """A storage in which, from the first segment that is written, somebody waits to list."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.waiting: threading.Thread | None = None
+        self.refreshed_before: list[bool] = []
+        self.refresh: Callable[[], object] | None = None
+
+    def write(self, path: str, data: Buffer | Sequence[Buffer]) -> None:
+        if self.refresh is not None and self.waiting is None:
+            self.waiting = threading.Thread(target=self.refresh)
+            self.waiting.start()
+        elif self.waiting is not None:
+            self.waiting.join(5.0)
+            self.refreshed_before.append(not self.waiting.is_alive())
+        super().write(path, data)
+
+
+def test_who_waits_to_list_has_its_turn_between_two_merges(tmp_path: Path) -> None:
+    storage = RefreshedMeanwhile(tmp_path)
+    store = SampleStore(storage)
+    for seed, dtype in enumerate(["float16", "int8"] * 2):
+        store.add_many([incoming(seed, dtype=dtype)])
+    storage.refresh = store.refresh
+    assert store.compact() == 2
+    assert storage.refreshed_before == [True]

@@ -1,5 +1,9 @@
 import json
+import os
+import resource
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +11,9 @@ import pytest
 
 from broker.codec import digest, encode
 from broker.messages import SamplesV1
-from server_worker.errors import Damaged
+from server_worker.errors import Damaged, Unreadable
 from server_worker.samples.batch import Outcome
+from server_worker.samples.segments import Segments
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 from tests.server_worker.backbones import SCHEDULE, SHAPE, sample_batch
@@ -202,3 +207,68 @@ def test_the_header_alone_says_who_sent_what(tmp_path: Path) -> None:
     about = json.loads(header["__metadata__"]["collafuse"])
     (batch,) = about["batches"]
     assert (batch["client"], batch["device"], batch["t_cut"]) == ("clinic", "d7", 40)
+
+
+@contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    """Let the kernel open no further file for this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptor = os.dup(0)
+    os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_file_that_cannot_be_read_just_now_is_not_damaged(tmp_path: Path) -> None:
+    store = SampleStore(Storage(tmp_path), cache_bytes=0)
+    (entry,) = (add(store, sample_batch(1)), store.entries())[1]
+    with no_more_descriptors():
+        with pytest.raises(Unreadable, match="segments/"):
+            store.batch(np.random.default_rng(0), 4)
+        with pytest.raises(Unreadable):
+            store.tensors(entry)
+        assert store.refresh() == 0
+    assert store.quarantined == {}
+    assert len(store.batch(np.random.default_rng(0), 4).x) == 4
+    assert not (tmp_path / "quarantine").exists()
+
+
+def test_a_segment_that_cannot_be_opened_is_left_and_found_later(tmp_path: Path) -> None:
+    message_id, _ = add(SampleStore(Storage(tmp_path)), sample_batch(1))
+    path = file_of(tmp_path, message_id)
+    kept = path.rename(tmp_path / "kept")
+    path.mkdir()  # opening a folder fails as a failing disk does, for root too
+    store = SampleStore(Storage(tmp_path))
+    assert (store.samples, store.quarantined) == (0, {})
+    path.rmdir()
+    kept.rename(path)
+    assert store.refresh() == 1
+    assert len(store.batch(np.random.default_rng(0), 4).x) == 4
+
+
+def test_a_broken_link_among_the_segments_does_not_hold_up_anything(tmp_path: Path) -> None:
+    store = SampleStore(Storage(tmp_path), cache_bytes=0)
+    message_id, _ = add(store, sample_batch(1))
+    path = file_of(tmp_path, message_id)
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    assert SampleStore(Storage(tmp_path)).samples == 0
+    with pytest.raises(Unreadable, match="broken link"):
+        store.batch(np.random.default_rng(0), 4)
+    assert add(store, sample_batch(2))[1] == Outcome.STORED
+
+
+def test_a_damaged_segment_that_another_process_sets_aside_first_is_set_aside(tmp_path: Path) -> None:
+    message_id, _ = add(SampleStore(Storage(tmp_path)), sample_batch(1))
+    path = file_of(tmp_path, message_id)
+    flip_the_last_bit(path)
+    ranks = [SampleStore(Storage(tmp_path)) for _ in range(2)]
+    for rank in ranks:
+        with pytest.raises(Damaged, match="no samples"):
+            rank.batch(np.random.default_rng(0), 4)
+    assert ranks[0].quarantined.keys() == {message_id}
+    assert [each.name for each in (tmp_path / "quarantine").iterdir()] == [path.name]
+    Segments(Storage(tmp_path), 0).set_aside(path.stem)
