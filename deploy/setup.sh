@@ -2,7 +2,7 @@
 # Makes this checkout ready: a virtual environment with the pinned packages, and the distribution's programs that are missing.
 #
 #   deploy/setup.sh demo    RabbitMQ
-#   deploy/setup.sh test    RabbitMQ, and Prometheus, with which the rules and the dashboard are tested
+#   deploy/setup.sh test    RabbitMQ, Prometheus, with which the rules and the dashboard are tested, and a C++ compiler
 #
 # Does nothing, quickly, when all is there. Starts no service and stops none.
 set -eu
@@ -78,5 +78,8 @@ fi
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || install_packages "RabbitMQ is missing" rabbitmq-server
 if [ "$what" = test ]; then
     command -v promtool >/dev/null 2>&1 || install_packages "Prometheus is missing (the tests check rules and dashboards with it)" prometheus
+    command -v g++ >/dev/null 2>&1 || install_packages "a C++ compiler is missing (torch.compile is tested with it)" g++
+    headers=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["include"] + "/Python.h")')
+    [ -e "$headers" ] || install_packages "Python's headers are missing (torch.compile is tested with them)" python3-dev
     command -v openssl >/dev/null 2>&1 || install_packages "openssl is missing (deploy/make-secrets makes certificates with it)" openssl
 fi

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -26,12 +28,18 @@ def choose_device(wish: str, threads: int | None) -> torch.device:
 
 
 def check_compiler() -> None:
-    """Raise CompilerMissing where torch.compile would find none; it needs one for its C++ code and for its GPU launchers."""
-    wanted = os.environ.get("CXX") or "g++"
-    if shutil.which(wanted) is None:
+    """Raise CompilerMissing where torch.compile would fail: it builds C++ code against Python's headers, for a GPU too."""
+    compiler = os.environ.get("CXX") or "g++"
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    missing = [
+        str(what)
+        for what, found in ((compiler, shutil.which(compiler)), (header, header.exists()))
+        if not found
+    ]
+    if missing:
         raise CompilerMissing(
-            f"--compile needs the C++ compiler {wanted}, which is not there: install it (apt-get install g++), or leave "
-            "--compile out"
+            f"--compile needs {' and '.join(missing)}: install a C++ compiler and Python's headers (apt-get install g++ "
+            "python3-dev), or leave --compile out"
         )
 
 

@@ -8,7 +8,7 @@ from enum import IntEnum
 import structlog
 
 from monitoring.metrics import TrainMetrics
-from server_worker.errors import Damaged
+from server_worker.errors import Damaged, Unreadable
 from server_worker.samples.ingest import Ingest
 from server_worker.samples.store import SampleBatch, SampleStore
 from server_worker.settings import TrainSettings
@@ -178,7 +178,7 @@ class TrainWorker:
         started = time.perf_counter()
         try:
             self._next = self._trainer.next_batch(self._store, self._settings.batch_size)
-        except Damaged as error:
+        except (Damaged, Unreadable) as error:
             log.debug("nothing_to_train_on", error=str(error))
             return False
         self._draw_seconds = time.perf_counter() - started

@@ -8,19 +8,18 @@ import pytest
 
 from broker.errors import Refused
 from broker.messages import Message
-from tests.fuzz.__main__ import fuzz
 from tests.fuzz.target import Check
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_many_inputs_break_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_many_inputs_break_nothing() -> None:
+    # By the command: a child's greatest memory begins with its parent's, and this process may have held more than the fuzzer may.
+    command = [sys.executable, "-m", "tests.fuzz", "--inputs", "20000", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=300)
 
-    code, ran, text = fuzz(20_000, seed=7, directory=tmp_path, show=False)
-
-    assert code == 0, text
-    assert ran >= 20_000
+    assert done.returncode == 0, done.stderr
+    assert "20,000 inputs: no crash" in done.stdout
 
 
 def test_a_decoder_that_raises_anything_else_is_found() -> None:
