@@ -138,7 +138,7 @@ def main(
 ) -> None:
     """Samples a second with 1, 2 and 4 workers of one thread, over a real broker."""
     logs.configure("benchmark", level="warning")
-    rounds, seconds = (1, 4.0) if quick else (3, 20.0)
+    rounds, seconds = (1, 4.0) if quick else (3, 10.0)
     runs: dict[int, list[Run]] = {count: [] for count in WORKERS}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         storage = Storage(Path(scratch) / "server")

@@ -270,7 +270,7 @@ def main(
 ) -> None:
     """Steps a second of the train worker, against a bare loop."""
     keep_stdout_clear()
-    rounds, seconds = (3, 1.5) if quick else (9, 4.0)
+    rounds, seconds = (3, 1.5) if quick else (5, 3.0)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         local = LocalNode(Path(scratch) / "node")
         say("starting a private RabbitMQ")
