@@ -5,14 +5,11 @@ import os
 import signal
 import threading
 import time
-import uuid
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
 from broker.codec import digest, encode
 from server_worker.errors import Damaged, StorageFull
@@ -38,15 +35,6 @@ def owners(store: SampleStore) -> set[tuple[str, str]]:
 
 def everything(root: Path) -> bytes:
     return b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
-
-
-@pytest.fixture(params=["directory", "bucket"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    if request.param == "directory":
-        yield Storage(tmp_path)
-    else:
-        yield Storage(f"memory://samples-{uuid.uuid4().hex}")
-        MemoryFileSystem.store.clear()
 
 
 def test_a_client_above_its_quota_is_refused_and_others_are_not(storage: Storage) -> None:

@@ -7,7 +7,7 @@ import textwrap
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +42,6 @@ def files(root: Path) -> list[Path]:
 
 def drawn(store: SampleStore, size: int = 50, seed: int = 7) -> np.ndarray:
     return store.batch(np.random.default_rng(seed), size).x
-
-
-@pytest.fixture(params=["directory", "bucket"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    if request.param == "directory":
-        yield Storage(tmp_path)
-    else:
-        yield Storage(f"memory://samples-{uuid.uuid4().hex}")
-        MemoryFileSystem.store.clear()
 
 
 def test_a_group_is_one_file_per_kind_that_any_reader_of_safetensors_opens(tmp_path: Path) -> None:
