@@ -18,7 +18,7 @@ import typer
 
 from benchmarks.report import Result, emit, rate, say
 from broker import codec
-from broker.messages import SamplesV1
+from broker.contract.samples import SamplesV1
 
 Dtype = Literal["float16", "float32", "int8"]
 RoundTrip = Callable[[], object]

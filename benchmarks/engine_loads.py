@@ -9,7 +9,7 @@ from itertools import count
 import numpy as np
 import torch
 
-from broker.messages import DenoiseV1
+from broker.contract.denoise import DenoiseV1
 from diffusion.network import UNet, UNetConfig, parameter_count
 from diffusion.plan import plan
 from diffusion.schedule import NoiseSchedule

@@ -31,9 +31,9 @@ from benchmarks.engine_loads import NETWORK, backbone, describe, request
 from benchmarks.report import Result, emit, rate, say, spread
 from broker.address import BrokerSettings
 from broker.connection import Connection
+from broker.contract.denoise import LatentsV1
 from broker.identities import enroll
 from broker.management import Management
-from broker.messages import LatentsV1
 from broker.names import inbox
 from broker.node.local_node import LocalNode, NodeInfo
 from broker.publisher import outgoing

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import typer
 
 from benchmarks.report import Result, emit, rate, say
-from broker.messages import SamplesV1
+from broker.contract.samples import SamplesV1
 from monitoring import logs
 from server_worker.samples.batch import Incoming, payload_of
 from server_worker.samples.segment import SUFFIX, encode

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from broker.codec import digest, encode
 from broker.connection import Connection
-from broker.messages import SamplesV1
+from broker.contract.samples import SamplesV1
 from broker.publisher import Outgoing
 from broker.settings import BrokerSettings
 from broker.topology import EXCHANGE_UP, up_key

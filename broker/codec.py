@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
+from broker.contract.fields import ENVELOPE_BYTES, MAX_BODY_BYTES, MAX_PLAN_STEPS
+from broker.contract.message import Message
+from broker.contract.types import MESSAGE_TYPES
 from broker.errors import MessageTooLarge, Refused
-from broker.fields import ENVELOPE_BYTES, MAX_BODY_BYTES, MAX_PLAN_STEPS
-from broker.messages import MESSAGE_TYPES, Message
 
 MAX_NDIM = 4
 MAX_TEXT_BYTES = 2048

@@ -9,8 +9,8 @@ import pika
 from pika.channel import Channel
 
 from broker.codec import decode
+from broker.contract.message import Message
 from broker.errors import InvalidName, Refused
-from broker.messages import Message
 from broker.names import split_user
 from broker.publisher import PUBLISHED_AT_HEADER, Outgoing
 from broker.topology import DELIVERY_LIMIT, QUEUE_DEAD

@@ -18,8 +18,8 @@ import structlog
 from pika.channel import Channel
 
 from broker.codec import encode
+from broker.contract.message import Message
 from broker.errors import Blocked, ConfirmTimeout, ConnectionLost, Nacked, PublishFailed, Unroutable
-from broker.messages import Message
 from broker.window import Window
 from monitoring.metrics import BrokerMetrics
 

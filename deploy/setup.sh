@@ -2,7 +2,7 @@
 # Makes this checkout ready: a virtual environment with the pinned packages, and the distribution's programs that are missing.
 #
 #   deploy/setup.sh demo    RabbitMQ
-#   deploy/setup.sh test    RabbitMQ, Prometheus, with which the rules and the dashboard are tested, and a C++ compiler
+#   deploy/setup.sh test    RabbitMQ, Prometheus, with which the rules and the dashboard are tested, Chromium, a C++ compiler
 #
 # Does nothing, quickly, when all is there. Starts no service and stops none.
 set -eu
@@ -81,5 +81,6 @@ if [ "$what" = test ]; then
     command -v g++ >/dev/null 2>&1 || install_packages "a C++ compiler is missing (torch.compile is tested with it)" g++
     headers=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["include"] + "/Python.h")')
     [ -e "$headers" ] || install_packages "Python's headers are missing (torch.compile is tested with them)" python3-dev
+    command -v chromedriver >/dev/null 2>&1 || install_packages "Chromium is missing (the device's page is tested in it)" chromium chromium-driver
     command -v openssl >/dev/null 2>&1 || install_packages "openssl is missing (deploy/make-secrets makes certificates with it)" openssl
 fi

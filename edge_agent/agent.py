@@ -6,22 +6,24 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from broker.connection import Connection
 from broker.consumer import Consumer
 from broker.names import inbox as inbox_queue
-from edge_agent import clock, generation, inbox, jobs, status
+from edge_agent import clock, status
 from edge_agent.errors import JobFailed, OutboxFull, SpoolError
-from edge_agent.head_slot import HeadSlot
-from edge_agent.jobs import Job
+from edge_agent.generation import jobs, lifecycle
+from edge_agent.generation.jobs import Job
+from edge_agent.heads.head_slot import HeadSlot
+from edge_agent.link import inbox
+from edge_agent.link.relay import WINDOW, Relay
 from edge_agent.observation import Observer
-from edge_agent.relay import WINDOW, Relay
 from edge_agent.settings import EdgeSettings
-from edge_agent.spool import Spool
-from edge_agent.state import StateDirectory
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
 from monitoring.errors import Disposition
 from monitoring.metrics import EdgeMetrics
 
@@ -32,6 +34,13 @@ _TURN_SECONDS = 0.1
 _LOOK_SECONDS = 2.0
 _CARRY_SECONDS = 30.0
 _FULL_DISK_SECONDS = 2.0
+
+
+class Duty(Protocol):
+    """Something that the agent sees to now and then, in its own thread, between two images."""
+
+    def turn(self) -> None:
+        """Look whether there is something to do, and do a little of it; called every two seconds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +55,7 @@ class Parts:
     connection: Connection
     consumer: Consumer
     relay: Relay
+    duties: tuple[Duty, ...]
     metrics_port: int | None
 
 
@@ -74,7 +84,7 @@ def assemble(
         connection.start()
         relay.start()
         try:
-            yield Parts(settings, state, spool, slot, metrics, connection, consumer, relay, metrics_port)
+            yield Parts(settings, state, spool, slot, metrics, connection, consumer, relay, (), metrics_port)
         finally:
             relay.stop()
             connection.stop()
@@ -140,6 +150,8 @@ class Agent:
         if moment >= self._look_at:
             self._look_at = moment + _LOOK_SECONDS
             self._parts.slot.refresh()
+            for duty in self._parts.duties:
+                duty.turn()
             if self._unobserved:
                 self._unobserved = False
                 self._observer.look(self._spool)
@@ -177,11 +189,11 @@ class Agent:
         for job in jobs.unfinished(self._spool, "accepted"):
             with structlog.contextvars.bound_contextvars(job_id=job.job_id):
                 try:
-                    if generation.start(self._spool, job, self._parts.settings, self._parts.slot):
+                    if lifecycle.start(self._spool, job, self._parts.settings, self._parts.slot):
                         self._waiting_for_room = False
                         self._parts.relay.wake()
                 except JobFailed as error:
-                    generation.fail(self._spool, job.job_id, error)
+                    lifecycle.fail(self._spool, job.job_id, error)
                 except OutboxFull as error:
                     if not self._waiting_for_room:
                         log.warning("job_waits_for_outbox", error=str(error))
@@ -197,7 +209,7 @@ class Agent:
 
     def _finish(self, job: Job) -> None:
         try:
-            generation.finish(
+            lifecycle.finish(
                 self._spool,
                 job,
                 self._parts.state,
@@ -206,8 +218,8 @@ class Agent:
                 on_step=self._observe_step,
             )
         except JobFailed as error:
-            generation.fail(self._spool, job.job_id, error)
-        except generation.Interrupted:
+            lifecycle.fail(self._spool, job.job_id, error)
+        except lifecycle.Interrupted:
             log.info("job_left_for_later")
             return
         self._parts.metrics.job_seconds.observe(job.age_seconds(clock.now()))

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from broker.options import options_of
+from edge_agent.settings import EdgeSettings
+
 if TYPE_CHECKING:
     from broker.settings import BrokerSettings
-    from edge_agent.jobs import Job
-    from edge_agent.settings import EdgeSettings
-    from edge_agent.spool import Spool
-    from edge_agent.state import StateDirectory
+    from edge_agent.generation.jobs import Job
+    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.state import StateDirectory
 
 app = typer.Typer(help="The device: release images once, finish pictures locally.", no_args_is_help=True)
 
@@ -37,64 +39,19 @@ ScheduleSteps = Annotated[
 
 
 @app.command()
+@options_of(EdgeSettings)
 def run(
     *,
     config: Config = None,
-    state: State = None,
-    broker_url: Annotated[
-        str | None, typer.Option("--broker-url", help="amqp[s]://user:password@host:port/vhost")
-    ] = None,
-    head: Annotated[
-        Path | None, typer.Option("--head", help="Head bundle that finishes pictures here.")
-    ] = None,
-    provider: Annotated[
-        str | None, typer.Option("--provider", help="auto, cuda or cpu  [default: auto]")
-    ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads of the head.")] = None,
-    schedule: Schedule = None,
-    schedule_steps: ScheduleSteps = None,
-    cut_ratio: CutRatio = None,
-    server_steps: Annotated[
-        int | None, typer.Option("--server-steps", help="Evaluations there  [default: 16]")
-    ] = None,
-    head_steps: Annotated[
-        int | None, typer.Option("--head-steps", help="Evaluations here  [default: 4]")
-    ] = None,
-    sampler: Annotated[
-        str | None, typer.Option("--sampler", help="ddim, ddpm or dpmpp2m  [default: ddim]")
-    ] = None,
-    eta: Annotated[float | None, typer.Option("--eta", help="Noise of DDIM, 0..1  [default: 0]")] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option("--metrics-port", help="Port of /metrics  [default: any free one]")
-    ] = None,
-    metrics_port_file: Annotated[
-        Path | None, typer.Option("--metrics-port-file", help="Write the real metrics port here.")
-    ] = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    **flags: Any,
 ) -> None:
     """Run the agent until it is told to stop; it starts and works without a broker, and connects when it can."""
     from edge_agent.process import serve_device
-    from edge_agent.settings import EdgeSettings
     from monitoring.logs import configure
 
     configure("edge", level=log_level)
-    settings = EdgeSettings.load(
-        config,
-        state=state,
-        broker_url=broker_url,
-        head=head,
-        provider=provider,
-        threads=threads,
-        schedule=schedule,
-        schedule_steps=schedule_steps,
-        cut_ratio=cut_ratio,
-        server_steps=server_steps,
-        head_steps=head_steps,
-        sampler=sampler,
-        eta=eta,
-        metrics_port=metrics_port,
-        metrics_port_file=metrics_port_file,
-    )
+    settings = EdgeSettings.load(config, **flags)
     serve_device(settings, _broker(settings))
 
 
@@ -123,11 +80,10 @@ def contribute(
     """Release images, each once: noised here, kept in the outbox until the broker has them. Needs no broker and no agent."""
     from dataclasses import asdict
 
-    from edge_agent import contribution
-    from edge_agent.images import open_images
-    from edge_agent.settings import EdgeSettings
-    from edge_agent.spool import Spool
-    from edge_agent.state import contribution_lock, open_state
+    from edge_agent.release import contribution
+    from edge_agent.release.images import open_images
+    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.state import contribution_lock, open_state
 
     settings = EdgeSettings.load(
         config,
@@ -182,8 +138,7 @@ def train(
 ) -> None:
     """Train the client's head on clean images, on this machine alone; needs the extra `train`."""
     from broker.errors import ConfigError
-    from edge_agent.settings import EdgeSettings
-    from edge_agent.training import HeadTraining, TrainingProgress, train_head
+    from edge_agent.training.head_training import HeadTraining, TrainingProgress, train_head
 
     settings = EdgeSettings.load(
         config, client=client, schedule=schedule, schedule_steps=schedule_steps, cut_ratio=cut_ratio
@@ -232,6 +187,9 @@ def generate(
         float | None,
         typer.Option("--ttl", help="Seconds within which the images are of use; left out: always."),
     ] = None,
+    head_steps: Annotated[
+        int | None, typer.Option("--head-steps", help="Evaluations here; left out: the device's choice.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Copy the pictures into this folder.")] = None,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait for the pictures, or print the job's id.")
@@ -244,19 +202,30 @@ def generate(
     import secrets
 
     from broker.errors import ConfigError
-    from edge_agent import clock, jobs, outbox
-    from edge_agent.settings import EdgeSettings
-    from edge_agent.spool import Spool
-    from edge_agent.state import agent_is_running, open_state
+    from edge_agent import clock
+    from edge_agent.generation import jobs
+    from edge_agent.link import outbox
+    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.state import agent_is_running, open_state
 
     if out is not None and not wait:
         raise ConfigError("--out needs --wait: without waiting there is nothing to copy yet")
     settings = EdgeSettings.load(config, state=state)
     place = open_state(settings.state)
+    seeded = seed is not None
     seed = secrets.randbelow(2**63) if seed is None else seed
     with Spool(place.spool) as spool:
         outbox.check_room(spool, settings.outbox_max_bytes)
-        job_id = jobs.accept(spool, count=count, label=label, seed=seed, ttl_seconds=ttl, moment=clock.now())
+        job_id = jobs.accept(
+            spool,
+            count=count,
+            label=label,
+            seed=seed,
+            ttl_seconds=ttl,
+            moment=clock.now(),
+            seeded=seeded,
+            head_steps=head_steps,
+        )
         if not agent_is_running(place):
             _say(
                 f"no agent is running on {place.path}: the job waits until one is started with `collafuse edge run`"
@@ -275,10 +244,9 @@ def status(*, config: Config = None, state: State = None, as_json: Json = False)
     from rich.console import Console
     from rich.table import Table
 
-    from edge_agent.settings import EdgeSettings
-    from edge_agent.spool import Spool
-    from edge_agent.state import open_state
     from edge_agent.status import collect
+    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.state import open_state
 
     settings = EdgeSettings.load(config, state=state)
     place = open_state(settings.state)
@@ -311,9 +279,9 @@ def _broker(settings: "EdgeSettings") -> "BrokerSettings":
 def _wait_and_show(
     spool: "Spool", place: "StateDirectory", job_id: str, out: Path | None, *, as_json: bool
 ) -> None:
-    from edge_agent import results
     from edge_agent.errors import JobFailed
-    from edge_agent.waiting import wait_for
+    from edge_agent.generation import results
+    from edge_agent.generation.waiting import wait_for
 
     try:
         with _job_bar(quiet=as_json) as look:

@@ -1,7 +1,9 @@
 """From the spool to the metrics: the counters follow what is durable, so a crash cannot make them lie."""
 
-from edge_agent import jobs, outbox, status
-from edge_agent.spool import Spool
+from edge_agent import status
+from edge_agent.generation import jobs
+from edge_agent.link import outbox
+from edge_agent.storage.spool import Spool
 from monitoring.metrics import EdgeMetrics
 
 

@@ -12,7 +12,7 @@ from broker.connection import Connection
 from broker.settings import BrokerSettings
 from edge_agent.agent import Agent, assemble
 from edge_agent.settings import EdgeSettings
-from edge_agent.state import agent_lock, open_state
+from edge_agent.storage.state import agent_lock, open_state
 from monitoring.endpoints import serve
 from monitoring.metrics import BrokerMetrics, EdgeMetrics
 

@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
-from edge_agent import contract, jobs, outbox
-from edge_agent.spool import Spool
-from edge_agent.state import StateDirectory, agent_is_running
+from edge_agent.generation import jobs
+from edge_agent.link import contract, outbox
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory, agent_is_running
 
 
 def note(spool: Spool, facts: dict[str, Any]) -> None:

@@ -15,9 +15,9 @@ import structlog
 import typer
 
 from broker.names import user_name
+from broker.options import options_of
 from monitoring import logs
 from server_worker.errors import NothingToLift, StorageUnusable
-from server_worker.options import options_of
 from server_worker.samples import forgetting, summary
 from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from broker.contract.fields import MAX_SECONDS
 from broker.errors import ConfigError
-from broker.fields import MAX_SECONDS
 from broker.settings import ProcessSettings
 
 BLOCK_SAMPLES = 16

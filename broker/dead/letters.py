@@ -16,6 +16,7 @@ from typing import Any
 import pika
 
 from broker.codec import decode
+from broker.contract.denoise import DenoiseV1
 from broker.delivery import (
     DETAIL_HEADER,
     FIRST_SEEN_HEADER,
@@ -26,7 +27,6 @@ from broker.delivery import (
     sender_of,
 )
 from broker.errors import Refused
-from broker.messages import DenoiseV1
 from broker.names import split_user
 from broker.publisher import PUBLISHED_AT_HEADER
 from broker.topology import QUEUE_SAMPLES, WORK_QUEUES

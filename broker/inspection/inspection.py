@@ -22,8 +22,8 @@ from pika.exceptions import (
 from broker import topology
 from broker.address import is_loopback
 from broker.causes import in_words
+from broker.contract.fields import MAX_BODY_BYTES
 from broker.errors import BrokerUnreachable, ConfigError, ManagementError
-from broker.fields import MAX_BODY_BYTES
 from broker.inspection.facts import Facts, Link, Managed, Probe, QueueState
 from broker.inspection.management_facts import managed_facts
 from broker.parameters import connection_parameters

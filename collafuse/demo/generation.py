@@ -16,10 +16,10 @@ from collafuse.demo.processes import POLL_SECONDS, Child, Processes
 from collafuse.demo.training import ISOLATED
 from diffusion.noise import initial_noise
 from diffusion.plan import plan
-from edge_agent import jobs
-from edge_agent.head import Head
-from edge_agent.spool import Spool
-from edge_agent.state import StateDirectory
+from edge_agent.generation import jobs
+from edge_agent.heads.head import Head
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
 from evaluation.digits import ClientData, LabelledImages, concatenate, labels_like
 
 ASKING_AT_ONCE = 2

@@ -20,9 +20,10 @@ from collafuse.demo.federation import Metrics, Places, value
 from diffusion import privacy
 from diffusion.schedule import NoiseSchedule
 from diffusion.split import Cut
-from edge_agent import jobs, status
-from edge_agent.spool import Spool
-from edge_agent.state import StateDirectory
+from edge_agent import status
+from edge_agent.generation import jobs
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
 from evaluation.digits import ClientData
 from evaluation.disclosure import Disclosure, disclosure
 from evaluation.results import Accounting

@@ -9,7 +9,7 @@ from collafuse.demo.design import Design, Network
 from collafuse.demo.federation import TRAINER, Places, scrape, value
 from collafuse.demo.narrator import Narrator, Part
 from collafuse.demo.processes import Child, Processes
-from edge_agent.training import HeadTraining
+from edge_agent.training.head_training import HeadTraining
 from evaluation.results import Curve
 from monitoring.metrics import NOISE_LEVELS
 
@@ -114,7 +114,7 @@ class ClientWork:
             "--json-progress",
         ]
         return self._processes.start(
-            f"train-{job.kind}-{job.client}", arguments, module="edge_agent.local_training"
+            f"train-{job.kind}-{job.client}", arguments, module="edge_agent.training.local_training"
         )
 
     def _export(self, job: _Job) -> Child:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from broker.messages import DenoiseV1, LatentsV1
+from broker.contract.denoise import DenoiseV1, LatentsV1
 
 # Room in a part for everything that is not samples.
 ENVELOPE_BYTES = 1024

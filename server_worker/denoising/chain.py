@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from broker.messages import DenoiseV1
+from broker.contract.denoise import DenoiseV1
 from diffusion.arrays import Float32, Int64
 from diffusion.plan import check_plan
 from diffusion.schedule import NoiseSchedule

@@ -11,9 +11,9 @@ import numpy as np
 import structlog
 from structlog.contextvars import bound_contextvars
 
+from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
 from broker.delivery import Delivery, expect_user
 from broker.errors import InvalidName, Refused, Unroutable
-from broker.messages import DenoiseV1, FailedV1, LatentsV1
 from broker.names import user_name
 from broker.publisher import outgoing
 from broker.topology import EXCHANGE_DOWN, device_key

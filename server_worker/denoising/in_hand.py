@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from broker.contract.denoise import DenoiseV1
 from broker.delivery import Delivery
-from broker.messages import DenoiseV1
 from server_worker.denoising.answer import Answer, Timing
 
 

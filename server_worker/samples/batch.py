@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from broker.messages import SamplesV1
+from broker.contract.samples import SamplesV1
 
 NO_LABEL = -1
 

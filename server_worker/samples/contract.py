@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from broker.contract.samples import SamplesV1
 from broker.errors import Refused
-from broker.messages import SamplesV1
 from diffusion.schedule import NoiseSchedule
 from server_worker.errors import ContractMismatch
 from server_worker.storage import Storage, json_bytes, read_json

@@ -16,9 +16,10 @@ from structlog.contextvars import bound_contextvars
 from broker import codec
 from broker.backoff import Backoff
 from broker.consumer import Consumer
+from broker.contract.receipts import ReceiptV1
+from broker.contract.samples import SamplesV1
 from broker.delivery import Delivery, expect_user
 from broker.errors import InvalidName, PublishFailed, Refused, Unroutable
-from broker.messages import ReceiptV1, SamplesV1
 from broker.names import user_name
 from broker.publisher import Publisher, outgoing
 from broker.topology import EXCHANGE_DOWN, device_key

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import structlog
 
-from broker.messages import SamplesV1
+from broker.contract.samples import SamplesV1
 from server_worker.errors import BrokenSegment, Damaged, StorageFull, StorageUnusable, Unreadable, Vanished
 from server_worker.samples import forgetting, rewriting
 from server_worker.samples.batch import Incoming, Kind, Outcome, StoredBatch, Tensors, payload_of

@@ -5,8 +5,8 @@ from concurrent.futures import Future
 
 import structlog
 
+from broker.contract.rounds import RoundV1
 from broker.errors import PublishFailed, Unroutable
-from broker.messages import RoundV1
 from broker.publisher import Publisher, outgoing
 from broker.topology import ALL_KEY, EXCHANGE_DOWN
 from server_worker.errors import Damaged, StorageFull

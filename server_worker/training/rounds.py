@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from broker.fields import MAX_LABELS_WANTED
+from broker.contract.fields import MAX_LABELS_WANTED
 from server_worker.samples.batch import NO_LABEL, StoredBatch
 
 

@@ -7,16 +7,12 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from broker.fields import MAX_REQUEST_SAMPLES, MAX_T
-from broker.messages import (
-    DenoiseV1,
-    FailedV1,
-    LatentsV1,
-    Message,
-    ReceiptV1,
-    RoundV1,
-    SamplesV1,
-)
+from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
+from broker.contract.fields import MAX_REQUEST_SAMPLES, MAX_T
+from broker.contract.message import Message
+from broker.contract.receipts import ReceiptV1
+from broker.contract.rounds import RoundV1
+from broker.contract.samples import SamplesV1
 
 SCHEDULE_ID = "0123456789abcdef"
 REQUEST_ID = "00112233445566778899aabbccddeeff"

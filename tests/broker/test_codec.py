@@ -17,8 +17,12 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from broker import codec
+from broker.contract.denoise import FailedV1
+from broker.contract.fields import MAX_BODY_BYTES
+from broker.contract.message import Message
+from broker.contract.samples import SamplesV1
+from broker.contract.types import MESSAGE_TYPES
 from broker.errors import MessageTooLarge, Refused
-from broker.messages import MAX_BODY_BYTES, MESSAGE_TYPES, FailedV1, Message, SamplesV1
 from monitoring.errors import Disposition
 from tests.broker import examples
 

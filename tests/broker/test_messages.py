@@ -9,16 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pydantic import ValidationError
 
-from broker.fields import MAX_PLAN_STEPS, MAX_REQUEST_SAMPLES, MAX_T, all_finite
-from broker.messages import (
-    DenoiseV1,
-    FailedV1,
-    LatentsV1,
-    Message,
-    ReceiptV1,
-    RoundV1,
-    SamplesV1,
-)
+from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
+from broker.contract.fields import MAX_PLAN_STEPS, MAX_REQUEST_SAMPLES, MAX_T, all_finite
+from broker.contract.message import Message
+from broker.contract.receipts import ReceiptV1
+from broker.contract.rounds import RoundV1
+from broker.contract.samples import SamplesV1
 from tests.broker import examples
 
 

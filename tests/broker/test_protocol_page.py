@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from broker import codec, fields, topology
-from broker.messages import MESSAGE_TYPES, Message, SamplesV1
+from broker import codec, topology
+from broker.contract import fields
+from broker.contract.message import Message
+from broker.contract.samples import SamplesV1
+from broker.contract.types import MESSAGE_TYPES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")

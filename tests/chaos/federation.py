@@ -11,8 +11,8 @@ import numpy as np
 from broker.identities import enroll, server_user, write_secret
 from broker.settings import BrokerSettings
 from edge_agent.settings import EdgeSettings
-from edge_agent.spool import Spool
-from edge_agent.state import StateDirectory, open_state
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory, open_state
 from export.checkpoint import save_checkpoint
 from export.head_export import export_head
 from server_worker.storage import Storage

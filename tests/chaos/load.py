@@ -5,10 +5,12 @@ import threading
 import time
 from dataclasses import dataclass
 
-from edge_agent import clock, contribution, jobs
-from edge_agent.images import open_images
-from edge_agent.spool import Spool
-from edge_agent.state import contribution_lock
+from edge_agent import clock
+from edge_agent.generation import jobs
+from edge_agent.release import contribution
+from edge_agent.release.images import open_images
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import contribution_lock
 from tests.chaos.federation import Device, Federation
 from tests.server_worker.backbones import CLASSES
 

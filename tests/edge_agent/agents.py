@@ -26,7 +26,7 @@ TELLING = """
 
 MORTAL = """
     import contextlib, os, signal
-    from edge_agent.spool import Spool
+    from edge_agent.storage.spool import Spool
 
     plain, left = Spool.transaction, int(os.environ["COMMITS"])
     after = os.environ["WHEN"] == "after"

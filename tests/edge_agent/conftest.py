@@ -12,8 +12,8 @@ from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from edge_agent.settings import EdgeSettings
-from edge_agent.spool import Spool
-from edge_agent.state import StateDirectory, open_state
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory, open_state
 from export.head_export import export_head
 from tests.edge_agent.server import Server
 from tests.export.heads import random_network, write_checkpoint

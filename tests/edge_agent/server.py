@@ -8,8 +8,9 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
+from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
+from broker.contract.message import Message
 from broker.delivery import Delivery, expect_user
-from broker.messages import DenoiseV1, FailedV1, LatentsV1, Message
 from broker.names import user_name
 from broker.publisher import outgoing
 from broker.settings import BrokerSettings

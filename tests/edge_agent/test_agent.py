@@ -15,15 +15,17 @@ import pytest
 from PIL import Image as PillowImage
 
 from broker import codec
-from broker.messages import LatentsV1, ReceiptV1, RoundV1
+from broker.contract.denoise import LatentsV1
+from broker.contract.receipts import ReceiptV1
+from broker.contract.rounds import RoundV1
 from broker.node.local_node import NodeInfo
 from diffusion.schedule import NoiseSchedule
-from edge_agent import results
-from edge_agent.head import Head
-from edge_agent.jobs import find
-from edge_agent.recipe import Recipe, Slice, denoise_request, noise_keys
-from edge_agent.spool import Spool
-from edge_agent.state import StateDirectory
+from edge_agent.generation import results
+from edge_agent.generation.jobs import find
+from edge_agent.generation.recipe import Recipe, Slice, denoise_request, noise_keys
+from edge_agent.heads.head import Head
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
 from export.checkpoint import save_checkpoint
 from export.head_export import export_head
 from tests.conftest import wait_until

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.images import open_images
+from edge_agent.release.images import open_images
 from evaluation.digits import ClientData, LabelledImages, by_client, labels_like, load_digits, write_npz
 from evaluation.errors import DataError
 

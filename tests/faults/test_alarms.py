@@ -12,10 +12,10 @@ from broker.errors import Blocked, ConfirmTimeout
 from broker.node.local_node import LocalNode
 from broker.publisher import Outgoing
 from broker.topology import QUEUE_SAMPLES
-from edge_agent import outbox
-from edge_agent.relay import Relay
-from edge_agent.spool import Spool
-from edge_agent.state import open_state
+from edge_agent.link import outbox
+from edge_agent.link.relay import Relay
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import open_state
 from tests.conftest import wait_until
 from tests.faults.conftest import Connect
 

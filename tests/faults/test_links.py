@@ -14,10 +14,10 @@ from broker.errors import ConfirmTimeout, ConnectionLost
 from broker.node.local_node import NodeInfo
 from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_UP
-from edge_agent import outbox
-from edge_agent.relay import Relay
-from edge_agent.spool import Spool
-from edge_agent.state import open_state
+from edge_agent.link import outbox
+from edge_agent.link.relay import Relay
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import open_state
 from tests.conftest import wait_until
 from tests.faults.conftest import Connect, Store, through
 from tests.link import Link

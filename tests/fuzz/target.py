@@ -12,8 +12,9 @@ import atheris
 
 with atheris.instrument_imports(include=["broker", "msgpack", "msgpack_numpy"]):
     from broker import codec
+    from broker.contract.message import Message
+    from broker.contract.types import MESSAGE_TYPES
     from broker.errors import Refused
-    from broker.messages import MESSAGE_TYPES, Message
 
 TYPES = sorted(MESSAGE_TYPES)
 MEASURED_EVERY = 64

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.contract.message import Message
 from broker.errors import Refused
-from broker.messages import Message
 from tests.fuzz.target import Check
 
 ROOT = Path(__file__).parents[2]

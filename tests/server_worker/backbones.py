@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from broker.messages import SamplesV1
+from broker.contract.samples import SamplesV1
 from diffusion.network import UNet, UNetConfig
 from diffusion.schedule import NoiseSchedule
 from server_worker import versions

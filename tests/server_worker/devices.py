@@ -9,7 +9,9 @@ from prometheus_client import CollectorRegistry
 from broker.codec import digest, encode
 from broker.connection import Connection
 from broker.consumer import Consumer
-from broker.messages import DenoiseV1, FailedV1, LatentsV1, Message, SamplesV1
+from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
+from broker.contract.message import Message
+from broker.contract.samples import SamplesV1
 from broker.names import inbox, user_name
 from broker.publisher import Outgoing, Publisher, outgoing
 from broker.settings import BrokerSettings

@@ -1,6 +1,6 @@
 import numpy as np
 
-from broker.messages import DenoiseV1
+from broker.contract.denoise import DenoiseV1
 from server_worker.denoising.answer import Answer, Timing
 from tests.server_worker.backbones import SCHEDULE, SHAPE, T
 

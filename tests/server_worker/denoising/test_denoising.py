@@ -9,7 +9,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
-from broker.messages import DenoiseV1, FailedV1, LatentsV1
+from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
 from broker.settings import BrokerSettings
 from broker.topology import DELIVERY_LIMIT, QUEUE_DENOISE, QUEUE_PREFETCH
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics

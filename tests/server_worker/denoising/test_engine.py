@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from broker.messages import DenoiseV1
+from broker.contract.denoise import DenoiseV1
 from diffusion import sampling
 from diffusion.noise import initial_noise, noise_bits, normals
 from server_worker.denoising.arena import Arena

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from broker.cli import app
 from broker.connection import Connection
-from broker.messages import ReceiptV1
+from broker.contract.receipts import ReceiptV1
 from broker.settings import BrokerSettings
 from broker.topology import QUEUE_DEAD, QUEUE_SAMPLES
 from diffusion.schedule import NoiseSchedule

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from broker.contract.samples import SamplesV1
 from broker.errors import Refused
-from broker.messages import SamplesV1
 from server_worker.samples.contract import MAX_VALUE, check_samples
 from tests.server_worker.backbones import CONTRACT, SCHEDULE, SHAPE, T
 

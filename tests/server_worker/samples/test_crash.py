@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from broker.codec import digest, encode
-from broker.messages import SamplesV1
+from broker.contract.samples import SamplesV1
 from server_worker.samples.batch import Incoming, Outcome
 from server_worker.samples.limits import StoreLimits
 from server_worker.samples.store import SampleStore

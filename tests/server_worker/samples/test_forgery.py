@@ -6,9 +6,9 @@ import pika
 from pika.exceptions import ChannelClosedByBroker
 
 from broker.codec import encode
+from broker.contract.denoise import DenoiseV1
 from broker.identities import enroll
 from broker.management import Management
-from broker.messages import DenoiseV1
 from broker.names import inbox
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings

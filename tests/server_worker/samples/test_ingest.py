@@ -9,7 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from broker.codec import encode
 from broker.connection import Connection
-from broker.messages import DenoiseV1, ReceiptV1, SamplesV1
+from broker.contract.denoise import DenoiseV1
+from broker.contract.receipts import ReceiptV1
+from broker.contract.samples import SamplesV1
 from broker.settings import BrokerSettings
 from broker.topology import DELIVERY_LIMIT, QUEUE_SAMPLES
 from monitoring.metrics import TrainMetrics

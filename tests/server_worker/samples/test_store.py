@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from broker.codec import digest, encode
-from broker.messages import SamplesV1
+from broker.contract.samples import SamplesV1
 from server_worker.errors import Damaged, Unreadable
 from server_worker.samples.batch import Outcome
 from server_worker.samples.segments import Segments

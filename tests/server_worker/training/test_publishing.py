@@ -9,7 +9,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from broker.codec import digest, encode
-from broker.messages import SamplesV1
+from broker.contract.samples import SamplesV1
 from diffusion.network import UNet
 from monitoring.metrics import NOISE_LEVELS, TrainMetrics
 from server_worker import versions

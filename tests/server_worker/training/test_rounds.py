@@ -3,7 +3,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.fields import MAX_LABELS_WANTED
+from broker.contract.fields import MAX_LABELS_WANTED
 from server_worker.training.rounds import Round, Stock, Targets, Wish, next_round, what_is_missing
 
 counts = st.integers(0, 50)

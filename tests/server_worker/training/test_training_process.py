@@ -9,7 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from broker.codec import digest, encode
 from broker.connection import Connection
-from broker.messages import ReceiptV1, RoundV1, SamplesV1
+from broker.contract.receipts import ReceiptV1
+from broker.contract.rounds import RoundV1
+from broker.contract.samples import SamplesV1
 from monitoring.metrics import TrainMetrics
 from server_worker import assembly, versions
 from server_worker.samples.draw import held_out_of

@@ -1,0 +1,108 @@
+"""The parts of the server's answers, kept until a job's last one is there."""
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.contract.denoise import DenoiseV1, LatentsV1
+from edge_agent.generation.recipe import Recipe, Slice
+from edge_agent.storage.spool import Spool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that is waiting for its answer: which slice of which job, made how."""
+
+    job_id: str
+    part: Slice
+    recipe: Recipe
+
+
+Verdict = Literal["whole", "partial"]
+
+
+def note_request(transaction: sqlite3.Connection, job_id: str, part: Slice, request: DenoiseV1) -> None:
+    """Remember what was asked, so that the answer can be recognised."""
+    transaction.execute(
+        "INSERT INTO requests (request_id, job_id, first, samples, seed) VALUES (?, ?, ?, ?, ?)",
+        (request.request_id, job_id, part.first, part.samples, part.seed),
+    )
+
+
+def asked(transaction: sqlite3.Connection, request_id: str) -> Asked | None:
+    """What the request was about; None when it is unknown or its job has ended."""
+    row = transaction.execute(
+        "SELECT r.job_id, r.first, r.samples, r.seed, j.recipe FROM requests r JOIN jobs j USING (job_id)"
+        " WHERE r.request_id = ?",
+        (request_id,),
+    ).fetchone()
+    return None if row is None else Asked(row[0], Slice(row[1], row[2], row[3]), Recipe.from_json(row[4]))
+
+
+def mismatch(message: LatentsV1, question: Asked) -> str | None:
+    """Why an answer does not fit its question, in one line; None when it does."""
+    recipe, part = question.recipe, question.part
+    if message.schedule_id != recipe.schedule_id:
+        return f"the server answered on schedule {message.schedule_id}, asked was {recipe.schedule_id}"
+    if message.t_stop != recipe.t_cut:
+        return f"the server stopped at t={message.t_stop}, asked was t={recipe.t_cut}"
+    if message.x.shape[1:] != recipe.shape:
+        return f"the server sent samples of shape {message.x.shape[1:]}, asked was {recipe.shape}"
+    if message.first + message.x.shape[0] > part.samples:
+        return (
+            f"the server sent samples up to {message.first + message.x.shape[0]}, asked were {part.samples}"
+        )
+    return None
+
+
+def store(transaction: sqlite3.Connection, message: LatentsV1, question: Asked) -> Verdict:
+    """Keep one part; says whether the job it belongs to has everything now."""
+    transaction.execute(
+        "INSERT INTO latents (request_id, first, samples, parts, dtype, backbone_version, x)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)"
+        # Another worker may have cut the answer otherwise: of two parts that begin alike the longer holds the other.
+        " ON CONFLICT (request_id, first) DO UPDATE SET samples = excluded.samples, dtype = excluded.dtype,"
+        " backbone_version = excluded.backbone_version, x = excluded.x WHERE excluded.samples > latents.samples",
+        (
+            message.request_id,
+            message.first,
+            message.x.shape[0],
+            message.parts,
+            message.x.dtype.name,
+            message.backbone_version,
+            message.x.tobytes(),
+        ),
+    )
+    return "whole" if _is_whole(transaction, question.job_id) else "partial"
+
+
+def gather(spool: Spool, job_id: str, count: int, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """All samples of a job at the cut, (count, C, H, W) float32, in the order of the job."""
+    x = np.empty((count, *shape), np.float32)
+    for row in spool.rows(
+        "SELECT r.first + l.first, l.samples, l.dtype, l.x FROM latents l JOIN requests r USING (request_id)"
+        " WHERE r.job_id = ? ORDER BY r.first, l.first",
+        (job_id,),
+    ):
+        first, samples, dtype, content = row
+        x[first : first + samples] = np.frombuffer(content, dtype).reshape(samples, *shape)
+    return x
+
+
+def _is_whole(transaction: sqlite3.Connection, job_id: str) -> bool:
+    """Every sample is there. Parts may overlap: two workers may have answered one request with different cuts of it."""
+    requests = transaction.execute(
+        "SELECT request_id, samples FROM requests WHERE job_id = ?", (job_id,)
+    ).fetchall()
+    for request_id, samples in requests:
+        covered = np.zeros(samples, bool)
+        for first, length in transaction.execute(
+            "SELECT first, samples FROM latents WHERE request_id = ?", (request_id,)
+        ):
+            covered[first : first + length] = True
+        if not covered.all():
+            return False
+    return True

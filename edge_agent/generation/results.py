@@ -1,0 +1,97 @@
+"""A job's pictures on disk: written beside their place and moved there in one step, so they are whole or absent."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+
+from edge_agent.errors import JobFailed, StateError
+from edge_agent.storage.state import StateDirectory
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def save(
+    state: StateDirectory, job_id: str, images: NDArray[np.float32], latents: NDArray[np.float32] | None
+) -> Path:
+    """Write a job's pictures and return their folder.
+
+    Args:
+        state: where to.
+        job_id: whose they are; what was there for it is replaced.
+        images: (N, C, H, W) float32 in [-1, 1], as `images.npy` and, for 1, 3 or 4 channels, as 00000.png and so on.
+        latents: the same samples at the cut, as `latents.npy`, so that both can be shown side by side; or None.
+
+    Raises:
+        JobFailed: `disk_full` or `disk_error`; nothing is left behind.
+    """
+    folder = state.results(job_id)
+    draft = folder.with_name(f".{job_id}.draft")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        _write_array(draft / "images.npy", images)
+        if latents is not None:
+            _write_array(draft / "latents.npy", latents)
+        for index, image in enumerate(images):
+            _write_picture(draft / f"{index:05d}.png", image)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        reason = "disk_full" if error.errno == 28 else "disk_error"
+        raise JobFailed(
+            reason,
+            f"the pictures could not be written to {folder}: {error.strerror}; make room and ask again",
+        ) from error
+    return folder
+
+
+def export(folder: Path, destination: Path) -> list[Path]:
+    """Copy a finished job's files into `destination`; returns the pictures there, in order.
+
+    Raises StateError when that is not possible.
+    """
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        for file in sorted(folder.iterdir()):
+            shutil.copyfile(file, destination / file.name)
+        return sorted(destination / file.name for file in folder.glob("*.png"))
+    except OSError as error:
+        raise StateError(
+            f"the pictures could not be copied to {destination}: {error.strerror}; they are in {folder}"
+        ) from error
+
+
+def as_pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(C, H, W) floats in [-1, 1] as uint8, (H, W) for one channel, else (H, W, C)."""
+    values = np.clip(np.rint((image.astype(np.float64) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+    return values[0] if values.shape[0] == 1 else values.transpose(1, 2, 0)
+
+
+def _write_array(path: Path, values: NDArray[np.float32]) -> None:
+    with path.open("wb") as file:
+        np.save(file, values, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_picture(path: Path, image: NDArray[np.float32]) -> None:
+    if image.shape[0] not in _MODES:
+        return  # no picture format has two or five channels; images.npy has them
+    with path.open("wb") as file:
+        PillowImage.fromarray(np.ascontiguousarray(as_pixels(image))).save(file, format="PNG")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,53 @@
+"""Waiting for a job in another process than the agent's, by watching the spool."""
+
+import time
+from collections.abc import Callable
+
+from edge_agent import clock
+from edge_agent.errors import JobFailed, JobRefused
+from edge_agent.generation import jobs
+from edge_agent.generation.jobs import Job
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory, agent_is_running
+
+_POLL_SECONDS = 0.1
+_LOOK_SECONDS = 1.0
+
+
+def wait_for(
+    spool: Spool, state: StateDirectory, job_id: str, on_look: Callable[[Job, bool], None] | None = None
+) -> Job:
+    """Wait until a job has ended, and return it completed.
+
+    on_look: told the job, and whether an agent runs, whenever something may have changed and once a second besides.
+
+    Without an agent the job's time runs all the same, and this ends it when it is over. Raises JobFailed when it failed or
+    expired, JobRefused when there is no such job.
+    """
+    look_at = 0.0
+    running = False
+    while True:
+        if time.monotonic() >= look_at:
+            look_at = time.monotonic() + _LOOK_SECONDS
+            running = agent_is_running(state)
+            if not running:
+                jobs.expire(spool, clock.now())
+        job = jobs.find(spool, job_id)
+        if job is None:
+            raise JobRefused(f"there is no job {job_id} in {spool.path}")
+        if on_look is not None:
+            on_look(job, running)
+        if job.ended:
+            return _completed(job)
+        _wait_for_change(spool, look_at)
+
+
+def _wait_for_change(spool: Spool, until: float) -> None:
+    while time.monotonic() < until and not spool.changed_elsewhere():
+        time.sleep(_POLL_SECONDS)
+
+
+def _completed(job: Job) -> Job:
+    if job.state != "completed":
+        raise JobFailed(job.reason or job.state, f"job {job.job_id} {job.state} ({job.reason}): {job.detail}")
+    return job

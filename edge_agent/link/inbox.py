@@ -1,0 +1,149 @@
+"""What arrives for this device: kept in the spool first, acknowledged then, and recognised when it comes again."""
+
+import sqlite3
+import time
+from typing import Literal, Protocol
+
+import structlog
+
+from broker import codec
+from broker.contract.denoise import FailedV1, LatentsV1
+from broker.contract.message import Message
+from broker.contract.receipts import ReceiptV1
+from broker.contract.rounds import RoundV1
+from broker.errors import Refused
+from edge_agent.generation import jobs, latents
+from edge_agent.link import contract
+from edge_agent.storage.spool import Spool
+
+log = structlog.get_logger(__name__)
+
+REMEMBERED_IDS = 50_000
+"""Ids kept to recognise a repeat; far more than a broker can deliver twice."""
+
+Outcome = Literal["kept", "duplicate", "late", "refused", "job_failed"]
+
+
+class Letter(Protocol):
+    """What is used of a `broker.consumer.Delivery`."""
+
+    @property
+    def body(self) -> bytes:
+        """The message as it came."""
+
+    @property
+    def type(self) -> str:
+        """`name.vN`."""
+
+    @property
+    def message_id(self) -> str:
+        """Recognises a repeat; may be empty."""
+
+    def message(self) -> Message:
+        """What is inside; raises Refused."""
+
+    def ack(self) -> None:
+        """Tell the broker to forget it."""
+
+    def refuse(self, reason: str, detail: str) -> None:
+        """Set it aside with the reason."""
+
+
+def take(spool: Spool, letter: Letter) -> Outcome:
+    """Deal with one message of the inbox, and acknowledge it when that is durable.
+
+    A message that makes no sense is refused with its reason, and the inbox moves on. When the spool cannot be written, SpoolError
+    is raised, nothing is acknowledged, and the broker delivers the message again.
+    """
+    try:
+        message = letter.message()
+    except Refused as error:
+        letter.refuse(error.reason, error.detail)
+        return "refused"
+    with spool.transaction() as transaction:
+        outcome = _take(transaction, letter, message)
+        # A round is announced again and again, for those who were away: hearing it twice says nothing.
+        if outcome in {"late", "duplicate"} and not isinstance(message, RoundV1):
+            count(transaction, outcome)
+    if outcome == "refused":
+        letter.refuse("not_for_devices", f"a device has no use for a {letter.type}")
+        return outcome
+    letter.ack()
+    log.debug("inbox_message", type=letter.type, message_id=letter.message_id, outcome=outcome)
+    return outcome
+
+
+def count(transaction: sqlite3.Connection, name: str) -> None:
+    """Add one to a counter that survives restarts."""
+    transaction.execute(
+        "INSERT INTO counters (name, value) VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1",
+        (name,),
+    )
+
+
+def _take(transaction: sqlite3.Connection, letter: Letter, message: Message) -> Outcome:
+    if not _remember(transaction, letter):
+        return "duplicate"
+    match message:
+        case LatentsV1():
+            return _take_latents(transaction, message)
+        case FailedV1():
+            return _take_failure(transaction, message)
+        case RoundV1():
+            return "kept" if contract.store(transaction, message) else "late"
+        case ReceiptV1():
+            return _take_receipt(transaction, message)
+        case _:
+            return "refused"
+
+
+def _remember(transaction: sqlite3.Connection, letter: Letter) -> bool:
+    """Write the message's id down; False when it was there."""
+    message_id = letter.message_id or codec.digest(letter.type.encode() + b"|" + letter.body)
+    added = transaction.execute(
+        "INSERT OR IGNORE INTO inbox (message_id, type, received_at) VALUES (?, ?, ?)",
+        (message_id, letter.type, time.time()),
+    )
+    if added.rowcount == 0:
+        return False
+    transaction.execute("DELETE FROM inbox WHERE sequence <= ?", ((added.lastrowid or 0) - REMEMBERED_IDS,))
+    return True
+
+
+def _take_latents(transaction: sqlite3.Connection, message: LatentsV1) -> Outcome:
+    question = latents.asked(transaction, message.request_id)
+    if question is None:
+        log.info("late_result", request_id=message.request_id)
+        return "late"
+    problem = latents.mismatch(message, question)
+    if problem is not None:
+        log.warning("result_mismatch", job_id=question.job_id, request_id=message.request_id, error=problem)
+        jobs.end(transaction, question.job_id, "failed", reason="wrong_result", detail=problem)
+        return "job_failed"
+    whole = latents.store(transaction, message, question) == "whole"
+    jobs.move(transaction, question.job_id, "finishing" if whole else "partial")
+    return "kept"
+
+
+def _take_failure(transaction: sqlite3.Connection, message: FailedV1) -> Outcome:
+    question = latents.asked(transaction, message.request_id)
+    if question is None:
+        return "late"
+    log.warning(
+        "job_failed",
+        job_id=question.job_id,
+        request_id=message.request_id,
+        reason=message.reason,
+        error=message.detail,
+    )
+    jobs.end(transaction, question.job_id, "failed", reason=message.reason, detail=message.detail)
+    return "job_failed"
+
+
+def _take_receipt(transaction: sqlite3.Connection, message: ReceiptV1) -> Outcome:
+    transaction.execute(
+        "INSERT INTO receipts (batch_id, samples, duplicates, received_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (batch_id) DO UPDATE SET duplicates = duplicates + 1",
+        (message.batch_id, message.samples, int(message.duplicate), time.time()),
+    )
+    return "kept"

@@ -1,0 +1,113 @@
+"""Messages that the device has accepted and the broker has not yet confirmed."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edge_agent.errors import OutboxFull
+from edge_agent.storage.spool import Spool
+
+Kind = Literal["samples", "denoise", "prefetch"]
+PRIORITY: dict[Kind, int] = {"denoise": 0, "prefetch": 1, "samples": 2}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One message in the outbox; `sequence` is its place in the order of acceptance."""
+
+    sequence: int
+    message_id: str
+    kind: str
+    type: str
+    job_id: str | None
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Load:
+    """How full the outbox is. `oldest_seconds` is the age of its oldest message by the wall clock, 0 when empty."""
+
+    messages: int
+    size_bytes: int
+    oldest_seconds: float
+
+
+def put(
+    transaction: sqlite3.Connection,
+    *,
+    message_id: str,
+    kind: Kind,
+    type_name: str,
+    body: bytes,
+    max_bytes: int,
+    job_id: str | None = None,
+) -> None:
+    """Accept a message, as part of a transaction.
+
+    Raises OutboxFull when the quota of `max_bytes` would be passed; the transaction is then to be given up.
+    """
+    waiting_bytes = int(transaction.execute("SELECT coalesce(sum(size_bytes), 0) FROM outbox").fetchone()[0])
+    if waiting_bytes + len(body) > max_bytes:
+        raise OutboxFull(
+            f"the outbox is full: {waiting_bytes} bytes wait for the broker and {len(body)} more would pass the quota of"
+            f" {max_bytes}; connect the device to let it drain, or raise outbox_max_bytes"
+        )
+    transaction.execute(
+        "INSERT INTO outbox (message_id, priority, kind, type, job_id, size_bytes, created_at, body)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (message_id, PRIORITY[kind], kind, type_name, job_id, len(body), time.time(), body),
+    )
+
+
+def next_entries(spool: Spool, *, besides: Sequence[int], limit: int, limit_bytes: int) -> list[Entry]:
+    """The messages to send next, interactive ones first, else oldest first; `besides` are in flight.
+
+    Up to `limit` of them, and no more than `limit_bytes` together, unless the first alone is larger.
+    """
+    rows = spool.rows(
+        "WITH first AS (SELECT sequence, priority, size_bytes FROM outbox"
+        " WHERE sequence NOT IN (SELECT value FROM json_each(?)) ORDER BY priority, sequence LIMIT ?),"
+        " placed AS (SELECT sequence, sum(size_bytes) OVER place AS total_bytes, row_number() OVER place AS place"
+        " FROM first WINDOW place AS (ORDER BY priority, sequence))"
+        " SELECT sequence, message_id, kind, type, job_id, body FROM placed JOIN outbox USING (sequence)"
+        " WHERE total_bytes <= ? OR place = 1 ORDER BY place",
+        (json.dumps(list(besides)), limit, limit_bytes),
+    )
+    return [Entry(*row) for row in rows]
+
+
+def confirmed(spool: Spool, sequences: Sequence[int]) -> None:
+    """Forget messages that the broker has confirmed: from now on they are its responsibility."""
+    with spool.transaction() as transaction:
+        transaction.executemany(
+            "DELETE FROM outbox WHERE sequence = ?", [(sequence,) for sequence in sequences]
+        )
+
+
+def failed(spool: Spool, failures: Sequence[tuple[int, str]]) -> None:
+    """Note why messages could not be published; they stay where they are."""
+    with spool.transaction() as transaction:
+        transaction.executemany(
+            "UPDATE outbox SET attempts = attempts + 1, last_error = ? WHERE sequence = ?",
+            [(reason, sequence) for sequence, reason in failures],
+        )
+
+
+def load(spool: Spool) -> Load:
+    """Messages, bytes and age of what waits."""
+    row = spool.rows("SELECT count(*), coalesce(sum(size_bytes), 0), min(created_at) FROM outbox")[0]
+    oldest_seconds = 0.0 if row[2] is None else max(0.0, time.time() - row[2])
+    return Load(messages=row[0], size_bytes=row[1], oldest_seconds=oldest_seconds)
+
+
+def check_room(spool: Spool, max_bytes: int) -> None:
+    """Raise OutboxFull when the quota is used up, so that no new work is accepted."""
+    waiting = load(spool)
+    if waiting.size_bytes >= max_bytes:
+        raise OutboxFull(
+            f"the outbox is full: {waiting.messages} messages of {waiting.size_bytes} bytes wait for the broker and the quota"
+            f" is {max_bytes}; connect the device to let it drain, or raise outbox_max_bytes"
+        )

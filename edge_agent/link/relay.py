@@ -1,0 +1,188 @@
+"""From the outbox to the broker: several messages in flight, and none forgotten before its confirm."""
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from broker.backoff import Backoff
+from broker.errors import ConnectionLost, PublishFailed
+from broker.publisher import Outgoing
+from broker.topology import EXCHANGE_UP, up_key
+from edge_agent import clock
+from edge_agent.errors import SpoolError
+from edge_agent.generation import jobs
+from edge_agent.link import outbox
+from edge_agent.storage.spool import Spool
+from monitoring.errors import Disposition
+
+log = structlog.get_logger(__name__)
+
+WINDOW = 64
+WINDOW_BYTES = 8 * 2**20
+"""What is in flight at most; a device has little memory, and the outbox keeps the rest on disk."""
+_POLL_SECONDS = 0.2
+_NOTHING = 0  # no row of the outbox has this sequence number
+
+
+class Sender(Protocol):
+    """What the relay needs of a publisher."""
+
+    def send(self, message: Outgoing) -> Future[None]:
+        """Publish; the future ends with the broker's confirm or with a PublishFailed."""
+
+
+class Relay:
+    """A thread that publishes what the outbox holds, interactive messages first, else the oldest first.
+
+    A row goes only when the broker has confirmed its message; whatever else happens, it stays and is sent again. A message may
+    thus be sent twice, and is recognised by its id.
+
+    spool_path: the outbox's database; the thread opens a connection of its own.
+    sender, connected: the link to the broker, and whether it stands.
+    user: who this device is; its routing keys begin with it.
+    """
+
+    def __init__(
+        self,
+        spool_path: Path,
+        sender: Sender,
+        *,
+        user: str,
+        connected: Callable[[], bool],
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.error: SpoolError | None = None
+        self._spool_path = spool_path
+        self._sender = sender
+        self._user = user
+        self._connected = connected
+        self._backoff = backoff or Backoff()
+        self._ended: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
+        self._in_flight: dict[int, int] = {}
+        self._not_before = 0.0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is something new in the outbox: look now."""
+        self._ended.put((_NOTHING, None))
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """End the thread. What is in flight stays in the outbox and is sent again next time."""
+        self._stopping.set()
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        try:
+            with Spool(self._spool_path) as spool:
+                while not self._stopping.is_set():
+                    self._guarded_turn(spool)
+        except SpoolError as error:
+            self.error = error
+            log.critical("relay_stopped", error=str(error))
+
+    def _guarded_turn(self, spool: Spool) -> None:
+        """One turn; a full disk is waited for, a damaged spool ends the thread."""
+        try:
+            self._turn(spool)
+        except SpoolError as error:
+            if error.disposition is not Disposition.RETRY:
+                raise
+            self._hold_back(str(error))
+
+    def _turn(self, spool: Spool) -> None:
+        if not self._in_flight and not self._connected():
+            # Nothing to send to: look again soon, and begin afresh when the link is back.
+            self._not_before = 0.0
+            self._backoff.reset()
+            self._stopping.wait(_POLL_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            return
+        if time.monotonic() >= self._not_before:
+            self._send(spool)
+        self._settle(spool)
+
+    def _send(self, spool: Spool) -> None:
+        room, room_bytes = WINDOW - len(self._in_flight), WINDOW_BYTES - sum(self._in_flight.values())
+        if room <= 0 or room_bytes <= 0:
+            return
+        for entry in outbox.next_entries(
+            spool, besides=sorted(self._in_flight), limit=room, limit_bytes=room_bytes
+        ):
+            message = self._outgoing(spool, entry)
+            if message is None:
+                continue
+            self._in_flight[entry.sequence] = len(entry.body)
+            try:
+                future = self._sender.send(message)
+            except PublishFailed as error:
+                self._ended.put((entry.sequence, error))
+                return
+            future.add_done_callback(partial(self._note_end, entry.sequence))
+
+    def _note_end(self, sequence: int, done: Future[None]) -> None:
+        """On the connection's thread: hand the outcome over and be gone."""
+        self._ended.put((sequence, done.exception()))
+
+    def _outgoing(self, spool: Spool, entry: outbox.Entry) -> Outgoing | None:
+        """The message as it is sent now; None when its job has run out of time and will be ended in a moment."""
+        ttl_seconds = None
+        if entry.job_id is not None:
+            job = jobs.find(spool, entry.job_id)
+            ttl_seconds = job.remaining_seconds(clock.now()) if job else 0.0
+            if ttl_seconds == 0.0:
+                return None
+        return Outgoing(
+            exchange=EXCHANGE_UP,
+            routing_key=up_key(self._user, entry.kind),
+            message_id=entry.message_id,
+            type=entry.type,
+            body=entry.body,
+            ttl_seconds=ttl_seconds,
+        )
+
+    def _settle(self, spool: Spool) -> None:
+        """Wait a moment for confirms, then write down all that have come, in one transaction."""
+        try:
+            ended = [self._ended.get(timeout=_POLL_SECONDS)]
+        except queue.Empty:
+            return
+        while not self._ended.empty():
+            ended.append(self._ended.get())
+        for sequence, _ in ended:
+            self._in_flight.pop(sequence, None)
+        confirmed = [sequence for sequence, error in ended if error is None and sequence != _NOTHING]
+        failures = [(sequence, error) for sequence, error in ended if error is not None]
+        if confirmed:
+            outbox.confirmed(spool, confirmed)
+            self._backoff.reset()
+        if failures:
+            # A lost link says nothing about the message, and in a long outage each note would cost the disk a write.
+            telling = [
+                (sequence, str(error))
+                for sequence, error in failures
+                if not isinstance(error, ConnectionLost)
+            ]
+            if telling:
+                outbox.failed(spool, telling)
+            self._hold_back(str(failures[0][1]))
+        elif confirmed and not self._in_flight:
+            spool.give_back_disk()
+
+    def _hold_back(self, reason: str) -> None:
+        wait_seconds = self._backoff.next_seconds()
+        self._not_before = time.monotonic() + wait_seconds
+        log.warning("relay_holds_back", error=reason, retry_in_seconds=round(wait_seconds, 2))

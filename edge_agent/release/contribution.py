@@ -1,0 +1,241 @@
+"""Releasing the device's images: each at most K times in its life, clipped and noised before anything is stored.
+
+Only a `diffusion.privacy.Release` can become part of a message, and the ledger row that counts it is written in the
+transaction that accepts the message. So whatever happens in between, an image that is in the outbox is in the ledger, and the
+other way round.
+"""
+
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from broker import codec
+from broker.contract.fields import MAX_BODY_BYTES
+from broker.contract.rounds import RoundV1
+from broker.contract.samples import SamplesV1
+from diffusion import privacy
+from diffusion.privacy import Release
+from diffusion.schedule import NoiseSchedule
+from diffusion.split import Cut
+from edge_agent.errors import ContributionError
+from edge_agent.link import contract as contracts
+from edge_agent.link import outbox
+from edge_agent.release.images import Image, ImageSource
+from edge_agent.settings import EdgeSettings
+from edge_agent.storage.spool import Spool
+
+BATCH_IMAGES = 64
+BATCH_BYTES = 2**20
+_ITEM_BYTES = {"float16": 2, "float32": 4, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a contribution did: images read, releases made now, images that had been released before, messages made.
+
+    held_back: images that the server asks nothing more of at the moment, for their label or altogether.
+    """
+
+    images: int
+    released: int
+    released_before: int
+    batches: int
+    labels_withheld: bool
+    held_back: int = 0
+
+
+def contribute(
+    spool: Spool,
+    source: ImageSource,
+    secret: bytes,
+    settings: EdgeSettings,
+    on_image: Callable[[int], None] | None = None,
+) -> Summary:
+    """Release the images of `source` that have not used up their releases, and put them into the outbox.
+
+    Works without a broker and without an agent. Run again, it releases nothing twice; interrupted, it goes on where it was.
+
+    Args:
+        spool: the ledger and the outbox.
+        source: clean images in [-1, 1], all of one shape.
+        secret: the device's.
+        settings: schedule, cut, payload, releases per image, quota.
+        on_image: told how many images have been read, after each.
+
+    Raises:
+        ContributionError: cut, schedule or shape disagree with the server's contract, or with what may be released at all.
+        ImageError, OutboxFull, SpoolError: reading or keeping failed; what was accepted before stays.
+    """
+    contract = contracts.latest(spool)
+    cut = Cut(NoiseSchedule.named(settings.schedule, settings.schedule_steps), settings.cut_ratio)
+    check_cut(cut, contract, settings.noise_floor)
+    asked = settings.releases if contract is None else _releases_asked(spool, contract)
+    withhold = contract is not None and contract.num_classes is None
+    batches = _Batches(spool, settings, cut)
+    read = before = held_back = 0
+    labelled = False
+    for image in source:
+        _check_image(image, contract)
+        labelled = labelled or image.label is not None
+        digest = privacy.image_digest(image.x0)
+        wanted = _is_wanted(image, contract)
+        missing = _missing_releases(spool, digest, settings.releases) - batches.pending(digest)
+        now = {index for index in missing if index < asked} if wanted else set()
+        before += not missing
+        held_back += bool(missing) and not now
+        for index in sorted(now):
+            label = None if withhold else image.label
+            batches.add(
+                privacy.release(cut, image.x0, secret, index, clip_norm=settings.clip_norm, label=label)
+            )
+        read += 1
+        if on_image is not None:
+            on_image(read)
+    batches.flush_all()
+    return Summary(read, batches.released, before, batches.made, withhold and labelled, held_back)
+
+
+def check_cut(cut: Cut, contract: RoundV1 | None, noise_floor: float) -> None:
+    """Raise ContributionError unless a release at this cut is private enough, useful, and what the server asked for."""
+    if not 0 < cut.t_cut < cut.schedule.T:
+        what = (
+            "would send the images as they are"
+            if cut.t_cut == 0
+            else "leaves the server nothing to learn from"
+        )
+        raise ContributionError(f"a cut ratio of {cut.cut_ratio} {what}: choose one between 0 and 1")
+    if privacy.sigma(cut) < noise_floor:
+        raise ContributionError(
+            f"a release at cut ratio {cut.cut_ratio} has noise of standard deviation {privacy.sigma(cut):.3g}, below"
+            f" this device's floor of {noise_floor:g}: choose a larger cut ratio"
+        )
+    if contract is None:
+        return
+    if contract.schedule_id != cut.schedule.schedule_id:
+        raise ContributionError(
+            f"the server's schedule is {contract.schedule_id} ({contract.schedule_name}, T={contract.schedule_T}), this"
+            f" device's is {cut.schedule.schedule_id} ({cut.schedule.name}, T={cut.schedule.T}): set schedule and"
+            " schedule_steps to the server's"
+        )
+    if not contract.cut_min <= cut.cut_ratio <= contract.cut_max:
+        raise ContributionError(
+            f"the server takes cut ratios from {contract.cut_min} to {contract.cut_max}, this device is set to"
+            f" {cut.cut_ratio}: change cut_ratio, if your privacy allows"
+        )
+
+
+class _Batches:
+    """Collects releases until a message is full, then accepts message and ledger rows together.
+
+    Those of one index share a message, the labelled ones apart from the others: a message has all labels or none.
+    """
+
+    def __init__(self, spool: Spool, settings: EdgeSettings, cut: Cut) -> None:
+        self.made = 0
+        self.released = 0
+        self._spool = spool
+        self._settings = settings
+        self._cut = cut
+        self._waiting: dict[tuple[int, bool], list[Release]] = {}
+        self._pending: dict[str, set[int]] = {}
+
+    def pending(self, digest: str) -> set[int]:
+        """Releases of an image that wait here: the same picture may lie in a folder twice."""
+        return self._pending.get(digest, set())
+
+    def add(self, release: Release) -> None:
+        kind = (release.release, release.label is not None)
+        waiting = self._waiting.setdefault(kind, [])
+        waiting.append(release)
+        self._pending.setdefault(release.digest, set()).add(release.release)
+        if len(waiting) >= self._batch_images(release):
+            self._flush(kind)
+
+    def flush_all(self) -> None:
+        for kind in sorted(self._waiting):
+            self._flush(kind)
+
+    def _batch_images(self, release: Release) -> int:
+        image_bytes = math.prod(release.x_c.shape) * _ITEM_BYTES[self._settings.release_dtype]
+        if image_bytes > MAX_BODY_BYTES - 2**16:
+            raise ContributionError(
+                f"one image takes {image_bytes} bytes as {self._settings.release_dtype}, more than a message of"
+                f" {MAX_BODY_BYTES} holds: make the images smaller, or send int8"
+            )
+        return max(1, min(BATCH_IMAGES, (BATCH_BYTES - 2**12) // image_bytes))
+
+    def _flush(self, kind: tuple[int, bool]) -> None:
+        releases = self._waiting.pop(kind, [])
+        if not releases:
+            return
+        body = codec.encode(self._message(releases))
+        with self._spool.transaction() as transaction:
+            accept_batch(transaction, releases, body, self._settings.outbox_max_bytes)
+        for release in releases:
+            self._pending[release.digest].discard(release.release)
+        self.made += 1
+        self.released += len(releases)
+
+    def _message(self, releases: Sequence[Release]) -> SamplesV1:
+        labels = [release.label for release in releases if release.label is not None]
+        return SamplesV1.pack(
+            np.stack([release.x_c for release in releases]),
+            schedule_id=self._cut.schedule.schedule_id,
+            t_cut=self._cut.t_cut,
+            release=releases[0].release,
+            dtype=self._settings.release_dtype,
+            labels=np.array(labels, np.int32) if labels else None,
+        )
+
+
+def accept_batch(
+    transaction: sqlite3.Connection, releases: Sequence[Release], body: bytes, outbox_max_bytes: int
+) -> None:
+    """Put one message into the outbox and its images into the ledger, as part of one transaction."""
+    batch_id = codec.digest(body)
+    outbox.put(
+        transaction,
+        message_id=batch_id,
+        kind="samples",
+        type_name=SamplesV1.type_name,
+        body=body,
+        max_bytes=outbox_max_bytes,
+    )
+    transaction.executemany(
+        "INSERT INTO ledger (image, release, t_cut, schedule_id, batch_id, released_at) VALUES (?, ?, ?, ?, ?, ?)",
+        [(r.digest, r.release, r.t_cut, r.schedule_id, batch_id, time.time()) for r in releases],
+    )
+
+
+def _missing_releases(spool: Spool, digest: str, limit: int) -> set[int]:
+    """Indices below `limit` at which an image has not been released yet, at whatever cut."""
+    rows = spool.rows("SELECT release FROM ledger WHERE image = ?", (digest,))
+    return set(range(limit)) - {row[0] for row in rows}
+
+
+def _releases_asked(spool: Spool, contract: RoundV1) -> int:
+    """How often an image may be released as far as the server is concerned; not at all once the round is closed."""
+    return 0 if contracts.is_closed(spool, contract, time.time()) else contract.releases_wanted
+
+
+def _is_wanted(image: Image, contract: RoundV1 | None) -> bool:
+    if contract is None or contract.labels_wanted is None:
+        return True
+    return image.label in contract.labels_wanted
+
+
+def _check_image(image: Image, contract: RoundV1 | None) -> None:
+    if contract is None:
+        return
+    if image.x0.shape != contract.shape:
+        raise ContributionError(
+            f"{image.name} is {image.x0.shape} (channels, height, width), the server learns {contract.shape}: resize it"
+        )
+    if image.label is not None and contract.num_classes is not None and image.label >= contract.num_classes:
+        raise ContributionError(
+            f"{image.name} has the label {image.label}, the server knows 0..{contract.num_classes - 1}"
+        )

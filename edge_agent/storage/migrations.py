@@ -1,0 +1,204 @@
+"""The spool's tables, as a list of named steps.
+
+Each step runs in a transaction of its own together with the row that records it, so a power cut leaves the database before the
+step or after it. Steps are only ever appended: a step that has shipped is never edited.
+"""
+
+import sqlite3
+import time
+from dataclasses import dataclass
+
+from edge_agent.errors import SpoolError
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One step: `name` is recorded when all `statements` have run."""
+
+    name: str
+    statements: tuple[str, ...]
+
+
+_INBOX = """
+CREATE TABLE inbox (
+    sequence    INTEGER PRIMARY KEY AUTOINCREMENT,
+    message_id  TEXT NOT NULL UNIQUE,
+    type        TEXT NOT NULL,
+    received_at REAL NOT NULL
+)
+"""
+
+_RECEIPTS = """
+CREATE TABLE receipts (
+    batch_id    TEXT PRIMARY KEY,
+    samples     INTEGER NOT NULL,
+    duplicates  INTEGER NOT NULL,
+    received_at REAL NOT NULL
+)
+"""
+
+_CONTRACT = """
+CREATE TABLE contract (
+    only        INTEGER PRIMARY KEY CHECK (only = 1),
+    number      INTEGER NOT NULL,
+    body        BLOB NOT NULL,
+    received_at REAL NOT NULL
+)
+"""
+
+_OUTBOX = """
+CREATE TABLE outbox (
+    sequence    INTEGER PRIMARY KEY AUTOINCREMENT,
+    message_id  TEXT NOT NULL UNIQUE,
+    priority    INTEGER NOT NULL,          -- 0 interactive, 1 prefetch, 2 bulk
+    kind        TEXT NOT NULL,             -- last word of the routing key
+    type        TEXT NOT NULL,
+    job_id      TEXT REFERENCES jobs (job_id),
+    size_bytes  INTEGER NOT NULL,
+    created_at  REAL NOT NULL,             -- wall clock, for people only
+    attempts    INTEGER NOT NULL DEFAULT 0,
+    last_error  TEXT,
+    body        BLOB NOT NULL
+)
+"""
+
+_JOBS = """
+CREATE TABLE jobs (
+    sequence        INTEGER PRIMARY KEY AUTOINCREMENT,
+    job_id          TEXT NOT NULL UNIQUE,
+    state           TEXT NOT NULL CHECK (state IN
+                      ('accepted', 'requested', 'partial', 'finishing', 'completed', 'failed', 'expired')),
+    count           INTEGER NOT NULL CHECK (count > 0),
+    label           INTEGER,
+    seed            INTEGER NOT NULL,
+    recipe          TEXT,                  -- JSON, fixed when the work is planned
+    done            INTEGER NOT NULL DEFAULT 0,
+    reason          TEXT,
+    detail          TEXT,
+    ttl_seconds     REAL,
+    carried_seconds REAL NOT NULL DEFAULT 0,
+    anchor_boot     TEXT NOT NULL,
+    anchor_seconds  REAL NOT NULL,
+    created_at      REAL NOT NULL,         -- wall clock, for people only
+    work_seconds    REAL NOT NULL DEFAULT 0
+)
+"""
+
+_JOBS_END_ONCE = """
+CREATE TRIGGER jobs_end_once BEFORE UPDATE OF state ON jobs
+WHEN OLD.state IN ('completed', 'failed', 'expired')
+BEGIN SELECT RAISE(ABORT, 'a job ends exactly once'); END
+"""
+
+_REQUESTS = """
+CREATE TABLE requests (
+    request_id  TEXT PRIMARY KEY,
+    job_id      TEXT NOT NULL REFERENCES jobs (job_id),
+    first       INTEGER NOT NULL,          -- index in the job of the request's sample 0
+    samples     INTEGER NOT NULL,
+    seed        INTEGER NOT NULL
+)
+"""
+
+_LATENTS = """
+CREATE TABLE latents (
+    request_id  TEXT NOT NULL REFERENCES requests (request_id) ON DELETE CASCADE,
+    first       INTEGER NOT NULL,          -- index in the request of the part's sample 0
+    samples     INTEGER NOT NULL,
+    parts       INTEGER NOT NULL,
+    dtype       TEXT NOT NULL,
+    backbone_version INTEGER NOT NULL,
+    x           BLOB NOT NULL,
+    PRIMARY KEY (request_id, first)
+)
+"""
+
+_LEDGER = """
+CREATE TABLE ledger (
+    image       TEXT NOT NULL,             -- digest of the image; never the image
+    release     INTEGER NOT NULL CHECK (release >= 0),
+    t_cut       INTEGER NOT NULL,
+    schedule_id TEXT NOT NULL,
+    batch_id    TEXT NOT NULL,
+    released_at REAL NOT NULL,             -- wall clock, for people only
+    PRIMARY KEY (image, release)           -- one release of one image, at whatever cut, for ever
+) WITHOUT ROWID
+"""
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(
+        "0001_spool",
+        (
+            _JOBS,
+            _JOBS_END_ONCE,
+            "CREATE INDEX jobs_by_state ON jobs (state)",
+            _OUTBOX,
+            "CREATE INDEX outbox_by_priority ON outbox (priority, sequence)",
+            "CREATE INDEX outbox_by_job ON outbox (job_id)",
+            _INBOX,
+            _REQUESTS,
+            "CREATE INDEX requests_by_job ON requests (job_id)",
+            _LATENTS,
+            _LEDGER,
+            _RECEIPTS,
+            _CONTRACT,
+            "CREATE TABLE agent (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+            "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
+        ),
+    ),
+    Migration(
+        "0002_choices_of_a_job",
+        (
+            "ALTER TABLE jobs ADD COLUMN seeded INTEGER NOT NULL DEFAULT 1",
+            "ALTER TABLE jobs ADD COLUMN head_steps INTEGER",
+            "ALTER TABLE jobs ADD COLUMN source TEXT CHECK (source IN ('server', 'pool', 'local'))",
+        ),
+    ),
+)
+
+
+def applied(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """Names of the steps that the database has, oldest first; empty for one that this program never finished making."""
+    known = connection.execute(
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'migrations'"
+    ).fetchone()
+    if known is None:
+        return ()
+    return tuple(row[0] for row in connection.execute("SELECT name FROM migrations ORDER BY rowid"))
+
+
+def migrate(
+    connection: sqlite3.Connection, migrations: tuple[Migration, ...] = MIGRATIONS
+) -> tuple[str, ...]:
+    """Bring the database up to date; returns the names of the steps that ran now.
+
+    Raises SpoolError when the database has steps that this program does not know: it was made by a newer one.
+    """
+    done = applied(connection)
+    unknown = [name for name in done if name not in {step.name for step in migrations}]
+    if unknown:
+        raise SpoolError(
+            f"the spool has the migration {unknown[0]!r}, which this program does not know: it was made by a newer"
+            " version; update collafuse-edge"
+        )
+    return tuple(step.name for step in migrations if step.name not in done and _apply(connection, step))
+
+
+def _apply(connection: sqlite3.Connection, step: Migration) -> bool:
+    """Run one step, unless another process has just done so; all or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied_at REAL NOT NULL)"
+        )
+        if connection.execute("SELECT 1 FROM migrations WHERE name = ?", (step.name,)).fetchone():
+            connection.execute("ROLLBACK")
+            return False
+        for statement in step.statements:
+            connection.execute(statement)
+        connection.execute("INSERT INTO migrations VALUES (?, ?)", (step.name, time.time()))
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+    return True

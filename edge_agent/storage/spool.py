@@ -1,0 +1,200 @@
+"""The device's durable memory: one SQLite file that several processes and threads share.
+
+What a transaction here has committed survives kill -9 and a power cut (WAL, synchronous=FULL). A file that is damaged is reported
+and left alone: making a new one in its place would forget which images have been released.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from edge_agent.errors import SpoolError, SpoolFull
+from edge_agent.storage import migrations
+
+BUSY_SECONDS = 15.0
+_SPARE_PAGES = 256
+
+Parameter = str | int | float | bytes | None
+
+
+class Spool:
+    """One connection to the spool; each thread and each process opens its own.
+
+    `verify` reads the whole file and checks its structure, which a start of the agent should do and a quick look need not.
+    Raises SpoolError when the file is damaged, SpoolFull when the disk is full.
+    """
+
+    def __init__(self, path: Path, *, verify: bool = False) -> None:
+        self.path = path
+        if not path.exists():
+            _create(path)
+        _check_size(path)
+        with _translated(path):
+            self._connection = _connect(path)
+        try:
+            with _translated(path):
+                self._prepare(verify=verify)
+                self._data_version = self._read_data_version()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of the block or nothing of it; durable when the block has ended."""
+        with _translated(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # SQLite rolls back by itself on a full disk, and then refuses a second ROLLBACK.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def rows(self, sql: str, parameters: Sequence[Parameter] = ()) -> list[sqlite3.Row]:
+        """All rows of a query."""
+        with _translated(self.path):
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def row(self, sql: str, parameters: Sequence[Parameter] = ()) -> sqlite3.Row | None:
+        """First row of a query, or None."""
+        found = self.rows(sql, parameters)
+        return found[0] if found else None
+
+    def changed_elsewhere(self) -> bool:
+        """Whether another connection has committed since the last call; costs some microseconds and no disk access."""
+        with _translated(self.path):
+            version = self._read_data_version()
+        changed, self._data_version = version != self._data_version, version
+        return changed
+
+    def give_back_disk(self) -> None:
+        """Return the pages of deleted rows to the file system, once there are enough of them to be worth the writing."""
+        with _translated(self.path):
+            if self._connection.execute("PRAGMA freelist_count").fetchone()[0] < _SPARE_PAGES:
+                return
+            # As a script, because it frees one page a step, and `execute` takes a single step of what returns no columns.
+            self._connection.executescript("PRAGMA incremental_vacuum")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        """Close the connection; calling it again does nothing."""
+        self._connection.close()
+
+    def _read_data_version(self) -> int:
+        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def _prepare(self, *, verify: bool) -> None:
+        if not migrations.applied(self._connection):
+            raise _damaged(self.path, "it holds no tables")
+        migrations.migrate(self._connection)
+        if not verify:
+            return
+        problems = [row[0] for row in self._connection.execute("PRAGMA quick_check(1)")]
+        if problems != ["ok"]:
+            raise _damaged(self.path, problems[0].splitlines()[-1])
+
+
+def _create(path: Path) -> None:
+    """Make the database under another name and move it into place when it is whole.
+
+    So a spool that lacks its tables, or is empty, is always a damaged one and never one that was about to be made.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with _translated(path):
+        draft.unlink(missing_ok=True)
+        connection = sqlite3.connect(draft, isolation_level=None)
+        try:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")  # kept in the file
+            connection.execute("PRAGMA synchronous = FULL")
+            migrations.migrate(connection)
+        finally:
+            connection.close()
+        draft.chmod(0o600)
+        with contextlib.suppress(FileExistsError):  # another process was faster, and its spool is as good
+            os.link(draft, path)
+        draft.unlink()
+        _sync_directory(path.parent)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{path.resolve()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None
+    )
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _check_size(path: Path) -> None:
+    """Refuse what SQLite would silently take for a new database; all other damage it notices itself.
+
+    Never open the file for this: closing any descriptor of it drops the POSIX locks of this process's other connections, and then
+    the next process that closes its own takes itself for the last and deletes the log that holds the newest rows.
+    """
+    with _translated(path):
+        size_bytes = path.stat().st_size
+    if size_bytes == 0:
+        raise _damaged(path, "it is empty")
+
+
+def _damaged(path: Path, what: str) -> SpoolError:
+    return SpoolError(
+        f"the spool {path} is damaged: {what}; it was left untouched: restore it from a backup, or move it away to start"
+        " a new one (its record of released images, waiting messages and jobs then starts empty)"
+    )
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turn the errors of SQLite and of the file system into one line that names the file and what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _translate(path, error) from error
+    except OSError as error:
+        raise SpoolError(
+            f"the spool {path} cannot be used: {error.strerror or error}; check the directory"
+        ) from error
+
+
+def _translate(path: Path, error: sqlite3.Error) -> SpoolError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return SpoolFull(
+            f"the disk is full: nothing can be added to the spool {path}; free some space and try again"
+        )
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return _damaged(path, str(error))
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return SpoolError(
+            f"the spool {path} was busy for {BUSY_SECONDS:.0f} s; is another process stuck on it?"
+        )
+    return SpoolError(
+        f"the spool {path} cannot be used: {error}; check the directory's permissions and space"
+    )
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a new name in a directory survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,144 @@
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from broker.backoff import Backoff
+from broker.connection import Connection
+from broker.errors import ConfirmTimeout, ConnectionLost, Nacked, PublishFailed
+from broker.node.local_node import NodeInfo
+from broker.publisher import Outgoing, Publisher
+from broker.settings import BrokerSettings
+from edge_agent.link import outbox
+from edge_agent.link.outbox import Kind
+from edge_agent.link.relay import WINDOW, Relay
+from edge_agent.storage.spool import Spool
+from monitoring.metrics import BrokerMetrics
+from tests.conftest import wait_until
+from tests.edge_agent.conftest import Device
+from tests.edge_agent.test_agent import queued
+
+
+class Unlucky:
+    """A real publisher whose first confirms never reach the device: the messages arrive all the same."""
+
+    def __init__(self, publisher: Publisher, losses: int, error: PublishFailed) -> None:
+        self.sent: list[str] = []
+        self._publisher = publisher
+        self._losses = losses
+        self._error = error
+
+    def send(self, message: Outgoing) -> Future[None]:
+        self.sent.append(message.message_id)
+        confirmed = self._publisher.send(message)
+        if len(self.sent) > self._losses:
+            return confirmed
+        confirmed.result(20)
+        lost: Future[None] = Future()
+        lost.set_exception(self._error)
+        return lost
+
+
+@pytest.fixture
+def connection(device: Device, server_settings: BrokerSettings) -> Iterator[Connection]:
+    connection = Connection(device.broker, name="test-relay", metrics=BrokerMetrics(CollectorRegistry()))
+    with connection:
+        connection.wait_connected(20)
+        yield connection
+
+
+def put(spool: Spool, message_id: str, kind: Kind = "samples") -> None:
+    with spool.transaction() as transaction:
+        outbox.put(
+            transaction,
+            message_id=message_id,
+            kind=kind,
+            type_name="samples.v1",
+            body=b"body",
+            max_bytes=2**20,
+        )
+
+
+def waiting(spool: Spool) -> int:
+    return outbox.load(spool).messages
+
+
+def run(spool: Spool, connection: Connection, sender: Unlucky | Publisher) -> Relay:
+    relay = Relay(
+        spool.path,
+        sender,
+        user=connection.user,
+        connected=lambda: connection.connected,
+        backoff=Backoff(first_seconds=0.01, limit_seconds=0.05),
+    )
+    relay.start()
+    return relay
+
+
+@pytest.mark.parametrize("error", [ConnectionLost("the link went"), ConfirmTimeout("no confirm came")])
+def test_a_message_whose_confirm_was_lost_stays_and_is_sent_again_under_its_id(
+    node: NodeInfo, spool: Spool, connection: Connection, error: PublishFailed
+) -> None:
+    put(spool, "batch")
+    sender = Unlucky(connection.publisher(), losses=2, error=error)
+    relay = run(spool, connection, sender)
+    try:
+        wait_until(lambda: waiting(spool) == 0, "the outbox is empty")
+    finally:
+        relay.stop()
+
+    assert sender.sent == ["batch"] * 3
+    assert [message_id for message_id, _ in queued(node, "samples")] == ["batch"] * 3
+
+
+def test_a_message_that_the_broker_refuses_stays_with_the_reason(
+    spool: Spool, connection: Connection
+) -> None:
+    put(spool, "batch")
+    relay = run(
+        spool, connection, Unlucky(connection.publisher(), losses=10**6, error=Nacked("the queue is full"))
+    )
+    try:
+        wait_until(lambda: spool.rows("SELECT attempts FROM outbox")[0][0] >= 3, "it was tried three times")
+    finally:
+        relay.stop()
+
+    assert waiting(spool) == 1
+    assert spool.rows("SELECT last_error FROM outbox")[0][0] == "the queue is full"
+
+
+def test_several_confirms_are_awaited_at_once_and_all_arrive(
+    node: NodeInfo, spool: Spool, connection: Connection
+) -> None:
+    names = [f"batch-{number}" for number in range(5 * WINDOW)]
+    for name in names:
+        put(spool, name)
+    relay = run(spool, connection, connection.publisher(window=WINDOW))
+    try:
+        wait_until(lambda: waiting(spool) == 0, "the outbox is empty")
+    finally:
+        relay.stop()
+
+    assert [message_id for message_id, _ in queued(node, "samples")] == names
+
+
+def test_while_the_link_is_down_nothing_is_tried_and_nothing_is_lost(
+    spool: Spool, connection: Connection
+) -> None:
+    put(spool, "batch")
+    sender = Unlucky(connection.publisher(), losses=0, error=ConnectionLost("unused"))
+    up = False
+    relay = Relay(spool.path, sender, user=connection.user, connected=lambda: up)
+    relay.start()
+    try:
+        put(spool, "second")
+        relay.wake()
+        assert waiting(spool) == 2
+        assert sender.sent == []
+        up = True
+        wait_until(lambda: waiting(spool) == 0, "the outbox is empty")
+    finally:
+        relay.stop()
+
+    assert sender.sent == ["batch", "second"]
