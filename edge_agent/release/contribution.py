@@ -8,15 +8,11 @@ other way round.
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-from broker import codec
 from broker.contract.fields import MAX_BODY_BYTES
 from broker.contract.rounds import RoundV1
-from broker.contract.samples import SamplesV1
 from diffusion import privacy
 from diffusion.privacy import Release
 from diffusion.schedule import NoiseSchedule
@@ -24,6 +20,7 @@ from diffusion.split import Cut
 from edge_agent.errors import ContributionError
 from edge_agent.link import contract as contracts
 from edge_agent.link import outbox
+from edge_agent.release.batch import ReleasedBatch
 from edge_agent.release.images import Image, ImageSource
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
@@ -172,42 +169,24 @@ class _Batches:
         releases = self._waiting.pop(kind, [])
         if not releases:
             return
-        body = codec.encode(self._message(releases))
+        batch = ReleasedBatch.of(releases, self._settings.release_dtype)
         with self._spool.transaction() as transaction:
-            accept_batch(transaction, releases, body, self._settings.outbox_max_bytes)
+            accept_batch(transaction, batch, self._settings)
         for release in releases:
             self._pending[release.digest].discard(release.release)
         self.made += 1
         self.released += len(releases)
 
-    def _message(self, releases: Sequence[Release]) -> SamplesV1:
-        labels = [release.label for release in releases if release.label is not None]
-        return SamplesV1.pack(
-            np.stack([release.x_c for release in releases]),
-            schedule_id=self._cut.schedule.schedule_id,
-            t_cut=self._cut.t_cut,
-            release=releases[0].release,
-            dtype=self._settings.release_dtype,
-            labels=np.array(labels, np.int32) if labels else None,
-        )
 
-
-def accept_batch(
-    transaction: sqlite3.Connection, releases: Sequence[Release], body: bytes, outbox_max_bytes: int
-) -> None:
+def accept_batch(transaction: sqlite3.Connection, batch: ReleasedBatch, settings: EdgeSettings) -> None:
     """Put one message into the outbox and its images into the ledger, as part of one transaction."""
-    batch_id = codec.digest(body)
-    outbox.put(
-        transaction,
-        message_id=batch_id,
-        kind="samples",
-        type_name=SamplesV1.type_name,
-        body=body,
-        max_bytes=outbox_max_bytes,
-    )
+    outbox.put_samples(transaction, batch, settings.outbox_max_bytes)
     transaction.executemany(
         "INSERT INTO ledger (image, release, t_cut, schedule_id, batch_id, released_at) VALUES (?, ?, ?, ?, ?, ?)",
-        [(r.digest, r.release, r.t_cut, r.schedule_id, batch_id, time.time()) for r in releases],
+        [
+            (r.digest, r.release, r.t_cut, r.schedule_id, batch.message_id, time.time())
+            for r in batch.releases
+        ],
     )
 
 
