@@ -66,7 +66,7 @@ def test_a_batch_carries_its_releases_and_nothing_else(spool: Spool) -> None:
     assert isinstance(message, SamplesV1)
     np.testing.assert_array_equal(message.x, np.stack([released(0).x_c, released(1).x_c]).astype(np.float16))
     assert (entry.kind, entry.message_id) == ("samples", codec.digest(entry.body))
-    assert message.labels is message.t is message.noise is None
+    assert (message.labels, message.t, message.noise) == (None, None, None)
 
 
 def a_message_made_by_hand() -> Any:
