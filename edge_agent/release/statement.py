@@ -35,7 +35,7 @@ def meaning(epsilon: float, delta: float) -> str:
     if epsilon >= _NOTHING_FROM:
         return (
             f"An epsilon of {epsilon:.3g} promises nothing: at such a cut only measurements say what the releases give away"
-            " (collafuse evaluate), and a larger cut_ratio or a smaller clip_norm is what makes it a promise."
+            ", and a larger cut_ratio or a smaller clip_norm is what makes it a promise."
         )
     factor = f"{math.exp(epsilon):.3g}"
     weak = ", which is little of a promise" if epsilon >= _LITTLE_FROM else ""
