@@ -196,7 +196,7 @@ def test_the_best_linear_reconstruction_is_no_better_from_what_was_sent(record: 
     prior_error = (recording.images.reshape(60, -1) ** 2).mean()
     assert errors["x_c"].mean() < 0.5 * prior_error, "the filter does reconstruct something"
     shuffled = squared_errors(recording.sent[::-1], wiener, recording.images)
-    assert shuffled.mean() > 1.5 * prior_error * 0.5, "but not from another image's release"
+    assert shuffled.mean() > prior_error, "but not from another image's release"
 
 
 def correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:
