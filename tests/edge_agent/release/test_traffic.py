@@ -39,7 +39,8 @@ def covariance() -> np.ndarray:
 def pictures(seed: int, count: int = COUNT) -> np.ndarray:
     """Images of which somebody may know the distribution: (count, 1, 16, 16) float32 in [-1, 1]."""
     drawn = np.random.default_rng(seed).multivariate_normal(np.zeros(SIDE**2), covariance(), count)
-    return np.clip(drawn, -1, 1).astype(np.float32).reshape(count, 1, SIDE, SIDE)
+    bounded: np.ndarray = np.clip(drawn, -1, 1).astype(np.float32)
+    return bounded.reshape(count, 1, SIDE, SIDE)
 
 
 @dataclass(frozen=True)
