@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from broker import names, topology
+from broker import device_settings, names, topology
 from broker.command import Directory, Json, ManagementUrl, Status, Url, declare_on, management
 from broker.dead import cli as dead_cli
 from broker.errors import ConfigError, NotEnrolled
@@ -76,6 +76,20 @@ def enroll(
             help="Let it log in with a certificate, signed by the authority in this directory.",
         ),
     ] = None,
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="KEY=VALUE: a setting of `collafuse edge run` for its file, such as pool_images=32; may be repeated.",
+        ),
+    ] = None,
+    head_keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--head-keys",
+            help="Public key (ed25519:…), or a file of them, whose signature its heads must bear; may be repeated.",
+        ),
+    ] = None,
     max_connections: Annotated[
         int, typer.Option("--max-connections", min=1, help="That it may hold open at a time.")
     ] = 8,
@@ -88,6 +102,7 @@ def enroll(
 
     names.user_name(client, device)
     _check_out(out, renew)
+    told = (device_settings.kept(out) if renew else {}) | _told(chosen, head_keys)
     settings = broker_settings(url, directory)
     authority = None
     if certificate is not None:
@@ -106,7 +121,7 @@ def enroll(
             limits=identities.Limits(max_connections, max_channels),
             authority=authority,
         )
-    identities.write_credentials(credentials, out, replace=renew)
+    identities.write_credentials(credentials, out, replace=renew, settings=told)
     print(f"{client} {device} is enrolled; its credentials are in {out}")
     if renew:
         print(
@@ -229,6 +244,17 @@ def _address(settings: BrokerSettings, public_url: str | None, ca: str | None) -
         ca=authority if scheme == "amqps" else None,
         plaintext=settings.plaintext,
     )
+
+
+def _told(chosen: list[str] | None, head_keys: list[str] | None) -> dict[str, device_settings.Value]:
+    """What a device's file says beside its credentials; refused before anybody is enrolled."""
+    told = device_settings.parse(chosen or ())
+    if head_keys and "head_keys" in told:
+        raise ConfigError("the keys of heads are given twice: by --set head_keys and by --head-keys")
+    if head_keys:
+        told["head_keys"] = list(device_settings.head_keys(head_keys))
+    device_settings.lines(told)
+    return told
 
 
 def _check_out(out: Path, replace: bool) -> None:

@@ -5,12 +5,13 @@ it, with patterns that name the user literally; names hold nothing that has a me
 """
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
-from broker import names, topology
+from broker import device_settings, names, topology
 from broker.address import BrokerSettings
 from broker.errors import AlreadyEnrolled, ConfigError, InvalidName, ManagementError
 from broker.management import Management
@@ -197,13 +198,20 @@ def server_user(management: Management, name: str, *, address: BrokerSettings) -
     return BrokerSettings.from_url(_url(address, name, password), ca=address.ca, plaintext=address.plaintext)
 
 
-def write_credentials(credentials: Credentials, path: Path, *, replace: bool = False) -> None:
+def write_credentials(
+    credentials: Credentials,
+    path: Path,
+    *,
+    replace: bool = False,
+    settings: Mapping[str, device_settings.Value] | None = None,
+) -> None:
     """Writes a TOML file that only its owner can read: the agent's client, device and broker_url, authority and certificate.
 
     Args:
         credentials: of the device.
         path: of the file.
         replace: write over a file that is there.
+        settings: what else the device is told, by the names of the agent's settings.
 
     Raises:
         ConfigError: if the file exists, or cannot be written.
@@ -214,6 +222,7 @@ def write_credentials(credentials: Credentials, path: Path, *, replace: bool = F
         f'device = "{credentials.device}"',
         f'broker_url = "{credentials.amqp_url}"',
     ]
+    lines += device_settings.lines(settings or {})
     lines += _link_lines(credentials.ca, credentials.certificate, credentials.key, credentials.plaintext)
     write_secret("\n".join(lines) + "\n", path, replace=replace)
 

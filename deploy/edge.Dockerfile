@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# The edge agent: onnxruntime and no torch.
+# The edge agent: onnxruntime and no torch. For both kinds of machine at once:
+#   docker buildx build --platform linux/amd64,linux/arm64 -f deploy/edge.Dockerfile .
 
 FROM python:3.11.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -14,7 +15,8 @@ COPY monitoring monitoring
 COPY diffusion diffusion
 COPY evaluation evaluation
 COPY collafuse collafuse
-RUN /opt/collafuse/bin/pip install --constraint constraints.txt ".[edge]" \
+# Wheels alone: every pinned version has them for amd64 and arm64, and one that had none would fail here and not be compiled.
+RUN /opt/collafuse/bin/pip install --only-binary=:all: --constraint constraints.txt ".[edge]" \
     && ! /opt/collafuse/bin/python -c "import torch" 2>/dev/null
 
 FROM python:3.11.11-slim-bookworm

@@ -12,7 +12,7 @@ discloses nothing new.
 import hashlib
 import hmac
 import math
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,12 @@ from diffusion.arrays import Float32
 from diffusion.errors import DiffusionError, ReleaseRefused
 from diffusion.noise import normals
 from diffusion.schedule import NoiseSchedule
+from diffusion.seal import Seal
 from diffusion.split import Cut
 
 MIN_SECRET_BYTES = 16
 
-_SEAL = object()
+_SEAL = Seal()
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,10 @@ class Release:
 
     x_c: (C, H, W) float32, read-only;  schedule_id, t_cut: the point of the chain it lies on;  release: its
     index, 0 … K-1;
-    digest: of the image before clipping, the ledger's key;  label: the class, or None.
+    digest: of the image before clipping, the ledger's key;  label: the class, or None;
+    clip_norm: the C it was clipped to, or None;  norm_bound: the C that holds for its shape;  mu: what it costs,
+    μ = 2C/σ;
+    mark: proves to `check_release` that `release` has made it, and that it is still as it was.
     """
 
     x_c: Float32
@@ -44,13 +48,35 @@ class Release:
     release: int
     digest: str
     label: int | None
-    seal: InitVar[object]
+    clip_norm: float | None
+    norm_bound: float
+    mu: float
+    mark: bytes
 
-    def __post_init__(self, seal: object) -> None:
-        if seal is not _SEAL:
-            raise ReleaseRefused(
-                "a Release is made by diffusion.privacy.release alone: it clips and adds the noise"
-            )
+    def __post_init__(self) -> None:
+        check_release(self)
+
+
+def check_release(release: object) -> None:
+    """Raise ReleaseRefused unless `release` is what the function of that name returned, unchanged since.
+
+    So neither a look-alike, nor a copy with another field, nor one whose values were overwritten is taken for a
+    release.
+    """
+    fields = vars(release) if type(release) is Release else {}
+    if not _SEAL.is_mine(fields.get("mark"), _sealed(fields)):
+        raise ReleaseRefused(
+            "a Release is made by diffusion.privacy.release alone: it clips and adds the noise"
+        )
+
+
+def _sealed(fields: dict[str, Any]) -> tuple[bytes, ...]:
+    """What the mark of a release speaks for: its values, and every other field."""
+    x_c = fields.get("x_c")
+    if not isinstance(x_c, np.ndarray):
+        return ()
+    others = sorted((name, value) for name, value in fields.items() if name not in {"x_c", "mark"})
+    return (f"{x_c.dtype.str}{x_c.shape}".encode(), x_c.tobytes(), repr(others).encode())
 
 
 def clip(x0: npt.NDArray[Any], norm: float | None) -> Float32:
@@ -146,15 +172,19 @@ def release(
     )
     x_c = cut.release(clipped, noise)
     x_c.flags.writeable = False
-    return Release(
-        x_c=x_c,
-        schedule_id=cut.schedule.schedule_id,
-        t_cut=cut.t_cut,
-        release=release_index,
-        digest=image_digest(x0),
-        label=label,
-        seal=_SEAL,
-    )
+    bound = norm_bound(clip_norm, clipped.shape)
+    fields: dict[str, Any] = {
+        "x_c": x_c,
+        "schedule_id": cut.schedule.schedule_id,
+        "t_cut": cut.t_cut,
+        "release": release_index,
+        "digest": image_digest(x0),
+        "label": label,
+        "clip_norm": clip_norm,
+        "norm_bound": bound,
+        "mu": gdp_mu(bound, cut.t_cut, cut.schedule),
+    }
+    return Release(**fields, mark=_SEAL.mark(_sealed(fields)))
 
 
 def sigma(cut: Cut) -> float:

@@ -16,6 +16,7 @@ from edge_agent.settings import EdgeSettings
 if TYPE_CHECKING:
     from broker.settings import BrokerSettings
     from edge_agent.generation.jobs import Job
+    from edge_agent.release.contribution import Summary
     from edge_agent.storage.spool import Spool
     from edge_agent.storage.state import StateDirectory
 
@@ -80,6 +81,7 @@ def contribute(
     """Release images, each once: noised here, kept in the outbox until the broker has them. Needs no broker and no agent."""
     from dataclasses import asdict
 
+    from edge_agent.errors import BudgetExceeded
     from edge_agent.release import contribution
     from edge_agent.release.images import open_images
     from edge_agent.storage.spool import Spool
@@ -105,14 +107,12 @@ def contribute(
         summary = contribution.contribute(spool, source, place.secret(), settings, update)
     if as_json:
         _print_json(asdict(summary))
-        return
-    print(
-        f"{summary.released} releases in {summary.batches} messages; released before: {summary.released_before}"
-    )
-    if summary.held_back:
-        print(f"held back: {summary.held_back} images that the server asks nothing more of now")
-    if summary.labels_withheld:
-        print("labels were not sent: the server asks for none")
+    else:
+        _show_contribution(summary)
+    if summary.reason is not None and summary.released == 0:
+        raise BudgetExceeded(summary.reason)
+    if summary.reason is not None:
+        _say(summary.reason)
 
 
 @app.command()
@@ -239,6 +239,51 @@ def generate(
 
 
 @app.command()
+def ledger(
+    *,
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", help="Only these images: a picture, a folder of them, or .npz."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Lines at most; the dearest come first.")] = 20,
+    group: Annotated[
+        int, typer.Option("--group", min=1, help="On how many of the images one person may be.")
+    ] = 1,
+    config: Config = None,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
+    """Show what each image has cost: releases, cuts, mu, and epsilon at delta, which bounds what can be learnt of it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge_agent.release import ledger, statement
+    from edge_agent.release.images import digests
+    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.state import open_state
+
+    settings = EdgeSettings.load(config, state=state)
+    place = open_state(settings.state)
+    with Spool(place.spool) as spool:
+        ledger.fill_in(spool, settings)
+        chosen = None if image is None else digests(image)
+        accounts = ledger.accounts(spool, settings, limit=limit, images=chosen)
+        total = ledger.summary(spool, settings)
+    if as_json:
+        _print_json(statement.as_json(total, accounts, group))
+        return
+    if not accounts:
+        print("nothing was released" if image is None else f"{image} was never released by this device")
+    else:
+        table = Table("image", "releases", "cuts", "mu", f"epsilon at {settings.delta:g}")
+        for account in accounts:
+            table.add_row(*statement.row(account))
+        Console().print(table)
+    for line in statement.as_lines(total, accounts[0] if accounts else None, group):
+        print(line)
+
+
+@app.command()
 def status(*, config: Config = None, state: State = None, as_json: Json = False) -> None:
     """Show link, outbox, ledger, receipts, jobs, head and contract."""
     from rich.console import Console
@@ -251,7 +296,7 @@ def status(*, config: Config = None, state: State = None, as_json: Json = False)
     settings = EdgeSettings.load(config, state=state)
     place = open_state(settings.state)
     with Spool(place.spool) as spool:
-        facts = collect(place, spool)
+        facts = collect(place, spool, settings)
     if as_json:
         _print_json(facts)
         return
@@ -274,6 +319,16 @@ def _broker(settings: "EdgeSettings") -> "BrokerSettings":
             f" {settings.device!r}: use the credentials file of this device"
         )
     return broker
+
+
+def _show_contribution(summary: "Summary") -> None:
+    print(
+        f"{summary.released} releases in {summary.batches} messages; released before: {summary.released_before}"
+    )
+    if summary.held_back:
+        print(f"held back: {summary.held_back} images that the server asks nothing more of now")
+    if summary.labels_withheld:
+        print("labels were not sent: the server asks for none")
 
 
 def _wait_and_show(

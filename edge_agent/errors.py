@@ -8,6 +8,7 @@ EdgeError
 ├── AgentRunning          another agent holds the state directory
 ├── ImageError            an image cannot be read or is not what it should be
 ├── ContributionError     a release is not allowed: schedule, cut or shape disagree with the contract
+│   └── BudgetExceeded    it would take an image past the epsilon that its releases may add up to
 ├── JobRefused            a request for images makes no sense and was not accepted
 ├── JobFailed             a job ended without pictures; `reason` says why
 ├── HeadError             the head bundle cannot be used
@@ -51,6 +52,10 @@ class ImageError(EdgeError, ValueError):
 
 class ContributionError(EdgeError):
     """A release is not allowed as it was asked for."""
+
+
+class BudgetExceeded(ContributionError):
+    """A release would take an image past the device's epsilon budget; nothing of it has left, nor will."""
 
 
 class JobRefused(EdgeError, ValueError):

@@ -37,7 +37,7 @@ class Observer:
 def _durable_counts(spool: Spool) -> dict[str, int]:
     by_state = jobs.counts(spool)
     return {
-        "releases": status.ledger(spool)["releases"],
+        "releases": status.release_count(spool),
         "receipts": status.receipt_count(spool),
         "late": status.counter(spool, "late"),
         **{outcome: by_state.get(outcome, 0) for outcome in jobs.ENDED},

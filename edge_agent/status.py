@@ -5,6 +5,8 @@ from typing import Any
 
 from edge_agent.generation import jobs
 from edge_agent.link import contract, outbox
+from edge_agent.release import ledger
+from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, agent_is_running
 
@@ -23,7 +25,7 @@ def noted(spool: Spool) -> dict[str, Any]:
     return {row["key"]: json.loads(row["value"]) for row in spool.rows("SELECT key, value FROM agent")}
 
 
-def collect(state: StateDirectory, spool: Spool) -> dict[str, Any]:
+def collect(state: StateDirectory, spool: Spool, settings: EdgeSettings) -> dict[str, Any]:
     """Everything `edge status --json` prints. What only a running agent knows is None when none runs."""
     running = agent_is_running(state)
     facts = noted(spool) if running else {}
@@ -39,7 +41,7 @@ def collect(state: StateDirectory, spool: Spool) -> dict[str, Any]:
             "oldest_seconds": round(load.oldest_seconds, 1),
             "last_error": _last_error(spool),
         },
-        "ledger": ledger(spool),
+        "ledger": ledger.summary(spool, settings),
         "receipts": _receipts(spool),
         "jobs": jobs.counts(spool),
         "late_results": counter(spool, "late"),
@@ -48,10 +50,9 @@ def collect(state: StateDirectory, spool: Spool) -> dict[str, Any]:
     }
 
 
-def ledger(spool: Spool) -> dict[str, int]:
-    """Images released at least once, and releases altogether."""
-    row = spool.rows("SELECT count(DISTINCT image), count(*) FROM ledger")[0]
-    return {"images": row[0], "releases": row[1]}
+def release_count(spool: Spool) -> int:
+    """Releases of all images."""
+    return int(spool.rows("SELECT count(*) FROM ledger")[0][0])
 
 
 def counter(spool: Spool, name: str) -> int:

@@ -22,15 +22,23 @@ class Link:
     target_port: where it leads.
     delay_seconds: how long every byte is on its way, in each direction.
     bytes_per_second: of each direction of each connection, or None for as fast as can be.
+    records: keep every byte that went up, in `recorded`: one entry for each connection, in the order in which they came.
     """
 
     def __init__(
-        self, target_port: int, *, delay_seconds: float = 0.0, bytes_per_second: float | None = None
+        self,
+        target_port: int,
+        *,
+        delay_seconds: float = 0.0,
+        bytes_per_second: float | None = None,
+        records: bool = False,
     ) -> None:
         self.target_port = target_port
         self.delay_seconds = delay_seconds
         self.bytes_per_second = bytes_per_second
         self.refuses = False
+        self.records = records
+        self.recorded: list[bytearray] = []
         self._server = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port = int(self._server.getsockname()[1])
         self._sockets: set[socket.socket] = set()
@@ -97,22 +105,29 @@ class Link:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._sockets |= {near, far}
-            self._start(near, far, "up")
-            self._start(far, near, "down")
+            record = bytearray() if self.records else None
+            if record is not None:
+                self.recorded.append(record)
+            self._start(near, far, "up", record)
+            self._start(far, near, "down", None)
 
-    def _start(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
+    def _start(
+        self, source: socket.socket, sink: socket.socket, direction: str, record: bytearray | None
+    ) -> None:
         way: Way = queue.Queue(QUEUED_BLOCKS)
-        threading.Thread(target=self._read, args=(source, way), daemon=True).start()
+        threading.Thread(target=self._read, args=(source, way, record), daemon=True).start()
         threading.Thread(target=self._write, args=(source, sink, direction, way), daemon=True).start()
 
-    def _read(self, source: socket.socket, way: Way) -> None:
-        """Take what comes in."""
+    def _read(self, source: socket.socket, way: Way, record: bytearray | None) -> None:
+        """Take what comes in, whether or not it is handed on."""
         block = b"first"
         while block:
             try:
                 block = source.recv(BLOCK_BYTES)
             except OSError:
                 block = b""
+            if record is not None:
+                record += block
             way.put((time.monotonic() + self.delay_seconds, block))
 
     def _write(self, source: socket.socket, sink: socket.socket, direction: str, way: Way) -> None:

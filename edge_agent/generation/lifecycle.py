@@ -13,8 +13,6 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from broker import codec
-from broker.contract.denoise import DenoiseV1
 from diffusion.noise import initial_noise
 from edge_agent import clock
 from edge_agent.errors import HeadError, JobFailed
@@ -76,15 +74,7 @@ def start(spool: Spool, job: Job, settings: EdgeSettings, slot: HeadSlot) -> boo
                 ttl_seconds=ttl_seconds,
             )
             latents.note_request(transaction, job.job_id, part, request)
-            outbox.put(
-                transaction,
-                message_id=request.request_id,
-                kind="denoise",
-                type_name=DenoiseV1.type_name,
-                body=codec.encode(request),
-                max_bytes=settings.outbox_max_bytes,
-                job_id=job.job_id,
-            )
+            outbox.put_request(transaction, request, job.job_id, settings.outbox_max_bytes)
     log.info("job_started", job_id=job.job_id, count=job.count, asks_the_server=recipe.asks_the_server)
     return True
 

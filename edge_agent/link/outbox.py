@@ -1,4 +1,8 @@
-"""Messages that the device has accepted and the broker has not yet confirmed."""
+"""Messages that the device has accepted and the broker has not yet confirmed.
+
+What leaves the device leaves through here, and there are three ways in: samples as a batch of releases, which
+`edge_agent.release.batch` alone can make; a request for images; and telemetry. None of them takes bytes.
+"""
 
 import json
 import sqlite3
@@ -7,11 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from broker import codec
+from broker.contract.denoise import DenoiseV1
+from broker.contract.message import Message
+from broker.contract.types import MESSAGE_TYPES
+from broker.errors import Refused
+from diffusion.errors import ReleaseRefused
 from edge_agent.errors import OutboxFull
+from edge_agent.release import batch as batches
+from edge_agent.release.batch import ReleasedBatch
 from edge_agent.storage.spool import Spool
 
-Kind = Literal["samples", "denoise", "prefetch"]
-PRIORITY: dict[Kind, int] = {"denoise": 0, "prefetch": 1, "samples": 2}
+Kind = Literal["samples", "denoise", "prefetch", "telemetry"]
+PRIORITY: dict[Kind, int] = {"denoise": 0, "prefetch": 1, "samples": 2, "telemetry": 3}
+TELEMETRY = "telemetry.v1"
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,76 @@ class Load:
     oldest_seconds: float
 
 
-def put(
+def put_samples(transaction: sqlite3.Connection, batch: ReleasedBatch, max_bytes: int) -> None:
+    """Accept a message of releases, as part of a transaction.
+
+    Raises ReleaseRefused for anything else, whatever it looks like; OutboxFull when the quota of `max_bytes` would be passed.
+    The transaction is then to be given up.
+    """
+    batches.check_batch(batch)
+    _put(
+        transaction,
+        message_id=batch.message_id,
+        kind="samples",
+        type_name=batches.TYPE_NAME,
+        body=batch.body,
+        max_bytes=max_bytes,
+    )
+
+
+def put_request(
+    transaction: sqlite3.Connection, request: DenoiseV1, job_id: str | None, max_bytes: int
+) -> None:
+    """Accept a request for images under its own id, interactive or to fill the stock, as its priority says.
+
+    Raises ReleaseRefused for another message; OutboxFull when the quota would be passed, and the transaction is to be given up.
+    """
+    body = _written(request, DenoiseV1.type_name)
+    _put(
+        transaction,
+        message_id=request.request_id,
+        kind="denoise" if request.priority == "interactive" else "prefetch",
+        type_name=DenoiseV1.type_name,
+        body=body,
+        max_bytes=max_bytes,
+        job_id=job_id,
+    )
+
+
+def put_telemetry(transaction: sqlite3.Connection, message: Message, max_bytes: int) -> None:
+    """Accept what the device says of itself, in place of an older word that was not sent yet.
+
+    Raises ReleaseRefused for a message of another type than `telemetry.v1`; OutboxFull when the quota would be passed, and the
+    transaction is to be given up.
+    """
+    body = _written(message, TELEMETRY)
+    transaction.execute("DELETE FROM outbox WHERE kind = 'telemetry'")
+    _put(
+        transaction,
+        message_id=codec.digest(body),
+        kind="telemetry",
+        type_name=TELEMETRY,
+        body=body,
+        max_bytes=max_bytes,
+    )
+
+
+def _written(message: Message, type_name: str) -> bytes:
+    """The body of a message that is of this type of the contract, and valid; a subclass could write another body."""
+    if type(message) is not MESSAGE_TYPES.get(type_name):
+        raise ReleaseRefused(
+            f"a {type(message).__name__} cannot be put into the outbox as {type_name}: samples leave the device as a"
+            " ReleasedBatch alone"
+        )
+    body = codec.encode(message)
+    try:
+        codec.decode(type_name, body)  # one that was made without being validated holds anything
+    except Refused as error:
+        raise ReleaseRefused(f"a {type_name} that breaks the contract was not sent: {error}") from error
+    return body
+
+
+def _put(
     transaction: sqlite3.Connection,
     *,
     message_id: str,
@@ -45,10 +127,7 @@ def put(
     max_bytes: int,
     job_id: str | None = None,
 ) -> None:
-    """Accept a message, as part of a transaction.
-
-    Raises OutboxFull when the quota of `max_bytes` would be passed; the transaction is then to be given up.
-    """
+    """Accept a message that one of the three ways in has made."""
     waiting_bytes = int(transaction.execute("SELECT coalesce(sum(size_bytes), 0) FROM outbox").fetchone()[0])
     if waiting_bytes + len(body) > max_bytes:
         raise OutboxFull(

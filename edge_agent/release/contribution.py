@@ -8,15 +8,11 @@ other way round.
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-import numpy as np
-
-from broker import codec
 from broker.contract.fields import MAX_BODY_BYTES
 from broker.contract.rounds import RoundV1
-from broker.contract.samples import SamplesV1
 from diffusion import privacy
 from diffusion.privacy import Release
 from diffusion.schedule import NoiseSchedule
@@ -24,6 +20,8 @@ from diffusion.split import Cut
 from edge_agent.errors import ContributionError
 from edge_agent.link import contract as contracts
 from edge_agent.link import outbox
+from edge_agent.release import ledger
+from edge_agent.release.batch import ReleasedBatch
 from edge_agent.release.images import Image, ImageSource
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
@@ -38,6 +36,7 @@ class Summary:
     """What a contribution did: images read, releases made now, images that had been released before, messages made.
 
     held_back: images that the server asks nothing more of at the moment, for their label or altogether.
+    refused: releases that would have taken an image past the budget; reason says what to do about them.
     """
 
     images: int
@@ -46,6 +45,8 @@ class Summary:
     batches: int
     labels_withheld: bool
     held_back: int = 0
+    refused: int = 0
+    reason: str | None = None
 
 
 def contribute(
@@ -76,7 +77,7 @@ def contribute(
     asked = settings.releases if contract is None else _releases_asked(spool, contract)
     withhold = contract is not None and contract.num_classes is None
     batches = _Batches(spool, settings, cut)
-    read = before = held_back = 0
+    read = before = held_back = refused = 0
     labelled = False
     for image in source:
         _check_image(image, contract)
@@ -87,7 +88,9 @@ def contribute(
         now = {index for index in missing if index < asked} if wanted else set()
         before += not missing
         held_back += bool(missing) and not now
-        for index in sorted(now):
+        paid = _affordable(spool, settings, cut, image, len(batches.pending(digest)), now)
+        refused += len(now) - paid
+        for index in sorted(now)[:paid]:
             label = None if withhold else image.label
             batches.add(
                 privacy.release(cut, image.x0, secret, index, clip_norm=settings.clip_norm, label=label)
@@ -96,7 +99,11 @@ def contribute(
         if on_image is not None:
             on_image(read)
     batches.flush_all()
-    return Summary(read, batches.released, before, batches.made, withhold and labelled, held_back)
+    ledger.note_refused(spool, refused)
+    reason = _why_refused(settings, refused) if refused else None
+    return Summary(
+        read, batches.released, before, batches.made, withhold and labelled, held_back, refused, reason
+    )
 
 
 def check_cut(cut: Cut, contract: RoundV1 | None, noise_floor: float) -> None:
@@ -172,49 +179,50 @@ class _Batches:
         releases = self._waiting.pop(kind, [])
         if not releases:
             return
-        body = codec.encode(self._message(releases))
+        batch = ReleasedBatch.of(releases, self._settings.release_dtype)
         with self._spool.transaction() as transaction:
-            accept_batch(transaction, releases, body, self._settings.outbox_max_bytes)
+            accept_batch(transaction, batch, self._settings)
         for release in releases:
             self._pending[release.digest].discard(release.release)
         self.made += 1
         self.released += len(releases)
 
-    def _message(self, releases: Sequence[Release]) -> SamplesV1:
-        labels = [release.label for release in releases if release.label is not None]
-        return SamplesV1.pack(
-            np.stack([release.x_c for release in releases]),
-            schedule_id=self._cut.schedule.schedule_id,
-            t_cut=self._cut.t_cut,
-            release=releases[0].release,
-            dtype=self._settings.release_dtype,
-            labels=np.array(labels, np.int32) if labels else None,
-        )
 
-
-def accept_batch(
-    transaction: sqlite3.Connection, releases: Sequence[Release], body: bytes, outbox_max_bytes: int
-) -> None:
+def accept_batch(transaction: sqlite3.Connection, batch: ReleasedBatch, settings: EdgeSettings) -> None:
     """Put one message into the outbox and its images into the ledger, as part of one transaction."""
-    batch_id = codec.digest(body)
-    outbox.put(
-        transaction,
-        message_id=batch_id,
-        kind="samples",
-        type_name=SamplesV1.type_name,
-        body=body,
-        max_bytes=outbox_max_bytes,
-    )
-    transaction.executemany(
-        "INSERT INTO ledger (image, release, t_cut, schedule_id, batch_id, released_at) VALUES (?, ?, ?, ?, ?, ?)",
-        [(r.digest, r.release, r.t_cut, r.schedule_id, batch_id, time.time()) for r in releases],
-    )
+    ledger.check_budget(transaction, batch.releases, settings)
+    outbox.put_samples(transaction, batch, settings.outbox_max_bytes)
+    ledger.note(transaction, batch)
 
 
 def _missing_releases(spool: Spool, digest: str, limit: int) -> set[int]:
     """Indices below `limit` at which an image has not been released yet, at whatever cut."""
     rows = spool.rows("SELECT release FROM ledger WHERE image = ?", (digest,))
     return set(range(limit)) - {row[0] for row in rows}
+
+
+def _affordable(
+    spool: Spool, settings: EdgeSettings, cut: Cut, image: Image, pending: int, wanted: Collection[int]
+) -> int:
+    """How many of the releases `wanted` of an image its budget bears, beside those that are waiting here: 0 to all."""
+    if settings.epsilon_budget is None:
+        return len(wanted)
+    digest, shape = privacy.image_digest(image.x0), image.x0.shape
+    ledger.fill_in(spool, settings, shape, digest)
+    price = privacy.gdp_mu(privacy.norm_bound(settings.clip_norm, shape), cut.t_cut, cut.schedule) ** 2
+    spent = ledger.squares(spool, digest, besides=wanted) + pending * price
+    return next(
+        (n for n in range(len(wanted)) if not ledger.is_affordable(spent + (n + 1) * price, settings)),
+        len(wanted),
+    )
+
+
+def _why_refused(settings: EdgeSettings, refused: int) -> str:
+    return (
+        f"{refused} releases were refused: each would take its image's epsilon past the budget of"
+        f" {settings.epsilon_budget:g} (at delta {settings.delta:g}, cut ratio {settings.cut_ratio:g}); raise cut_ratio, lower"
+        " clip_norm, or raise epsilon_budget"
+    )
 
 
 def _releases_asked(spool: Spool, contract: RoundV1) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
+from diffusion.privacy import image_digest
 from edge_agent.errors import ImageError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
@@ -85,6 +86,16 @@ def load_images(path: Path, labels: Path | None = None) -> ImageSet:
         images=np.stack([image.x0 for image in images]),
         labels=np.array(numbers, np.int64) if numbers else None,
     )
+
+
+def digests(path: Path) -> list[str]:
+    """The names under which the ledger knows the images of `path`: one picture, a folder of them, or an `.npz`.
+
+    Raises ImageError as `open_images` does.
+    """
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return [image_digest(_read_picture(path))]
+    return [image_digest(image.x0) for image in open_images(path)]
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,14 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE jobs ADD COLUMN source TEXT CHECK (source IN ('server', 'pool', 'local'))",
         ),
     ),
+    Migration(
+        "0004_ledger",  # a row without mu was written before prices were kept
+        (
+            "ALTER TABLE ledger ADD COLUMN clip_norm REAL",
+            "ALTER TABLE ledger ADD COLUMN norm_bound REAL",
+            "ALTER TABLE ledger ADD COLUMN mu REAL CHECK (mu >= 0)",
+        ),
+    ),
 )
 
 

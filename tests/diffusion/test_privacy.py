@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from diffusion.arrays import Float32
 from diffusion.errors import DiffusionError, ReleaseRefused
 from diffusion.privacy import (
     Release,
+    check_release,
     clip,
     epsilon,
     epsilon_of_mu,
@@ -88,18 +90,81 @@ def test_the_stream_never_changes() -> None:
     )
 
 
-def test_only_release_makes_a_release() -> None:
-    made = release(CUT, image(), SECRET)
+def by_hand() -> Release:
+    return Release(image(), "id", 300, 0, "digest", None, None, 8.0, 1.0, b"x" * 16)
+
+
+def without_its_constructor() -> Release:
+    made = object.__new__(Release)
+    for name, value in vars(release(CUT, image(), SECRET)).items():
+        object.__setattr__(made, name, image() if name == "x_c" else value)
+    return made
+
+
+def with_the_clean_image() -> Release:
     changes: dict[str, Any] = {"x_c": image()}
+    return dataclasses.replace(release(CUT, image(), SECRET), **changes)
+
+
+def at_a_lower_price() -> Release:
+    return dataclasses.replace(release(CUT, image(), SECRET), mu=0.1)
+
+
+def overwritten() -> Release:
+    made = release(CUT, image(), SECRET)
+    made.x_c.flags.writeable = True
+    made.x_c[...] = image()
+    return made
+
+
+def copied_and_changed() -> Release:
+    made = copy.copy(release(CUT, image(), SECRET))
+    object.__setattr__(made, "x_c", image())
+    return made
+
+
+def of_a_subclass() -> Release:
+    class Lenient(Release):
+        def __post_init__(self) -> None:
+            pass
+
+    return Lenient(**vars(release(CUT, image(), SECRET)))
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        by_hand,
+        without_its_constructor,
+        with_the_clean_image,
+        at_a_lower_price,
+        overwritten,
+        copied_and_changed,
+        of_a_subclass,
+    ],
+)
+def test_only_release_makes_a_release(forge: Callable[[], Release]) -> None:
     with pytest.raises(ReleaseRefused, match="release alone"):
-        Release(image(), "id", 300, 0, "digest", None, object())
-    with pytest.raises(ValueError, match="InitVar"):
-        dataclasses.replace(made, **changes)
+        check_release(forge())
+
+
+def test_a_release_stays_one_in_a_copy_and_cannot_be_changed_in_passing() -> None:
+    made = release(CUT, image(), SECRET)
+    check_release(copy.deepcopy(made))
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.x_c = image()  # type: ignore[misc]  # what the test is about
     with pytest.raises(ValueError, match="read-only"):
         made.x_c[0, 0, 0] = 0.0
-    assert copy.copy(made).x_c is made.x_c
+    with pytest.raises(ReleaseRefused, match="release alone"):
+        check_release(image())
+
+
+def test_a_release_says_what_it_costs() -> None:
+    made = release(CUT, image(), SECRET, clip_norm=2.0)
+    assert (made.clip_norm, made.norm_bound) == (2.0, 2.0)
+    assert made.mu == gdp_mu(2.0, CUT.t_cut, CUT.schedule)
+    bare = release(CUT, image(), SECRET)
+    assert (bare.clip_norm, bare.norm_bound) == (None, norm_bound(None, image().shape))
 
 
 @pytest.mark.parametrize(

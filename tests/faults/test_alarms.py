@@ -85,7 +85,7 @@ def _the_row_is_kept_and_goes_later(own_node: LocalNode, spool: Spool, publisher
     raise_, clear = ALARMS["memory"]
     own_node.control(*raise_)
     with spool.transaction() as transaction:
-        outbox.put(
+        outbox._put(
             transaction,
             message_id="row",
             kind="samples",

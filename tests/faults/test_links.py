@@ -38,7 +38,7 @@ def accept(spool: Spool, first: int, count: int, images: int = 4) -> list[str]:
     for number in range(first, first + count):
         body = encode(sample_batch(number, images))
         with spool.transaction() as transaction:
-            outbox.put(
+            outbox._put(
                 transaction,
                 message_id=digest(body),
                 kind="samples",

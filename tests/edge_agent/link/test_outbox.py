@@ -16,7 +16,7 @@ QUOTA_BYTES = 1000
 
 def put(spool: Spool, message_id: str, kind: Kind = "samples", size_bytes: int = 100) -> None:
     with spool.transaction() as transaction:
-        outbox.put(
+        outbox._put(
             transaction,
             message_id=message_id,
             kind=kind,

@@ -50,7 +50,7 @@ def connection(device: Device, server_settings: BrokerSettings) -> Iterator[Conn
 
 def put(spool: Spool, message_id: str, kind: Kind = "samples") -> None:
     with spool.transaction() as transaction:
-        outbox.put(
+        outbox._put(
             transaction,
             message_id=message_id,
             kind=kind,

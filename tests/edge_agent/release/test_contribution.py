@@ -17,10 +17,10 @@ from diffusion.split import Cut
 from edge_agent.errors import ContributionError, OutboxFull, StateError
 from edge_agent.link import contract
 from edge_agent.release import contribution
+from edge_agent.release import ledger as ledgers
 from edge_agent.release.contribution import Summary
 from edge_agent.release.images import Image, open_images
 from edge_agent.settings import EdgeSettings
-from edge_agent.status import ledger
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, contribution_lock
 
@@ -53,6 +53,11 @@ def messages(spool: Spool) -> list[SamplesV1]:
         assert row["message_id"] == codec.digest(row["body"])
         found.append(message)
     return found
+
+
+def ledger(spool: Spool) -> dict[str, int]:
+    total = ledgers.summary(spool, EdgeSettings())
+    return {name: total[name] for name in ("images", "releases")}
 
 
 def opened_round(**changes: Any) -> RoundV1:

@@ -21,7 +21,7 @@ from monitoring.errors import Disposition
 
 def put(spool: Spool, message_id: str, body: bytes = b"body") -> None:
     with spool.transaction() as transaction:
-        outbox.put(
+        outbox._put(
             transaction,
             message_id=message_id,
             kind="samples",
@@ -181,10 +181,10 @@ KILLED = """
     spool = Spool(Path(sys.argv[1]))
     when = sys.argv[2]
     with spool.transaction() as transaction:
-        outbox.put(transaction, message_id="first", kind="samples", type_name="samples.v1", body=b"1", max_bytes=2**40)
+        outbox._put(transaction, message_id="first", kind="samples", type_name="samples.v1", body=b"1", max_bytes=2**40)
         if when == "between":
             os.kill(os.getpid(), signal.SIGKILL)
-        outbox.put(transaction, message_id="second", kind="samples", type_name="samples.v1", body=b"2", max_bytes=2**40)
+        outbox._put(transaction, message_id="second", kind="samples", type_name="samples.v1", body=b"2", max_bytes=2**40)
         if when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -215,7 +215,7 @@ def test_opening_a_second_connection_here_does_not_let_another_process_lose_rows
         from edge_agent.link import outbox
         from edge_agent.storage.spool import Spool
         with Spool(Path(sys.argv[1])) as spool, spool.transaction() as transaction:
-            outbox.put(transaction, message_id=sys.argv[2], kind="samples", type_name="samples.v1", body=b"x", max_bytes=2**40)
+            outbox._put(transaction, message_id=sys.argv[2], kind="samples", type_name="samples.v1", body=b"x", max_bytes=2**40)
         """
     )
     with Spool(state.spool) as first:

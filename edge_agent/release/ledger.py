@@ -1,0 +1,225 @@
+"""What the device has given away: per image, how often, at which cuts, and what an (ε, δ) statement about it is worth.
+
+One row is one release of one image, written in the transaction that puts it into the outbox. Each carries its price μ, so the
+account needs neither the schedule nor the image again; the squares of the prices of one image add up, and the root of their
+sum is its μ (Dong, Roth & Su 2019), whence ε at the device's δ (`diffusion.privacy`). Rows that were written before prices
+were kept get the highest that is possible, that of an image that was not clipped, as soon as schedule and shape are known;
+until then an image with such a row counts as one of which nothing can be promised.
+
+What ε bounds: how much better anybody who holds every release of an image can tell it from any other image. Somebody who is on
+several images has given away more: k of them cost μ·√k at most.
+"""
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from diffusion import privacy
+from diffusion.privacy import Release
+from diffusion.schedule import NoiseSchedule
+from edge_agent.errors import BudgetExceeded
+from edge_agent.link import contract
+from edge_agent.release.batch import ReleasedBatch
+from edge_agent.settings import EdgeSettings
+from edge_agent.storage.spool import Spool
+
+_ROUNDING = 1 + 1e-9
+_REFUSED = "refused_releases"
+_PRICED = (
+    "SELECT image, count(*) AS releases, count(*) - count(mu) AS unknown, coalesce(sum(mu * mu), 0) AS squares,"
+    " group_concat(DISTINCT t_cut) AS cuts, max(released_at) AS last FROM ledger"
+)
+
+
+@dataclass(frozen=True)
+class Account:
+    """The cost of one image: `cuts` are the t_c of its releases; `mu` and `epsilon` are infinite if a price is not known."""
+
+    image: str
+    releases: int
+    cuts: tuple[int, ...]
+    mu: float
+    epsilon: float
+
+
+def note(transaction: sqlite3.Connection, batch: ReleasedBatch) -> None:
+    """Write the releases of a message down, as part of the transaction that accepts it."""
+    transaction.executemany(
+        "INSERT INTO ledger (image, release, t_cut, schedule_id, batch_id, released_at, clip_norm, norm_bound, mu)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [_row(release, batch.message_id) for release in batch.releases],
+    )
+
+
+def check_budget(
+    transaction: sqlite3.Connection, releases: Sequence[Release], settings: EdgeSettings
+) -> None:
+    """Raise BudgetExceeded when these releases, on top of what is in the ledger, take an image past its budget.
+
+    Asked in the transaction that would write them down, so it holds whatever other processes do. A row that these releases
+    would replace is not counted twice.
+    """
+    if settings.epsilon_budget is None:
+        return
+    for release in releases:
+        before = _squares(
+            transaction.execute(
+                f"{_PRICED} WHERE image = ? AND release <> ?",  # both pieces are our own words
+                (release.digest, release.release),
+            ).fetchone()
+        )
+        if not is_affordable(before + release.mu**2, settings):
+            raise BudgetExceeded(
+                f"release {release.release} of image {release.digest[:12]} was refused: it would take epsilon past the budget of"
+                f" {settings.epsilon_budget:g} (at delta {settings.delta:g}); raise cut_ratio, lower clip_norm, or raise"
+                " epsilon_budget"
+            )
+
+
+def is_affordable(squares: float, settings: EdgeSettings) -> bool:
+    """Whether an image whose prices have this sum of squares is within the device's budget."""
+    if settings.epsilon_budget is None:
+        return True
+    return _epsilon(math.sqrt(squares), settings.delta) <= settings.epsilon_budget * _ROUNDING
+
+
+def squares(spool: Spool, image: str, besides: Collection[int] = ()) -> float:
+    """The sum of μ² over an image's releases but those of the indices `besides`.
+
+    0 for an image never released, infinite when a price is not known.
+    """
+    row = spool.row(
+        f"{_PRICED} WHERE image = ? AND release NOT IN (SELECT value FROM json_each(?))",  # noqa: S608  # our own words
+        (image, json.dumps(sorted(besides))),
+    )
+    return 0.0 if row is None else _squares(row)
+
+
+def note_refused(spool: Spool, count: int) -> None:
+    """Count releases that were refused for the budget."""
+    if count:
+        with spool.transaction() as transaction:
+            transaction.execute(
+                "INSERT INTO counters (name, value) VALUES (?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+                (_REFUSED, count),
+            )
+
+
+def fill_in(
+    spool: Spool, settings: EdgeSettings, shape: tuple[int, ...] | None = None, image: str | None = None
+) -> None:
+    """Give rows that have no price the highest possible one, where their schedule is this device's or the server's.
+
+    shape: (C, H, W) of the images, or None for the one the server asks for;  image: the only image to do it for, or None.
+    """
+    where, which = ("mu IS NULL", ()) if image is None else ("mu IS NULL AND image = ?", (image,))
+    found = spool.rows(f"SELECT DISTINCT schedule_id, t_cut FROM ledger WHERE {where}", which)  # noqa: S608  # our own words
+    if not found:
+        return
+    round_ = contract.latest(spool)
+    shape = shape or (None if round_ is None else round_.shape)
+    if shape is None:
+        return
+    schedules = _schedules(spool, settings)
+    bound = privacy.norm_bound(None, shape)
+    prices = [
+        (bound, privacy.gdp_mu(bound, t_cut, schedules[schedule_id]), schedule_id, t_cut, *which)
+        for schedule_id, t_cut in found
+        if schedule_id in schedules and 0 < t_cut <= schedules[schedule_id].T
+    ]
+    with spool.transaction() as transaction:
+        transaction.executemany(
+            f"UPDATE ledger SET norm_bound = ?, mu = ? WHERE schedule_id = ? AND t_cut = ? AND {where}",  # noqa: S608  # our own
+            prices,
+        )
+
+
+def summary(spool: Spool, settings: EdgeSettings) -> dict[str, Any]:
+    """The device's account in one object of plain values.
+
+    images, releases: what was released;  epsilon_max: of the image that has cost most, None when nothing was released or when
+    nothing can be promised of one;  unknown: images of which that is so because an old row has no price;  delta,
+    epsilon_budget: as set;  refused: releases refused for the budget, ever.
+    """
+    row = spool.rows(
+        "SELECT count(*), coalesce(sum(releases), 0), coalesce(sum(unknown > 0), 0), coalesce(max(squares), 0)"  # noqa: S608
+        f" FROM ({_PRICED} GROUP BY image)"
+    )[0]
+    images, releases, unknown, most = row
+    known = images > 0 and unknown == 0 and math.isfinite(most)
+    return {
+        "images": images,
+        "releases": releases,
+        "epsilon_max": _epsilon(math.sqrt(most), settings.delta) if known else None,
+        "delta": settings.delta,
+        "epsilon_budget": settings.epsilon_budget,
+        "refused": _refused(spool),
+        "unknown": unknown,
+    }
+
+
+def accounts(
+    spool: Spool, settings: EdgeSettings, *, limit: int, images: Sequence[str] | None = None
+) -> list[Account]:
+    """The images that have cost most, dearest first, `limit` of them at most; only those of `images` if given (digests)."""
+    chosen = "" if images is None else " WHERE image IN (SELECT value FROM json_each(?))"
+    parameters = () if images is None else (json.dumps(list(images)),)
+    rows = spool.rows(
+        f"{_PRICED}{chosen} GROUP BY image ORDER BY unknown > 0 DESC, squares DESC, last DESC, image LIMIT ?",
+        (*parameters, limit),
+    )
+    return [_account(row, settings.delta) for row in rows]
+
+
+def of_group(mu: float, count: int, delta: float) -> float:
+    """The ε of somebody who is on `count` images, each of which has cost μ at most."""
+    return _epsilon(mu * math.sqrt(count), delta)
+
+
+def _row(release: Release, batch_id: str) -> tuple[str | int | float | None, ...]:
+    return (
+        release.digest,
+        release.release,
+        release.t_cut,
+        release.schedule_id,
+        batch_id,
+        time.time(),
+        release.clip_norm,
+        release.norm_bound,
+        release.mu,
+    )
+
+
+def _account(row: sqlite3.Row, delta: float) -> Account:
+    mu = math.sqrt(_squares(row))
+    cuts = tuple(sorted(int(word) for word in row["cuts"].split(",")))
+    return Account(row["image"], row["releases"], cuts, mu, _epsilon(mu, delta))
+
+
+def _squares(row: Any) -> float:
+    return math.inf if row["unknown"] else float(row["squares"])
+
+
+def _schedules(spool: Spool, settings: EdgeSettings) -> Mapping[str, NoiseSchedule]:
+    """The tables that this device can name, by their digest."""
+    known = [NoiseSchedule.named(settings.schedule, settings.schedule_steps)]
+    round_ = contract.latest(spool)
+    if round_ is not None:
+        known.append(NoiseSchedule.named(round_.schedule_name, round_.schedule_T))
+    return {schedule.schedule_id: schedule for schedule in known}
+
+
+def _refused(spool: Spool) -> int:
+    row = spool.row("SELECT value FROM counters WHERE name = ?", (_REFUSED,))
+    return 0 if row is None else int(row[0])
+
+
+@lru_cache(maxsize=4096)
+def _epsilon(mu: float, delta: float) -> float:
+    return privacy.epsilon_of_mu(mu, delta)
