@@ -22,6 +22,7 @@ from edge_agent.link import inbox
 from edge_agent.link.relay import WINDOW, Relay
 from edge_agent.observation import Observer
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage.journal import reconcile
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from monitoring.errors import Disposition
@@ -69,10 +70,11 @@ def assemble(
 ) -> Iterator[Parts]:
     """Open the spool, load the head and start the threads; all is closed again at the end.
 
-    The caller holds the agent lock of `state`. Raises SpoolError when the spool cannot be used; a bad head and an unreachable
-    broker are reported and lived with.
+    The caller holds the agent lock of `state`. Raises SpoolError when the spool cannot be used (SpoolDamaged when it is to be set
+    aside); a bad head and an unreachable broker are reported and lived with.
     """
     with Spool(state.spool, verify=True) as spool:
+        reconcile(spool)
         slot = HeadSlot(settings.head, settings.provider, settings.threads)
         relay = Relay(
             state.spool,

@@ -82,7 +82,7 @@ def contribute(
 
     from edge_agent.release import contribution
     from edge_agent.release.images import open_images
-    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import contribution_lock, open_state
 
     settings = EdgeSettings.load(
@@ -99,7 +99,7 @@ def contribute(
     place = open_state(settings.state)
     with (
         contribution_lock(place),
-        Spool(place.spool, verify=True) as spool,
+        open_spool(place, say=_say, verify=True) as spool,
         _bar("releasing", len(source), quiet=as_json) as update,
     ):
         summary = contribution.contribute(spool, source, place.secret(), settings, update)
@@ -205,7 +205,7 @@ def generate(
     from edge_agent import clock
     from edge_agent.generation import jobs
     from edge_agent.link import outbox
-    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import agent_is_running, open_state
 
     if out is not None and not wait:
@@ -214,7 +214,7 @@ def generate(
     place = open_state(settings.state)
     seeded = seed is not None
     seed = secrets.randbelow(2**63) if seed is None else seed
-    with Spool(place.spool) as spool:
+    with open_spool(place, say=_say) as spool:
         outbox.check_room(spool, settings.outbox_max_bytes)
         job_id = jobs.accept(
             spool,
@@ -245,12 +245,12 @@ def status(*, config: Config = None, state: State = None, as_json: Json = False)
     from rich.table import Table
 
     from edge_agent.status import collect
-    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import open_state
 
     settings = EdgeSettings.load(config, state=state)
     place = open_state(settings.state)
-    with Spool(place.spool) as spool:
+    with open_spool(place, say=_say) as spool:
         facts = collect(place, spool)
     if as_json:
         _print_json(facts)

@@ -1,10 +1,11 @@
-"""What the device can say of itself: link, outbox, ledger, receipts, jobs, head, contract."""
+"""What the device can say of itself: link, outbox, ledger, receipts, jobs, head, contract, damaged spools."""
 
 import json
 from typing import Any
 
 from edge_agent.generation import jobs
 from edge_agent.link import contract, outbox
+from edge_agent.storage import quarantine
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, agent_is_running
 
@@ -45,6 +46,7 @@ def collect(state: StateDirectory, spool: Spool) -> dict[str, Any]:
         "late_results": counter(spool, "late"),
         "duplicates": counter(spool, "duplicate"),
         "contract": _contract(spool),
+        "quarantine": quarantine.names(state),
     }
 
 
