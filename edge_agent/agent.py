@@ -22,6 +22,8 @@ from edge_agent.link import inbox
 from edge_agent.link.relay import WINDOW, Relay
 from edge_agent.observation import Observer
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage import quarantine
+from edge_agent.storage.housekeeping import Housekeeper, Keeping
 from edge_agent.storage.journal import reconcile
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
@@ -74,7 +76,9 @@ def assemble(
     aside); a bad head and an unreachable broker are reported and lived with.
     """
     with Spool(state.spool, verify=True) as spool:
-        reconcile(spool)
+        reconciled = reconcile(spool)
+        if reconciled.restored or reconciled.written:
+            log.warning("ledger_reconciled", restored=reconciled.restored, written=reconciled.written)
         slot = HeadSlot(settings.head, settings.provider, settings.threads)
         relay = Relay(
             state.spool,
@@ -86,10 +90,20 @@ def assemble(
         connection.start()
         relay.start()
         try:
-            yield Parts(settings, state, spool, slot, metrics, connection, consumer, relay, (), metrics_port)
+            duties = (_housekeeper(settings, state, spool, metrics),)
+            yield Parts(
+                settings, state, spool, slot, metrics, connection, consumer, relay, duties, metrics_port
+            )
         finally:
             relay.stop()
             connection.stop()
+
+
+def _housekeeper(
+    settings: EdgeSettings, state: StateDirectory, spool: Spool, metrics: EdgeMetrics
+) -> Housekeeper:
+    keeping = Keeping(settings.results_keep_days, settings.results_max_bytes)
+    return Housekeeper(spool, state, keeping, metrics)
 
 
 class Agent:
@@ -152,6 +166,7 @@ class Agent:
         if moment >= self._look_at:
             self._look_at = moment + _LOOK_SECONDS
             self._parts.slot.refresh()
+            quarantine.follow_up(self._parts.state)
             for duty in self._parts.duties:
                 duty.turn()
             if self._unobserved:

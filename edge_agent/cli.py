@@ -84,7 +84,9 @@ def contribute(
     from edge_agent.release.images import open_images
     from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import contribution_lock, open_state
+    from monitoring.logs import configure
 
+    configure("edge", level="error")
     settings = EdgeSettings.load(
         config,
         state=state,
@@ -207,7 +209,9 @@ def generate(
     from edge_agent.link import outbox
     from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import agent_is_running, open_state
+    from monitoring.logs import configure
 
+    configure("edge", level="error")
     if out is not None and not wait:
         raise ConfigError("--out needs --wait: without waiting there is nothing to copy yet")
     settings = EdgeSettings.load(config, state=state)
@@ -247,7 +251,9 @@ def status(*, config: Config = None, state: State = None, as_json: Json = False)
     from edge_agent.status import collect
     from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import open_state
+    from monitoring.logs import configure
 
+    configure("edge", level="error")
     settings = EdgeSettings.load(config, state=state)
     place = open_state(settings.state)
     with open_spool(place, say=_say) as spool:

@@ -41,7 +41,8 @@ def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
         while not stopping.is_set():
             try:
                 if damage is not None:
-                    quarantine.set_aside(state, str(damage))
+                    folder = quarantine.set_aside(state)
+                    log.critical("spool_quarantined", error=str(damage), folder=str(folder))
                     damage = None
                 connection = Connection(broker, name=f"edge-{broker.user}", metrics=broker_metrics)
                 with assemble(settings, state, connection, metrics, port) as parts:

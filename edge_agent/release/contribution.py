@@ -253,7 +253,7 @@ def _content_digest(release: Release) -> str:
 
 
 def _missing_releases(spool: Spool, digest: str, limit: int, cut: Cut) -> set[int]:
-    """Indices below `limit` at which an image has not been released yet, at whatever cut, or may be released again at this one."""
+    """Indices below `limit` at which an image has not been released, at whatever cut, or may be released again at this one."""
     rows = spool.rows(
         "SELECT release FROM ledger WHERE image = ?"
         " AND NOT (restored AND content IS NOT NULL AND schedule_id = ? AND t_cut = ?)",

@@ -114,8 +114,6 @@ def reconcile(spool: Spool) -> Reconciled:
         for first in range(0, len(unwritten), _BLOCK_ROWS):
             journal.append(unwritten[first : first + _BLOCK_ROWS])
         restored = _restore(transaction, lost)
-    if restored or unwritten:
-        log.warning("ledger_reconciled", restored=restored, written=len(unwritten))
     return Reconciled(restored, len(unwritten))
 
 

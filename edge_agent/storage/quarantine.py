@@ -4,6 +4,7 @@ What was waiting in the damaged one is lost to the service, and kept for whoever
 lost: the journal knows it (see `edge_agent.storage.journal`).
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -11,14 +12,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from edge_agent.errors import AgentRunning, SpoolDamaged, SpoolError, SpoolFull
 from edge_agent.storage.journal import reconcile
 from edge_agent.storage.spool import Spool, log_of
 from edge_agent.storage.state import StateDirectory, agent_lock
-
-log = structlog.get_logger(__name__)
 
 KEPT = 4
 """Damaged spools kept at most, so that a failing disk is not filled with them; the newest stay."""
@@ -31,7 +28,7 @@ def names(state: StateDirectory) -> list[str]:
     return sorted(entry.name for entry in state.quarantine.iterdir() if entry.is_dir())
 
 
-def set_aside(state: StateDirectory, reason: str) -> Path:
+def set_aside(state: StateDirectory) -> Path:
     """Move the spool with all that belongs to it out of the way; returns the folder it is in now.
 
     The caller holds the agent lock and has closed its connections. Those of other processes notice it at their next transaction
@@ -55,11 +52,23 @@ def set_aside(state: StateDirectory, reason: str) -> Path:
         raise SpoolError(
             f"the damaged spool {state.spool} cannot be set aside: {error.strerror or error}; check the directory"
         ) from error
-    log.critical("spool_quarantined", error=reason, folder=str(folder))
-    for name in names(state)[:-KEPT]:
+    # By their names the oldest, but never the one just made: the clock may have been set back.
+    for name in [name for name in names(state) if name != folder.name][: -(KEPT - 1)]:
         shutil.rmtree(state.quarantine / name, ignore_errors=True)
-        log.warning("quarantine_removed", folder=name)
     return folder
+
+
+def suspect(state: StateDirectory) -> None:
+    """Leave word for the running agent that the spool looks damaged; it may hold all it needs of it in memory."""
+    with contextlib.suppress(OSError):  # a full disk: then the agent finds out by itself
+        _suspicion(state).touch(mode=0o600)
+
+
+def follow_up(state: StateDirectory) -> None:
+    """For the running agent: when somebody left word, look with fresh eyes. Raises SpoolDamaged when they were right."""
+    if _suspicion(state).exists():
+        _suspicion(state).unlink(missing_ok=True)
+        Spool(state.spool, verify=True).close()
 
 
 def open_spool(state: StateDirectory, *, say: Callable[[str], None], verify: bool = False) -> Spool:
@@ -77,9 +86,9 @@ def open_spool(state: StateDirectory, *, say: Callable[[str], None], verify: boo
         with agent_lock(state):
             return _begin_anew(state, damage, say=say, verify=verify)
     except AgentRunning:
+        suspect(state)
         raise SpoolDamaged(
-            f"{damage}; the running agent sets it aside and begins a new one, by itself within seconds or when it is restarted:"
-            " try again then"
+            f"{damage}; the running agent sets it aside and begins a new one within seconds: try again then"
         ) from damage
 
 
@@ -90,7 +99,7 @@ def _begin_anew(
     try:
         return Spool(state.spool, verify=verify)
     except SpoolDamaged:
-        folder = set_aside(state, str(damage))
+        folder = set_aside(state)
     spool = Spool(state.spool, verify=verify)
     try:
         reconcile(spool)
@@ -102,6 +111,10 @@ def _begin_anew(
         " messages and jobs are not"
     )
     return spool
+
+
+def _suspicion(state: StateDirectory) -> Path:
+    return state.path / "spool.suspect"
 
 
 def _new_folder(state: StateDirectory) -> Path:
