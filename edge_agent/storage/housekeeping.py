@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import structlog
@@ -29,6 +29,17 @@ _PER_TURN = 100
 _DAY_SECONDS = 86_400.0
 _LEFT_BY_CRASHES = (".draft", ".gone")
 _ENDED = "('completed', 'failed', 'expired')"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An ended job, or a folder without one; `sequence` says in which order they go when there is no room."""
+
+    name: str
+    sequence: int
+    size_bytes: int
+    noticed_at: float
+    noticed_running: float
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Housekeeper:
         self._swept = False
 
     def turn(self) -> None:
-        """Do what is due. Raises SpoolFull when the disk has no room even for deleting."""
+        """Do what is due. Raises SpoolFull when the disk has no room, after having made what room there is to make."""
         if self._running_seconds() < self._next_at:
             return
         self._next_at = self._running_seconds() + _TURN_SECONDS
@@ -76,31 +87,47 @@ class Housekeeper:
         if not self._swept:
             sweep(self._state)
             self._swept = True
-        running = self._count_running()
-        self._notice(running)
-        doomed = self._doomed(running)
+        known = {entry.name: entry for entry in self._known()}
+        counted_to = self._running_seconds()
+        running = self._running_before() + counted_to - self._counted_to
+        fresh = [entry for entry in self._unnoticed(running) if entry.name not in known]
+        doomed = self._doomed([*known.values(), *fresh], running)
         for name in doomed:
-            self._forget(name)
+            self._remove_folder(name)
+        self._write_down(fresh, doomed, running)
+        self._counted_to = counted_to
         if doomed:
             log.info("jobs_forgotten", count=len(doomed))
         self._spool.give_back_disk()
 
-    def _count_running(self) -> float:
-        """Seconds that agents have run on this directory, this one included."""
-        now = self._running_seconds()
+    def _known(self) -> list[_Entry]:
+        return [_Entry(*row) for row in self._spool.rows("SELECT * FROM kept")]
+
+    def _running_before(self) -> float:
+        """Seconds that agents had run on this directory when that was last written down."""
+        row = self._spool.row("SELECT value FROM agent WHERE key = ?", (RUNNING_SECONDS,))
+        return 0.0 if row is None else float(json.loads(row[0]))
+
+    def _write_down(self, fresh: list[_Entry], doomed: list[str], running: float) -> None:
+        """All of a turn in one transaction: the time, what is new, and what is gone."""
+        now = self._wall_seconds()
         with self._spool.transaction() as transaction:
-            row = transaction.execute("SELECT value FROM agent WHERE key = ?", (RUNNING_SECONDS,)).fetchone()
-            total = (0.0 if row is None else float(json.loads(row[0]))) + now - self._counted_to
             transaction.execute(
                 "INSERT INTO agent (key, value) VALUES (?, ?)"
                 " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                (RUNNING_SECONDS, json.dumps(total)),
+                (RUNNING_SECONDS, json.dumps(running)),
             )
-        self._counted_to = now
-        return total
+            transaction.executemany(
+                "INSERT INTO kept (name, sequence, size_bytes, noticed_at, noticed_running) VALUES (?, ?, ?, ?, ?)",
+                [astuple(entry) for entry in fresh],
+            )
+            # Noticed in what is now the future: the clock was wrong then, or is now.
+            transaction.execute("UPDATE kept SET noticed_at = ? WHERE noticed_at > ?", (now, now))
+            for name in doomed:
+                _forget(transaction, name)
 
-    def _notice(self, running: float) -> None:
-        """Begin to count the time of what has ended since the last look; folders without a job are older than any job."""
+    def _unnoticed(self, running: float) -> list[_Entry]:
+        """What has ended since the last look, and folders without a job, which are older than any job."""
         ended = self._spool.rows(
             f"SELECT job_id, sequence FROM jobs WHERE state IN {_ENDED}"  # noqa: S608 - a constant
             " AND job_id NOT IN (SELECT name FROM kept) ORDER BY sequence LIMIT ?",
@@ -108,14 +135,10 @@ class Housekeeper:
         )
         strays = [(name, 0) for name in self._strays()[:_PER_TURN]]
         now = self._wall_seconds()
-        rows = [
-            (name, sequence, _size_bytes(self._state.results(name)), now, running)
+        return [
+            _Entry(name, sequence, _size_bytes(self._state.results(name)), now, running)
             for name, sequence in (*ended, *strays)
         ]
-        with self._spool.transaction() as transaction:
-            transaction.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?, ?, ?, ?)", rows)
-            # Noticed in what is now the future: the clock was wrong then, or is now.
-            transaction.execute("UPDATE kept SET noticed_at = ? WHERE noticed_at > ?", (now, now))
 
     def _strays(self) -> list[str]:
         """Folders of pictures whose jobs went with a damaged spool."""
@@ -127,34 +150,28 @@ class Housekeeper:
                 if entry.name not in known and not entry.name.startswith(".") and entry.is_dir()
             )
 
-    def _doomed(self, running: float) -> list[str]:
+    def _doomed(self, entries: list[_Entry], running: float) -> list[str]:
         """What goes now: the old by both clocks, then the oldest with pictures until the rest fits; never the newest."""
         keep_seconds = self._keeping.keep_days * _DAY_SECONDS
-        rows = self._spool.rows("SELECT * FROM kept ORDER BY sequence, noticed_running, name")
-        total_bytes = sum(row["size_bytes"] for row in rows)
+        entries = sorted(entries, key=lambda entry: (entry.sequence, entry.noticed_running, entry.name))
+        total_bytes = sum(entry.size_bytes for entry in entries)
         doomed = []
-        for place, row in enumerate(rows):
-            age_seconds = min(self._wall_seconds() - row["noticed_at"], running - row["noticed_running"])
-            over = total_bytes > self._keeping.max_bytes and row["size_bytes"] and place < len(rows) - 1
+        for place, entry in enumerate(entries):
+            age_seconds = min(self._wall_seconds() - entry.noticed_at, running - entry.noticed_running)
+            over = total_bytes > self._keeping.max_bytes and entry.size_bytes and place < len(entries) - 1
             if age_seconds > keep_seconds or over:
-                doomed.append(row["name"])
-                total_bytes -= row["size_bytes"]
-            if len(doomed) == _PER_TURN:
-                break
-        return doomed
+                doomed.append(entry.name)
+                total_bytes -= entry.size_bytes
+        return doomed[:_PER_TURN]
 
-    def _forget(self, name: str) -> None:
-        """The folder first: a job without it is forgotten at the next turn, a folder without its job would be a stray."""
+    def _remove_folder(self, name: str) -> None:
+        """Before the job is forgotten: a folder without its job would be a stray."""
         folder = self._state.results(name)
         if folder.is_dir():
             gone = folder.with_name(f".{name}.gone")
             shutil.rmtree(gone, ignore_errors=True)
             folder.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
-        with self._spool.transaction() as transaction:
-            _count_forgotten(transaction, name)
-            transaction.execute("DELETE FROM jobs WHERE job_id = ?", (name,))
-            transaction.execute("DELETE FROM kept WHERE name = ?", (name,))
 
 
 def sweep(state: StateDirectory) -> None:
@@ -168,14 +185,16 @@ def sweep(state: StateDirectory) -> None:
             path.unlink(missing_ok=True)
 
 
-def _count_forgotten(transaction: sqlite3.Connection, name: str) -> None:
-    """Ended jobs are counted for ever, also when they are no longer there to be counted."""
+def _forget(transaction: sqlite3.Connection, name: str) -> None:
+    """A job goes; how it ended is counted for ever."""
     row = transaction.execute("SELECT state FROM jobs WHERE job_id = ?", (name,)).fetchone()
     if row is not None:
         transaction.execute(
             "INSERT INTO counters (name, value) VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1",
             (f"forgotten_{row[0]}",),
         )
+    transaction.execute("DELETE FROM jobs WHERE job_id = ?", (name,))
+    transaction.execute("DELETE FROM kept WHERE name = ?", (name,))
 
 
 def _size_bytes(folder: Path) -> int:

@@ -27,6 +27,7 @@ from diffusion import privacy
 from diffusion.schedule import NoiseSchedule
 from edge_agent import clock
 from edge_agent.generation import jobs, lifecycle
+from edge_agent.generation.recipe import Recipe
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import contract, inbox, outbox
 from edge_agent.release import contribution
@@ -81,7 +82,7 @@ def answers(spool: Spool) -> list[Letter]:
     found = []
     for row in spool.rows("SELECT request_id, samples FROM requests ORDER BY request_id"):
         job = spool.rows("SELECT recipe FROM jobs JOIN requests USING (job_id)")[0]
-        recipe = lifecycle.Recipe.from_json(job[0])
+        recipe = Recipe.from_json(job[0])
         request = DenoiseV1(
             request_id=row["request_id"],
             shape=recipe.shape,
@@ -118,7 +119,7 @@ def answers(spool: Spool) -> list[Letter]:
 
 def contribute(spool: Spool, state: StateDirectory) -> None:
     settings = settings_of(state).model_copy(update={"cut_ratio": 0.5, "release_dtype": "float32"})
-    contribution.contribute(spool, IMAGES, state.secret(), settings)  # type: ignore[arg-type]
+    contribution.contribute(spool, IMAGES, state.secret(), settings)
 
 
 def live(state: StateDirectory) -> None:

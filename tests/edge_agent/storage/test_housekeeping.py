@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from edge_agent import clock, status
+from edge_agent.errors import SpoolError
 from edge_agent.generation import jobs, results
 from edge_agent.link import outbox
 from edge_agent.observation import Observer
@@ -244,6 +245,27 @@ def test_what_lies_in_quarantine_is_measured(
 
     assert quarantine.names(state) == ["20260101T000000Z"]
     assert metrics.quarantined_spools._value.get() == 1
+
+
+def test_when_nothing_can_be_written_pictures_go_all_the_same(
+    spool: Spool, state: StateDirectory, clocks: Clocks, keeper: MakeHousekeeper
+) -> None:
+    """As on a full disk: the room that is made is what the next turn writes with."""
+    made = [ended(spool, state, side=300) for _ in range(4)]
+    housekeeper = keeper(max_bytes=400_000)
+    spool.rows("PRAGMA query_only = 1")
+
+    with pytest.raises(SpoolError):
+        housekeeper.turn()
+    assert [state.results(job_id).exists() for job_id in made] == [False, False, False, True]
+
+    spool.rows("PRAGMA query_only = 0")
+    clocks.pass_days(31)
+    housekeeper.turn()
+    assert jobs.counts(spool) == {"completed": 4}, "their time is counted from now"
+    clocks.pass_days(31)
+    housekeeper.turn()
+    assert jobs.counts(spool) == {}
 
 
 def used_bytes(path: Path) -> int:
