@@ -10,6 +10,7 @@ What ε bounds: how much better anybody who holds every release of an image can 
 several images has given away more: k of them cost μ·√k at most.
 """
 
+import hashlib
 import json
 import math
 import sqlite3
@@ -22,10 +23,11 @@ from typing import Any
 from diffusion import privacy
 from diffusion.privacy import Release
 from diffusion.schedule import NoiseSchedule
-from edge_agent.errors import BudgetExceeded
+from edge_agent.errors import BudgetExceeded, ContributionError
 from edge_agent.link import contract
 from edge_agent.release.batch import ReleasedBatch
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage.journal import Journal
 from edge_agent.storage.spool import Spool
 
 _ROUNDING = 1 + 1e-9
@@ -47,13 +49,36 @@ class Account:
     epsilon: float
 
 
-def note(transaction: sqlite3.Connection, batch: ReleasedBatch) -> None:
-    """Write the releases of a message down, as part of the transaction that accepts it."""
-    transaction.executemany(
-        "INSERT INTO ledger (image, release, t_cut, schedule_id, batch_id, released_at, clip_norm, norm_bound, mu)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [_row(release, batch.message_id) for release in batch.releases],
+def note(transaction: sqlite3.Connection, journal: Journal, batch: ReleasedBatch) -> None:
+    """Write the releases of a message down, as part of the transaction that accepts it, and in the journal before it commits.
+
+    A row that was restored from the journal is replaced by the same release. Raises ContributionError when another process was
+    faster.
+    """
+    rows = [_row(release, batch.message_id) for release in batch.releases]
+    changed = transaction.executemany(
+        "INSERT INTO ledger (image, release, t_cut, schedule_id, batch_id, released_at, content, clip_norm, norm_bound, mu)"
+        " VALUES (:image, :release, :t_cut, :schedule_id, :batch_id, :released_at, :content, :clip_norm, :norm_bound, :mu)"
+        " ON CONFLICT (image, release) DO UPDATE SET restored = 0, batch_id = excluded.batch_id,"
+        " released_at = excluded.released_at WHERE restored = 1 AND content = excluded.content",
+        rows,
     )
+    if changed.rowcount != len(rows):
+        raise ContributionError(
+            "an image of this batch was released by another process meanwhile: run it again"
+        )
+    journal.append(rows)
+
+
+def is_new_or_the_same(spool: Spool, release: Release) -> bool:
+    """Whether making this release discloses nothing that the ledger does not count, or counts already.
+
+    A release that the ledger knows from the journal alone must come out as it did then; clipped otherwise it would not.
+    """
+    row = spool.row(
+        "SELECT content FROM ledger WHERE image = ? AND release = ?", (release.digest, release.release)
+    )
+    return row is None or row["content"] == _content(release)
 
 
 def check_budget(
@@ -182,18 +207,24 @@ def of_group(mu: float, count: int, delta: float) -> float:
     return _epsilon(mu * math.sqrt(count), delta)
 
 
-def _row(release: Release, batch_id: str) -> tuple[str | int | float | None, ...]:
-    return (
-        release.digest,
-        release.release,
-        release.t_cut,
-        release.schedule_id,
-        batch_id,
-        time.time(),
-        release.clip_norm,
-        release.norm_bound,
-        release.mu,
-    )
+def _row(release: Release, batch_id: str) -> dict[str, str | int | float | None]:
+    return {
+        "image": release.digest,
+        "release": release.release,
+        "t_cut": release.t_cut,
+        "schedule_id": release.schedule_id,
+        "batch_id": batch_id,
+        "released_at": time.time(),
+        "content": _content(release),
+        "clip_norm": release.clip_norm,
+        "norm_bound": release.norm_bound,
+        "mu": release.mu,
+    }
+
+
+def _content(release: Release) -> str:
+    """32 hex digits that name the released values; it never leaves the device."""
+    return hashlib.sha256(release.x_c.tobytes()).hexdigest()[:32]
 
 
 def _account(row: sqlite3.Row, delta: float) -> Account:

@@ -24,6 +24,7 @@ from edge_agent.release import contribution, ledger, statement
 from edge_agent.release.batch import ReleasedBatch
 from edge_agent.release.images import Image
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage.journal import Journal
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from tests.edge_agent.agents import collafuse, edge_json
@@ -186,13 +187,13 @@ def test_the_budget_is_asked_again_where_the_release_is_written_down(
         ReleasedBatch.of([privacy.release(cut, image.x0, SECRET, index)], "float16") for index in range(2)
     ]
     with spool.transaction() as transaction:
-        contribution.accept_batch(transaction, batches[0], careful)
+        contribution.accept_batch(transaction, Journal.of(spool), batches[0], careful)
 
     with (
         pytest.raises(BudgetExceeded, match=r"release 1 of image \w{12} was refused"),
         spool.transaction() as transaction,
     ):
-        contribution.accept_batch(transaction, batches[1], careful)
+        contribution.accept_batch(transaction, Journal.of(spool), batches[1], careful)
 
     assert ledger.summary(spool, careful)["releases"] == 1
     assert spool.rows("SELECT count(*) FROM outbox")[0][0] == 1
@@ -207,7 +208,7 @@ def accept_many(path: Path, settings: EdgeSettings, indices: range) -> None:
             )
             try:
                 with spool.transaction() as transaction:
-                    contribution.accept_batch(transaction, batch, settings)
+                    contribution.accept_batch(transaction, Journal.of(spool), batch, settings)
             except BudgetExceeded:
                 continue
 
