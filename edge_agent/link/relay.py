@@ -65,7 +65,7 @@ class Relay:
         self._user = user
         self._connected = connected
         self._backoff = backoff or Backoff()
-        self._ended: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
+        self._ended: queue.Queue[tuple[int, BaseException | None]] = queue.Queue()
         self._in_flight: dict[int, int] = {}
         self._not_before = 0.0
         self._stopping = threading.Event()
