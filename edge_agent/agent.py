@@ -22,6 +22,9 @@ from edge_agent.link import inbox
 from edge_agent.link.relay import WINDOW, Relay
 from edge_agent.observation import Observer
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage import quarantine
+from edge_agent.storage.housekeeping import Housekeeper, Keeping
+from edge_agent.storage.journal import reconcile
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from monitoring.errors import Disposition
@@ -69,10 +72,13 @@ def assemble(
 ) -> Iterator[Parts]:
     """Open the spool, load the head and start the threads; all is closed again at the end.
 
-    The caller holds the agent lock of `state`. Raises SpoolError when the spool cannot be used; a bad head and an unreachable
-    broker are reported and lived with.
+    The caller holds the agent lock of `state`. Raises SpoolError when the spool cannot be used (SpoolDamaged when it is to be set
+    aside); a bad head and an unreachable broker are reported and lived with.
     """
     with Spool(state.spool, verify=True) as spool:
+        reconciled = reconcile(spool)
+        if reconciled.restored or reconciled.written:
+            log.warning("ledger_reconciled", restored=reconciled.restored, written=reconciled.written)
         slot = HeadSlot(settings.head, settings.provider, settings.threads)
         relay = Relay(
             state.spool,
@@ -84,10 +90,20 @@ def assemble(
         connection.start()
         relay.start()
         try:
-            yield Parts(settings, state, spool, slot, metrics, connection, consumer, relay, (), metrics_port)
+            duties = (_housekeeper(settings, state, spool, metrics),)
+            yield Parts(
+                settings, state, spool, slot, metrics, connection, consumer, relay, duties, metrics_port
+            )
         finally:
             relay.stop()
             connection.stop()
+
+
+def _housekeeper(
+    settings: EdgeSettings, state: StateDirectory, spool: Spool, metrics: EdgeMetrics
+) -> Housekeeper:
+    keeping = Keeping(settings.results_keep_days, settings.results_max_bytes)
+    return Housekeeper(spool, state, keeping, metrics)
 
 
 class Agent:
@@ -150,6 +166,7 @@ class Agent:
         if moment >= self._look_at:
             self._look_at = moment + _LOOK_SECONDS
             self._parts.slot.refresh()
+            quarantine.follow_up(self._parts.state)
             for duty in self._parts.duties:
                 duty.turn()
             if self._unobserved:

@@ -1,8 +1,10 @@
 """What can go wrong on a device.
 
 EdgeError
-├── SpoolError            the database cannot be used: damaged, unreadable, newer than this program
-│   └── SpoolFull         the disk has no room: try again once there is some
+├── SpoolError            the database cannot be used: unreadable, busy, newer than this program
+│   ├── SpoolFull         the disk has no room: try again once there is some
+│   ├── SpoolDamaged      the file is not what was written: it is set aside and a new one begun
+│   └── SpoolReplaced     the file was set aside by another process while this one had it open
 ├── OutboxFull            the byte quota is reached: new work is refused, the oldest is kept
 ├── StateError            the state directory cannot be used
 ├── AgentRunning          another agent holds the state directory
@@ -30,6 +32,14 @@ class SpoolFull(SpoolError):
     """The disk below the spool is full; what was accepted before stays intact."""
 
     disposition = Disposition.RETRY
+
+
+class SpoolDamaged(SpoolError):
+    """The spool's file is not what was written; whoever holds the agent lock may set it aside."""
+
+
+class SpoolReplaced(SpoolError):
+    """Another process found the spool damaged and set it aside while this one was at work on it."""
 
 
 class OutboxFull(EdgeError):

@@ -1,4 +1,4 @@
-"""What the device can say of itself: link, outbox, ledger, receipts, jobs, head, contract."""
+"""What the device can say of itself: link, outbox, ledger, receipts, jobs, head, contract, damaged spools."""
 
 import json
 from typing import Any
@@ -7,6 +7,7 @@ from edge_agent.generation import jobs
 from edge_agent.link import contract, outbox
 from edge_agent.release import ledger
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage import quarantine
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, agent_is_running
 
@@ -47,6 +48,7 @@ def collect(state: StateDirectory, spool: Spool, settings: EdgeSettings) -> dict
         "late_results": counter(spool, "late"),
         "duplicates": counter(spool, "duplicate"),
         "contract": _contract(spool),
+        "quarantine": quarantine.names(state),
     }
 
 

@@ -2,13 +2,14 @@
 
 Only a `diffusion.privacy.Release` can become part of a message, and the ledger row that counts it is written in the
 transaction that accepts the message. So whatever happens in between, an image that is in the outbox is in the ledger, and the
-other way round.
+other way round. A row that was restored from the journal is the exception: its message may be lost. Such a release may be made
+again when it comes out the same to the last bit, since the same bytes a second time disclose nothing.
 """
 
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from broker.contract.fields import MAX_BODY_BYTES
@@ -24,6 +25,7 @@ from edge_agent.release import ledger
 from edge_agent.release.batch import ReleasedBatch
 from edge_agent.release.images import Image, ImageSource
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage.journal import Journal, reconcile
 from edge_agent.storage.spool import Spool
 
 BATCH_IMAGES = 64
@@ -71,6 +73,7 @@ def contribute(
         ContributionError: cut, schedule or shape disagree with the server's contract, or with what may be released at all.
         ImageError, OutboxFull, SpoolError: reading or keeping failed; what was accepted before stays.
     """
+    reconcile(spool)
     contract = contracts.latest(spool)
     cut = Cut(NoiseSchedule.named(settings.schedule, settings.schedule_steps), settings.cut_ratio)
     check_cut(cut, contract, settings.noise_floor)
@@ -84,17 +87,19 @@ def contribute(
         labelled = labelled or image.label is not None
         digest = privacy.image_digest(image.x0)
         wanted = _is_wanted(image, contract)
-        missing = _missing_releases(spool, digest, settings.releases) - batches.pending(digest)
+        missing = _missing_releases(spool, digest, settings.releases, cut) - batches.pending(digest)
         now = {index for index in missing if index < asked} if wanted else set()
-        before += not missing
         held_back += bool(missing) and not now
         paid = _affordable(spool, settings, cut, image, len(batches.pending(digest)), now)
-        refused += len(now) - paid
-        for index in sorted(now)[:paid]:
+        refused += len(now - paid)
+        for index in sorted(paid):
             label = None if withhold else image.label
-            batches.add(
-                privacy.release(cut, image.x0, secret, index, clip_norm=settings.clip_norm, label=label)
-            )
+            release = privacy.release(cut, image.x0, secret, index, clip_norm=settings.clip_norm, label=label)
+            if ledger.is_new_or_the_same(spool, release):
+                batches.add(release)
+            else:
+                missing.discard(index)
+        before += not missing
         read += 1
         if on_image is not None:
             on_image(read)
@@ -181,40 +186,54 @@ class _Batches:
             return
         batch = ReleasedBatch.of(releases, self._settings.release_dtype)
         with self._spool.transaction() as transaction:
-            accept_batch(transaction, batch, self._settings)
+            accept_batch(transaction, Journal.of(self._spool), batch, self._settings)
         for release in releases:
             self._pending[release.digest].discard(release.release)
         self.made += 1
         self.released += len(releases)
 
 
-def accept_batch(transaction: sqlite3.Connection, batch: ReleasedBatch, settings: EdgeSettings) -> None:
-    """Put one message into the outbox and its images into the ledger, as part of one transaction."""
+def accept_batch(
+    transaction: sqlite3.Connection, journal: Journal, batch: ReleasedBatch, settings: EdgeSettings
+) -> None:
+    """Put one message into the outbox and its images into the ledger, as part of one transaction.
+
+    The journal has them before the transaction commits, so nothing can be sent that a damaged spool would forget.
+    """
     ledger.check_budget(transaction, batch.releases, settings)
     outbox.put_samples(transaction, batch, settings.outbox_max_bytes)
-    ledger.note(transaction, batch)
+    journal.append(ledger.note(transaction, batch))
 
 
-def _missing_releases(spool: Spool, digest: str, limit: int) -> set[int]:
-    """Indices below `limit` at which an image has not been released yet, at whatever cut."""
-    rows = spool.rows("SELECT release FROM ledger WHERE image = ?", (digest,))
+def _missing_releases(spool: Spool, digest: str, limit: int, cut: Cut) -> set[int]:
+    """Indices below `limit` at which an image has not been released, at whatever cut, or may be released again at this one."""
+    rows = spool.rows(
+        "SELECT release FROM ledger WHERE image = ?"
+        " AND NOT (restored AND content IS NOT NULL AND schedule_id = ? AND t_cut = ?)",
+        (digest, cut.schedule.schedule_id, cut.t_cut),
+    )
     return set(range(limit)) - {row[0] for row in rows}
 
 
 def _affordable(
-    spool: Spool, settings: EdgeSettings, cut: Cut, image: Image, pending: int, wanted: Collection[int]
-) -> int:
-    """How many of the releases `wanted` of an image its budget bears, beside those that are waiting here: 0 to all."""
+    spool: Spool, settings: EdgeSettings, cut: Cut, image: Image, pending: int, wanted: set[int]
+) -> set[int]:
+    """Which of the releases `wanted` of an image its budget bears, beside those that are waiting here.
+
+    One that the ledger has already, known from the journal, discloses nothing more and costs nothing.
+    """
     if settings.epsilon_budget is None:
-        return len(wanted)
+        return wanted
     digest, shape = privacy.image_digest(image.x0), image.x0.shape
     ledger.fill_in(spool, settings, shape, digest)
     price = privacy.gdp_mu(privacy.norm_bound(settings.clip_norm, shape), cut.t_cut, cut.schedule) ** 2
-    spent = ledger.squares(spool, digest, besides=wanted) + pending * price
-    return next(
-        (n for n in range(len(wanted)) if not ledger.is_affordable(spent + (n + 1) * price, settings)),
-        len(wanted),
+    spent = ledger.squares(spool, digest) + pending * price
+    fresh = sorted(wanted - ledger.indices(spool, digest))
+    borne = next(
+        (n for n in range(len(fresh)) if not ledger.is_affordable(spent + (n + 1) * price, settings)),
+        len(fresh),
     )
+    return wanted - set(fresh[borne:])
 
 
 def _why_refused(settings: EdgeSettings, refused: int) -> str:

@@ -59,6 +59,8 @@ def test_the_edge_image_has_no_torch() -> None:
 
 def test_the_edge_image_can_be_built_for_either_kind_of_machine() -> None:
     lines = instructions(ROOT / "deploy" / "edge.Dockerfile")
-    assert not [line for line in lines if re.search(r"amd64|arm64|x86_64|aarch64|--platform|TARGETARCH", line)]
+    assert not [
+        line for line in lines if re.search(r"amd64|arm64|x86_64|aarch64|--platform|TARGETARCH", line)
+    ]
     (install,) = [line for line in lines if "pip install" in line]
     assert "--only-binary=:all:" in install, "nothing is compiled, which the slim image could not do"

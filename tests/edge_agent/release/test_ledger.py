@@ -24,6 +24,7 @@ from edge_agent.release import contribution, ledger, statement
 from edge_agent.release.batch import ReleasedBatch
 from edge_agent.release.images import Image
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage.journal import Journal
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from tests.edge_agent.agents import collafuse, edge_json
@@ -186,13 +187,13 @@ def test_the_budget_is_asked_again_where_the_release_is_written_down(
         ReleasedBatch.of([privacy.release(cut, image.x0, SECRET, index)], "float16") for index in range(2)
     ]
     with spool.transaction() as transaction:
-        contribution.accept_batch(transaction, batches[0], careful)
+        contribution.accept_batch(transaction, Journal.of(spool), batches[0], careful)
 
     with (
         pytest.raises(BudgetExceeded, match=r"release 1 of image \w{12} was refused"),
         spool.transaction() as transaction,
     ):
-        contribution.accept_batch(transaction, batches[1], careful)
+        contribution.accept_batch(transaction, Journal.of(spool), batches[1], careful)
 
     assert ledger.summary(spool, careful)["releases"] == 1
     assert spool.rows("SELECT count(*) FROM outbox")[0][0] == 1
@@ -207,7 +208,7 @@ def accept_many(path: Path, settings: EdgeSettings, indices: range) -> None:
             )
             try:
                 with spool.transaction() as transaction:
-                    contribution.accept_batch(transaction, batch, settings)
+                    contribution.accept_batch(transaction, Journal.of(spool), batch, settings)
             except BudgetExceeded:
                 continue
 
@@ -229,6 +230,28 @@ def test_two_processes_share_one_budget(state: StateDirectory, settings: MakeSet
     assert [process.exitcode for process in processes] == [0, 0]
     with Spool(state.spool) as spool:
         assert ledger.summary(spool, careful)["releases"] == bears
+
+
+def test_a_spool_that_was_lost_leaves_prices_and_budget_as_they_were(
+    state: StateDirectory, settings: MakeSettings
+) -> None:
+    careful = settings(releases=3, epsilon_budget=epsilon_of(price(0.3), price(0.3)) * 1.01)
+    with Spool(state.spool) as spool:
+        contribution.contribute(spool, source(2), SECRET, careful)
+        before = ledger.accounts(spool, careful, limit=9)
+        sent = {row[0] for row in spool.rows("SELECT message_id FROM outbox")}
+    for file in state.path.glob("spool.sqlite3*"):
+        file.unlink()
+
+    with Spool(state.spool) as spool:
+        elsewhere = settings(releases=3, cut_ratio=0.4, epsilon_budget=careful.epsilon_budget)
+        assert contribution.contribute(spool, source(2), SECRET, elsewhere).released == 0
+        assert {a.epsilon for a in ledger.accounts(spool, careful, limit=9)} == {a.epsilon for a in before}
+        again = contribution.contribute(spool, source(2), SECRET, careful)
+
+        assert (again.released, again.refused) == (4, 2), "the same bytes once more cost nothing"
+        assert {row[0] for row in spool.rows("SELECT message_id FROM outbox")} == sent
+        assert {a.epsilon for a in ledger.accounts(spool, careful, limit=9)} == {a.epsilon for a in before}
 
 
 RUNS = st.lists(
