@@ -263,12 +263,14 @@ def ledger(
 
     from edge_agent.release import ledger, statement
     from edge_agent.release.images import digests
-    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import open_state
+    from monitoring.logs import configure
 
+    configure("edge", level="error")
     settings = EdgeSettings.load(config, state=state)
     place = open_state(settings.state)
-    with Spool(place.spool) as spool:
+    with open_spool(place, say=_say) as spool:
         ledger.fill_in(spool, settings)
         chosen = None if image is None else digests(image)
         accounts = ledger.accounts(spool, settings, limit=limit, images=chosen)

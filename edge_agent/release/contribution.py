@@ -9,7 +9,7 @@ again when it comes out the same to the last bit, since the same bytes a second 
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from broker.contract.fields import MAX_BODY_BYTES
@@ -91,8 +91,8 @@ def contribute(
         now = {index for index in missing if index < asked} if wanted else set()
         held_back += bool(missing) and not now
         paid = _affordable(spool, settings, cut, image, len(batches.pending(digest)), now)
-        refused += len(now) - paid
-        for index in sorted(now)[:paid]:
+        refused += len(now - paid)
+        for index in sorted(paid):
             label = None if withhold else image.label
             release = privacy.release(cut, image.x0, secret, index, clip_norm=settings.clip_norm, label=label)
             if ledger.is_new_or_the_same(spool, release):
@@ -202,7 +202,7 @@ def accept_batch(
     """
     ledger.check_budget(transaction, batch.releases, settings)
     outbox.put_samples(transaction, batch, settings.outbox_max_bytes)
-    ledger.note(transaction, journal, batch)
+    journal.append(ledger.note(transaction, batch))
 
 
 def _missing_releases(spool: Spool, digest: str, limit: int, cut: Cut) -> set[int]:
@@ -216,19 +216,24 @@ def _missing_releases(spool: Spool, digest: str, limit: int, cut: Cut) -> set[in
 
 
 def _affordable(
-    spool: Spool, settings: EdgeSettings, cut: Cut, image: Image, pending: int, wanted: Collection[int]
-) -> int:
-    """How many of the releases `wanted` of an image its budget bears, beside those that are waiting here: 0 to all."""
+    spool: Spool, settings: EdgeSettings, cut: Cut, image: Image, pending: int, wanted: set[int]
+) -> set[int]:
+    """Which of the releases `wanted` of an image its budget bears, beside those that are waiting here.
+
+    One that the ledger has already, known from the journal, discloses nothing more and costs nothing.
+    """
     if settings.epsilon_budget is None:
-        return len(wanted)
+        return wanted
     digest, shape = privacy.image_digest(image.x0), image.x0.shape
     ledger.fill_in(spool, settings, shape, digest)
     price = privacy.gdp_mu(privacy.norm_bound(settings.clip_norm, shape), cut.t_cut, cut.schedule) ** 2
-    spent = ledger.squares(spool, digest, besides=wanted) + pending * price
-    return next(
-        (n for n in range(len(wanted)) if not ledger.is_affordable(spent + (n + 1) * price, settings)),
-        len(wanted),
+    spent = ledger.squares(spool, digest) + pending * price
+    fresh = sorted(wanted - ledger.indices(spool, digest))
+    borne = next(
+        (n for n in range(len(fresh)) if not ledger.is_affordable(spent + (n + 1) * price, settings)),
+        len(fresh),
     )
+    return wanted - set(fresh[borne:])
 
 
 def _why_refused(settings: EdgeSettings, refused: int) -> str:

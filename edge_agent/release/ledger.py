@@ -15,7 +15,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,14 +27,13 @@ from edge_agent.errors import BudgetExceeded, ContributionError
 from edge_agent.link import contract
 from edge_agent.release.batch import ReleasedBatch
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage.journal import Journal
 from edge_agent.storage.spool import Spool
 
 _ROUNDING = 1 + 1e-9
 _REFUSED = "refused_releases"
 _PRICED = (
     "SELECT image, count(*) AS releases, count(*) - count(mu) AS unknown, coalesce(sum(mu * mu), 0) AS squares,"
-    " group_concat(DISTINCT t_cut) AS cuts, max(released_at) AS last FROM ledger"
+    " group_concat(DISTINCT t_cut) AS cuts, max(released_at) AS last"
 )
 
 
@@ -49,25 +48,26 @@ class Account:
     epsilon: float
 
 
-def note(transaction: sqlite3.Connection, journal: Journal, batch: ReleasedBatch) -> None:
-    """Write the releases of a message down, as part of the transaction that accepts it, and in the journal before it commits.
+def note(transaction: sqlite3.Connection, batch: ReleasedBatch) -> list[dict[str, str | int | float | None]]:
+    """Write the releases of a message down, as part of the transaction that accepts it; returns the rows, for the journal.
 
-    A row that was restored from the journal is replaced by the same release. Raises ContributionError when another process was
-    faster.
+    One that is known from the journal alone, and comes out as it did then, loses its flag. Raises ContributionError when another
+    process has released an image meanwhile; the transaction is then to be given up.
     """
     rows = [_row(release, batch.message_id) for release in batch.releases]
+    names = list(rows[0])
     changed = transaction.executemany(
-        "INSERT INTO ledger (image, release, t_cut, schedule_id, batch_id, released_at, content, clip_norm, norm_bound, mu)"
-        " VALUES (:image, :release, :t_cut, :schedule_id, :batch_id, :released_at, :content, :clip_norm, :norm_bound, :mu)"
+        f"INSERT INTO ledger ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"  # noqa: S608  # our own
         " ON CONFLICT (image, release) DO UPDATE SET restored = 0, batch_id = excluded.batch_id,"
-        " released_at = excluded.released_at WHERE restored = 1 AND content = excluded.content",
+        " released_at = excluded.released_at, clip_norm = excluded.clip_norm, norm_bound = excluded.norm_bound, mu = excluded.mu"
+        " WHERE restored = 1 AND content = excluded.content",
         rows,
     )
     if changed.rowcount != len(rows):
         raise ContributionError(
             "an image of this batch was released by another process meanwhile: run it again"
         )
-    journal.append(rows)
+    return rows
 
 
 def is_new_or_the_same(spool: Spool, release: Release) -> bool:
@@ -78,7 +78,7 @@ def is_new_or_the_same(spool: Spool, release: Release) -> bool:
     row = spool.row(
         "SELECT content FROM ledger WHERE image = ? AND release = ?", (release.digest, release.release)
     )
-    return row is None or row["content"] == _content(release)
+    return row is None or row["content"] == _content_digest(release)
 
 
 def check_budget(
@@ -86,19 +86,17 @@ def check_budget(
 ) -> None:
     """Raise BudgetExceeded when these releases, on top of what is in the ledger, take an image past its budget.
 
-    Asked in the transaction that would write them down, so it holds whatever other processes do. A row that these releases
-    would replace is not counted twice.
+    Asked in the transaction that would write them down, so it holds whatever other processes do. A release that has a row already
+    is the same one again, and costs nothing.
     """
     if settings.epsilon_budget is None:
         return
     for release in releases:
-        before = _squares(
-            transaction.execute(
-                f"{_PRICED} WHERE image = ? AND release <> ?",  # both pieces are our own words
-                (release.digest, release.release),
-            ).fetchone()
-        )
-        if not is_affordable(before + release.mu**2, settings):
+        row = transaction.execute(
+            f"{_PRICED}, coalesce(max(release = ?), 0) AS known FROM ledger WHERE image = ?",  # our own words
+            (release.release, release.digest),
+        ).fetchone()
+        if not row["known"] and not is_affordable(_squares(row) + release.mu**2, settings):
             raise BudgetExceeded(
                 f"release {release.release} of image {release.digest[:12]} was refused: it would take epsilon past the budget of"
                 f" {settings.epsilon_budget:g} (at delta {settings.delta:g}); raise cut_ratio, lower clip_norm, or raise"
@@ -113,16 +111,15 @@ def is_affordable(squares: float, settings: EdgeSettings) -> bool:
     return _epsilon(math.sqrt(squares), settings.delta) <= settings.epsilon_budget * _ROUNDING
 
 
-def squares(spool: Spool, image: str, besides: Collection[int] = ()) -> float:
-    """The sum of μ² over an image's releases but those of the indices `besides`.
-
-    0 for an image never released, infinite when a price is not known.
-    """
-    row = spool.row(
-        f"{_PRICED} WHERE image = ? AND release NOT IN (SELECT value FROM json_each(?))",  # noqa: S608  # our own words
-        (image, json.dumps(sorted(besides))),
-    )
+def squares(spool: Spool, image: str) -> float:
+    """The sum of μ² over an image's releases: 0 for an image never released, infinite when a price is not known."""
+    row = spool.row(f"{_PRICED} FROM ledger WHERE image = ?", (image,))  # both pieces are our own words
     return 0.0 if row is None else _squares(row)
+
+
+def indices(spool: Spool, image: str) -> set[int]:
+    """The releases of an image that the ledger has."""
+    return {row[0] for row in spool.rows("SELECT release FROM ledger WHERE image = ?", (image,))}
 
 
 def note_refused(spool: Spool, count: int) -> None:
@@ -174,7 +171,7 @@ def summary(spool: Spool, settings: EdgeSettings) -> dict[str, Any]:
     """
     row = spool.rows(
         "SELECT count(*), coalesce(sum(releases), 0), coalesce(sum(unknown > 0), 0), coalesce(max(squares), 0)"  # noqa: S608
-        f" FROM ({_PRICED} GROUP BY image)"
+        f" FROM ({_PRICED} FROM ledger GROUP BY image)"
     )[0]
     images, releases, unknown, most = row
     known = images > 0 and unknown == 0 and math.isfinite(most)
@@ -196,7 +193,7 @@ def accounts(
     chosen = "" if images is None else " WHERE image IN (SELECT value FROM json_each(?))"
     parameters = () if images is None else (json.dumps(list(images)),)
     rows = spool.rows(
-        f"{_PRICED}{chosen} GROUP BY image ORDER BY unknown > 0 DESC, squares DESC, last DESC, image LIMIT ?",
+        f"{_PRICED} FROM ledger{chosen} GROUP BY image ORDER BY unknown > 0 DESC, squares DESC, last DESC, image LIMIT ?",
         (*parameters, limit),
     )
     return [_account(row, settings.delta) for row in rows]
@@ -215,14 +212,14 @@ def _row(release: Release, batch_id: str) -> dict[str, str | int | float | None]
         "schedule_id": release.schedule_id,
         "batch_id": batch_id,
         "released_at": time.time(),
-        "content": _content(release),
+        "content": _content_digest(release),
         "clip_norm": release.clip_norm,
         "norm_bound": release.norm_bound,
         "mu": release.mu,
     }
 
 
-def _content(release: Release) -> str:
+def _content_digest(release: Release) -> str:
     """32 hex digits that name the released values; it never leaves the device."""
     return hashlib.sha256(release.x_c.tobytes()).hexdigest()[:32]
 

@@ -232,6 +232,28 @@ def test_two_processes_share_one_budget(state: StateDirectory, settings: MakeSet
         assert ledger.summary(spool, careful)["releases"] == bears
 
 
+def test_a_spool_that_was_lost_leaves_prices_and_budget_as_they_were(
+    state: StateDirectory, settings: MakeSettings
+) -> None:
+    careful = settings(releases=3, epsilon_budget=epsilon_of(price(0.3), price(0.3)) * 1.01)
+    with Spool(state.spool) as spool:
+        contribution.contribute(spool, source(2), SECRET, careful)
+        before = ledger.accounts(spool, careful, limit=9)
+        sent = {row[0] for row in spool.rows("SELECT message_id FROM outbox")}
+    for file in state.path.glob("spool.sqlite3*"):
+        file.unlink()
+
+    with Spool(state.spool) as spool:
+        elsewhere = settings(releases=3, cut_ratio=0.4, epsilon_budget=careful.epsilon_budget)
+        assert contribution.contribute(spool, source(2), SECRET, elsewhere).released == 0
+        assert {a.epsilon for a in ledger.accounts(spool, careful, limit=9)} == {a.epsilon for a in before}
+        again = contribution.contribute(spool, source(2), SECRET, careful)
+
+        assert (again.released, again.refused) == (4, 2), "the same bytes once more cost nothing"
+        assert {row[0] for row in spool.rows("SELECT message_id FROM outbox")} == sent
+        assert {a.epsilon for a in ledger.accounts(spool, careful, limit=9)} == {a.epsilon for a in before}
+
+
 RUNS = st.lists(
     st.tuples(
         st.sampled_from([0.2, 0.35, 0.5, 0.8]),

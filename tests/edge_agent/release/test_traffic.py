@@ -33,14 +33,13 @@ def covariance() -> np.ndarray:
     """Of the pixels of one image: neighbours are alike. (256, 256) float64."""
     place = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), -1).reshape(-1, 2)
     distance = np.linalg.norm(place[:, None] - place[None], axis=-1)
-    return SPREAD**2 * np.exp(-distance / 1.5)
+    return np.asarray(SPREAD**2 * np.exp(-distance / 1.5))
 
 
 def pictures(seed: int, count: int = COUNT) -> np.ndarray:
     """Images of which somebody may know the distribution: (count, 1, 16, 16) float32 in [-1, 1]."""
     drawn = np.random.default_rng(seed).multivariate_normal(np.zeros(SIDE**2), covariance(), count)
-    bounded: np.ndarray = np.clip(drawn, -1, 1).astype(np.float32)
-    return bounded.reshape(count, 1, SIDE, SIDE)
+    return np.clip(drawn, -1, 1).astype(np.float32).reshape(count, 1, SIDE, SIDE)
 
 
 @dataclass(frozen=True)
