@@ -6,6 +6,7 @@ import onnx
 import pytest
 import torch
 
+from diffusion.network import Block
 from export.bars import BARS, Bar
 from export.bundle import read_bundle
 from export.calibration import read_calibration
@@ -129,8 +130,11 @@ def test_half_precision_halves_the_weights_and_keeps_the_interface(whole: bytes)
 
 def test_a_network_that_eight_bits_cannot_hold_is_refused_with_the_figures(tmp_path: Path) -> None:
     network = random_network(image_size=16)
-    # One channel a thousand times louder than the rest takes all 256 levels of its tensor.
-    network.down[0].norm1.weight[0] = 3000.0
+    # A channel that nobody listens to, a million times louder than the rest, takes all 256 levels of its tensor.
+    for layer in (*network.down, network.middle):
+        if isinstance(layer, Block):
+            layer.norm1.weight[0] = 1e6
+            layer.conv1.weight[:, 0] = 0
     head = Trained(network, SCHEDULE, T_CUT)
 
     with pytest.raises(ParityFailed, match=r"no bundle was written.*higher precision") as refused:
@@ -142,7 +146,8 @@ def test_a_network_that_eight_bits_cannot_hold_is_refused_with_the_figures(tmp_p
 def test_images_that_drift_fail_the_gate_of_whole_images(whole: bytes) -> None:
     network = random_network(image_size=16)
     network.last.weight *= 0.2
-    network.last.bias += 0.2
+    assert network.last.bias is not None
+    network.last.bias += torch.tensor(0.2)
 
     with pytest.raises(ParityFailed, match="images of 4 steps agree"):
         check_fidelity(Trained(network, SCHEDULE, T_CUT), Exported(whole), BARS["fp32"])
