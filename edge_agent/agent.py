@@ -79,7 +79,7 @@ def assemble(
         reconciled = reconcile(spool)
         if reconciled.restored or reconciled.written:
             log.warning("ledger_reconciled", restored=reconciled.restored, written=reconciled.written)
-        slot = HeadSlot(settings.head, settings.provider, settings.threads)
+        slot = HeadSlot(settings.head, settings.provider, settings.threads, settings.provider_fallback)
         relay = Relay(
             state.spool,
             connection.publisher(window=WINDOW),
@@ -189,6 +189,7 @@ class Agent:
             else {
                 "identity": slot.facts.identity if slot.facts else None,
                 "provider": slot.loaded.head.provider if slot.loaded else None,
+                "fallback": slot.loaded.head.fallback if slot.loaded else None,
                 "t_cut": slot.facts.t_cut if slot.facts else None,
                 "error": slot.error,
             },
@@ -197,6 +198,7 @@ class Agent:
             return
         status.note(self._spool, facts)
         self._told = facts
+        parts.metrics.head_fallback.set(slot.loaded is not None and slot.loaded.head.fallback is not None)
         for provider in ("cpu", "cuda"):
             parts.metrics.head_info.labels(provider=provider).set(
                 slot.loaded is not None and slot.loaded.head.provider == provider

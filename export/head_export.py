@@ -7,23 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
-import torch
 from pydantic import ValidationError
 
 from export.bars import BARS
 from export.bundle import Bundle, member_digests, write_bundle
+from export.calibration import read_calibration
 from export.canonical import first_problem
 from export.checkpoint import HeadCheckpoint, load_checkpoint
 from export.errors import ExportError
-from export.fidelity import check_fidelity
-from export.gates import GateResult, Precision
+from export.gates import Precision
 from export.golden import Golden
 from export.keys import BUNDLE_DOMAIN, NO_KEY_LIST, UNSIGNED, KeyHistory, PrivateKey
 from export.manifest import NAME_PATTERN, GoldenFacts, Manifest, Network, TrainingFacts
-from export.onnx_export import OPSET, export_onnx
-from export.parity import check_parity
-from export.running import Exported, gate_providers
+from export.onnx_export import OPSET
+from export.precision import Converted, convert
 from export.trajectories import Inputs, Trained, images_of, noised
 
 MINIMUM_AGENT = "0.1.0"
@@ -55,6 +52,7 @@ def export_head(
     *,
     issue: Issue | None = None,
     precision: Precision = "fp32",
+    calibration: Path | None = None,
     key: PrivateKey | None = None,
     key_list: KeyHistory = NO_KEY_LIST,
     on_stage: Callable[[str], None] | None = None,
@@ -66,6 +64,7 @@ def export_head(
         out: the bundle; replaced in one step, and only when the exported head has passed its gates.
         issue: name, counter, expiry.
         precision: of the network's arithmetic.
+        calibration: .npy or .npz of images to calibrate and measure with; the head's own images by default.
         key: signs the bundle; None leaves it unsigned, for a device of one's own.
         key_list: travels with the bundle.
         on_stage: told what begins next, in words.
@@ -81,43 +80,19 @@ def export_head(
     head = load_checkpoint(checkpoint)
     _check_names(issue, head)
     trained = Trained(head.network, head.schedule, head.metadata.t_cut)
-    tell("exporting to ONNX")
-    onnx = export_onnx(head.network)
-    gates = measure(trained, onnx, precision, tell)
+    images = None if calibration is None else read_calibration(calibration, trained.image_shape)
+    converted = convert(trained, precision, tell, images)
     golden = golden_of(trained)
     tell("writing the bundle")
     try:
-        manifest = _manifest(head, issue, precision, gates, golden, onnx)
+        manifest = _manifest(head, issue, precision, converted, golden)
     except ValidationError as error:
         raise ExportError(f"{checkpoint} cannot be exported: {first_problem(error)}") from error
     signatures = UNSIGNED
     if key is not None:
         signatures = signatures.plus(key.sign(BUNDLE_DOMAIN, manifest.to_bytes()))
-    write_bundle(out, Bundle(manifest, onnx, head.schedule, golden, signatures, key_list))
+    write_bundle(out, Bundle(manifest, converted.onnx, head.schedule, golden, signatures, key_list))
     return manifest
-
-
-def measure(
-    head: Trained, onnx: bytes, precision: Precision, tell: Callable[[str], None]
-) -> tuple[GateResult, ...]:
-    """Pass `onnx` through both gates on every provider of this machine. Raises ParityFailed."""
-    results = []
-    for provider in gate_providers():
-        exported = Exported(onnx, provider)
-        tell(f"comparing single steps with torch ({provider})")
-        step = check_parity(head, exported, BARS[precision])
-        tell(f"comparing whole images with torch ({provider})")
-        chains = check_fidelity(head, exported, BARS[precision])
-        results.append(
-            GateResult(
-                provider=provider,
-                step=step,
-                chains=chains,
-                onnxruntime=ort.__version__,
-                torch=str(torch.__version__),
-            )
-        )
-    return tuple(results)
 
 
 def golden_of(head: Trained) -> Golden:
@@ -142,9 +117,8 @@ def _manifest(
     head: HeadCheckpoint,
     issue: Issue,
     precision: Precision,
-    gates: tuple[GateResult, ...],
+    converted: Converted,
     golden: Golden,
-    onnx: bytes,
 ) -> Manifest:
     facts, config = head.metadata, head.network.config
     issued_at = int(time.time()) if issue.issued_at is None else issue.issued_at
@@ -170,6 +144,8 @@ def _manifest(
             base_channels=config.base_channels,
             opset=OPSET,
             precision=precision,
+            calibration=converted.calibration,
+            kept_in_float=converted.kept_in_float,
         ),
         training=TrainingFacts(
             steps=facts.steps,
@@ -180,7 +156,7 @@ def _manifest(
             seconds=facts.seconds,
             final_loss=facts.loss,
         ),
-        gates=gates,
+        gates=converted.gates,
         golden=GoldenFacts(count=len(golden.t), allowed_relative_rms=BARS[precision].golden_relative_rms),
-        digests=member_digests(onnx, head.schedule, golden),
+        digests=member_digests(converted.onnx, head.schedule, golden),
     )

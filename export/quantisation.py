@@ -26,7 +26,7 @@ from export.layers import convolutions, pointwise
 from export.trajectories import Inputs, Trained, noised, states
 
 _CHAINS = 16
-_STEPS = 24
+CALIBRATION_STEPS = 24
 _SEED = 21
 
 
@@ -38,10 +38,10 @@ def calibration_inputs(head: Trained, images: NDArray[np.float32] | None = None)
     """
     count = max(_CHAINS, head.labels)
     if images is None:
-        return [state for state in states(head, _STEPS, count, _SEED) if state.t.any()]
+        return [state for state in states(head, CALIBRATION_STEPS, count, _SEED) if state.t.any()]
     generator = np.random.Generator(np.random.PCG64(_SEED))
     inputs = []
-    for t in head.plan(_STEPS)[:-1]:
+    for t in head.plan(CALIBRATION_STEPS)[:-1]:
         chosen = generator.permutation(len(images))[:_CHAINS]
         t_all = np.full(len(chosen), t, np.int64)
         label = generator.integers(0, head.labels, len(chosen))

@@ -489,6 +489,25 @@ def test_metrics_are_served_on_the_port_that_is_written_down(
     assert "collafuse_connected 1.0" in text
 
 
+def test_a_head_that_fell_back_to_the_cpu_is_seen_in_the_status_and_the_metrics(
+    device: Device, state: StateDirectory, head_bundle: Path, run_agent: RunAgent, tmp_path: Path
+) -> None:
+    port_file = tmp_path / "port"
+    flags = ("--provider", "cuda", "--provider-fallback", "cpu", "--metrics-port", 0)
+    ready(run_agent(device.url, "--head", head_bundle, *flags, "--metrics-port-file", port_file))
+
+    wait_until(
+        lambda: (edge_json("status", "--state", state.path).get("head") or {}).get("provider") == "cpu",
+        "the status names the provider",
+    )
+    told = edge_json("status", "--state", state.path)["head"]
+    assert "CUDAExecutionProvider is not available" in told["fallback"]
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{int(port_file.read_text())}/metrics", timeout=10
+    ) as answer:
+        assert "collafuse_head_fallback 1.0" in answer.read().decode()
+
+
 def test_a_damaged_spool_ends_every_command_with_one_line(
     state: StateDirectory, device: Device, tmp_path: Path
 ) -> None:
