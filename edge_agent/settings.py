@@ -144,7 +144,8 @@ class EdgeSettings(ProcessSettings):
         default=None, ge=1024, description="cap of what is sent to the broker; none for no cap"
     )
     metered: bool = Field(
-        default=False, description="the link costs by the byte: no contributions, no stock, no heads over it"
+        default=False,
+        description="the link costs by the byte: contributions, stock and telemetry wait, requests for images go",
     )
     telemetry_seconds: float = Field(
         default=300, ge=1, le=86_400, description="how often the device says how it is"

@@ -175,7 +175,7 @@ def test_images_are_contributed_and_pictures_made_without_torch(
     ((message_id, body),) = queued(node, "samples")
     assert codec.digest(body) == message_id
     assert status["agent"]["running"]
-    assert status["link"] == {"connected": True, "user": device.user}
+    assert (status["link"]["connected"], status["link"]["user"]) == (True, device.user)
     assert status["ledger"] == {"images": 10, "releases": 10}
     assert status["jobs"] == {"completed": 1}
     assert (status["head"]["provider"], status["head"]["t_cut"], status["head"]["error"]) == ("cpu", 60, None)
