@@ -17,6 +17,7 @@ from edge_agent import clock, status
 from edge_agent.errors import JobFailed, OutboxFull, SpoolError
 from edge_agent.generation import jobs, lifecycle
 from edge_agent.generation.jobs import Job
+from edge_agent.generation.reasking import Reasker
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import inbox
 from edge_agent.link.doorkeeper import Doorkeeper
@@ -98,9 +99,23 @@ def assemble(
         connection.start()
         relay.start()
         try:
-            duties = (_housekeeper(settings, state, spool, metrics),)
+            duties: tuple[Duty, ...] = (
+                doorkeeper,
+                Reasker(spool, settings, lambda: connection.connected),
+                _housekeeper(settings, state, spool, metrics),
+            )
             yield Parts(
-                settings, state, spool, slot, metrics, connection, consumer, relay, duties, metrics_port
+                settings=settings,
+                state=state,
+                spool=spool,
+                slot=slot,
+                metrics=metrics,
+                connection=connection,
+                consumer=consumer,
+                relay=relay,
+                doorkeeper=doorkeeper,
+                duties=duties,
+                metrics_port=metrics_port,
             )
         finally:
             relay.stop()

@@ -134,7 +134,9 @@ class EdgeSettings(ProcessSettings):
         default=30, gt=0, description="days for which finished pictures and ended jobs are kept"
     )
     reask_seconds: float = Field(
-        default=1800, ge=1, description="after so long without an answer the server is asked again"
+        default=1800,
+        ge=1,
+        description="connected for so long without an answer, the device asks the server again",
     )
 
     windows: Names = Field(

@@ -343,6 +343,22 @@ def test_a_server_that_cannot_help_fails_the_job_with_its_reason(
     assert "no backbone is published yet" in failed.stderr
 
 
+def test_a_request_that_was_swallowed_is_asked_again_and_answered(
+    device: Device, server: Server, state: StateDirectory, head_bundle: Path, run_agent: RunAgent
+) -> None:
+    server.swallows = 1
+    agent = ready(run_agent(device.url, "--head", head_bundle, "--reask", 1))
+
+    made = edge_json("generate", "--state", state.path, "--count", 2, "--ttl", 60)
+
+    assert made["state"] == "completed"
+    assert len(agent.events("request_repeated")) == 1
+    first, second = server.requests
+    assert codec.encode(first) == codec.encode(second), (
+        "word for word: the server refuses another with its id"
+    )
+
+
 def test_repeated_and_late_answers_are_recognised_and_counted(
     device: Device, server: Server, state: StateDirectory, head_bundle: Path, run_agent: RunAgent
 ) -> None:
