@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-
 _STRICT = ConfigDict(
     frozen=True,
     extra="forbid",

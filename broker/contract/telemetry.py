@@ -53,9 +53,7 @@ class UpdateReport(Part):
     bundle: Digest
     state: UpdateState
     reason: Reason | None
-    missing: Annotated[
-        tuple[Count, ...], BeforeValidator(as_tuple), Field(max_length=2 * MAX_MISSING_RANGES)
-    ]
+    missing: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(max_length=2 * MAX_MISSING_RANGES)]
     attempts: Count
 
     @model_validator(mode="after")
