@@ -64,7 +64,11 @@ class Head:
         head = cls(bundle, session, "cuda" if chosen == _CUDA else "cpu")
         _check_interface(head.manifest, session)
         _log.info(
-            "head_loaded", head=head.manifest.name, version=head.manifest.version, provider=head.provider
+            "head_loaded",
+            head=head.manifest.name,
+            version=head.manifest.version,
+            counter=head.manifest.counter,
+            provider=head.provider,
         )
         return head
 
