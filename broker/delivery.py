@@ -111,8 +111,8 @@ def expect_user(delivery: Delivery) -> tuple[str, str]:
 def sender_of(user_id: str | None, headers: Mapping[str, Any]) -> str | None:
     """The device's user that a message is from, or None when nobody vouches for one.
 
-    user_id: as the broker validated it. A device or an owner is who it is, whatever its headers say; a user of the server, who may write
-    to every queue, is believed when it names the device for which it puts a message back.
+    user_id: as the broker validated it. A device or an owner is who it is, whatever its headers say; a user of the server, who
+    may write to every queue, is believed when it names the device for which it puts a message back.
     """
     if user_id is None or is_device(user_id) or owned_client(user_id) is not None:
         return user_id

@@ -12,7 +12,7 @@ MIN_CHUNK_BYTES = 64 * 2**10
 MAX_CHUNK_BYTES = 2**20
 MAX_MANIFEST_BYTES = 2**20
 MAX_SIGNATURES_BYTES = 64 * 2**10
-MAX_KEY_LIST_BYTES = 64 * 2**10
+MAX_KEY_LIST_BYTES = 512 * 2**10
 MAX_CHUNKS = MAX_BUNDLE_BYTES // MIN_CHUNK_BYTES
 
 
@@ -25,7 +25,7 @@ class BundleV1(Message):
         chunk_bytes: of every piece but the last.
         manifest: the bundle's manifest, byte for byte, as it was signed.
         signatures: the bundle's signatures, byte for byte.
-        key_list: the signed list of keys that the bundle came with, or None.
+        key_list: the signed lists of keys that the bundle came with, byte for byte, or None.
     """
 
     type_name: ClassVar[str] = "bundle.v1"

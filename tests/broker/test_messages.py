@@ -174,7 +174,7 @@ def test_the_longest_plan_is_taken() -> None:
         (examples.bundle(), {"manifest": "{}"}, "manifest"),
         (examples.bundle(), {"manifest": bytes(2**20 + 1)}, "manifest"),
         (examples.bundle(), {"signatures": bytes(2**16 + 1)}, "signatures"),
-        (examples.bundle(), {"key_list": bytes(2**16 + 1)}, "key_list"),
+        (examples.bundle(), {"key_list": bytes(2**19 + 1)}, "key_list"),
         (examples.chunk(), {"index": -1}, "index"),
         (examples.chunk(), {"index": MAX_CHUNKS}, "index"),
         (examples.chunk(), {"content": b""}, "content"),
