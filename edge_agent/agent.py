@@ -6,20 +6,29 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
 
 from broker.connection import Connection
 from broker.consumer import Consumer
+from broker.delivery import Delivery
 from broker.names import inbox as inbox_queue
+from broker.names import split_user
 from edge_agent import clock, status
 from edge_agent.errors import JobFailed, OutboxFull, SpoolError
 from edge_agent.generation import jobs, lifecycle
 from edge_agent.generation.jobs import Job
+from edge_agent.heads import known_time
+from edge_agent.heads.arrivals import Arrivals
 from edge_agent.heads.head_slot import HeadSlot
-from edge_agent.link import inbox
+from edge_agent.heads.judge import Judge
+from edge_agent.heads.trial import Terms
+from edge_agent.heads.updater import HeadUpdater
+from edge_agent.link import inbox, senders
 from edge_agent.link.relay import WINDOW, Relay
+from edge_agent.link.telemetry import Reporter
 from edge_agent.observation import Observer
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
@@ -51,6 +60,7 @@ class Parts:
     state: StateDirectory
     spool: Spool
     slot: HeadSlot
+    arrivals: Arrivals
     metrics: EdgeMetrics
     connection: Connection
     consumer: Consumer
@@ -73,7 +83,17 @@ def assemble(
     broker are reported and lived with.
     """
     with Spool(state.spool, verify=True) as spool:
-        slot = HeadSlot(settings.head, settings.provider, settings.threads)
+        judge = Judge(split_user(connection.user)[0], settings.head_keys)
+        slot = HeadSlot(settings.head, settings.provider, settings.threads, partial(judge.admit_own, spool))
+        updater = HeadUpdater(
+            spool,
+            state.heads,
+            slot,
+            judge,
+            provider=settings.provider,
+            threads=settings.threads,
+            terms=Terms(settings.trial_images, settings.trial_seconds),
+        )
         relay = Relay(
             state.spool,
             connection.publisher(window=WINDOW),
@@ -81,13 +101,29 @@ def assemble(
             connected=lambda: connection.connected,
         )
         consumer = connection.consumer(inbox_queue(connection.user), prefetch=INBOX_PREFETCH)
+        arrivals = Arrivals(judge, settings.inbox_max_bytes)
+        reporter = Reporter(state, spool, slot, metrics, settings, wake=relay.wake)
+        updater.begin()
         connection.start()
         relay.start()
         try:
-            yield Parts(settings, state, spool, slot, metrics, connection, consumer, relay, (), metrics_port)
+            yield Parts(
+                settings,
+                state,
+                spool,
+                slot,
+                arrivals,
+                metrics,
+                connection,
+                consumer,
+                relay,
+                (updater, reporter),
+                metrics_port,
+            )
         finally:
             relay.stop()
             connection.stop()
+            updater.close()
 
 
 class Agent:
@@ -137,9 +173,22 @@ class Agent:
         """Wait a moment for a letter, then take all that have come."""
         letter = self._parts.consumer.get(0 if self._jobs_may_have_changed else _TURN_SECONDS)
         while letter is not None and not self._stopping.is_set():
-            inbox.take(self._spool, letter)
+            self._take(letter)
             self._jobs_may_have_changed = True
             letter = self._parts.consumer.get(0)
+
+    def _take(self, letter: Delivery) -> None:
+        """One letter, if its sender may have sent it; a time on it is a time that has passed."""
+        objection = senders.objection(letter.user_id, letter.type, self._parts.connection.user)
+        with self._spool.transaction() as transaction:
+            if objection is not None:
+                inbox.count(transaction, "strangers")
+            elif letter.published_at is not None:
+                known_time.note(transaction, letter.published_at, clock.now())
+        if objection is not None:
+            letter.refuse("not_allowed", objection)
+            return
+        inbox.take(self._spool, letter, self._parts.arrivals)
 
     def _look_around(self) -> None:
         """Now and then: the clock, the head's file, the metrics."""
@@ -173,6 +222,7 @@ class Agent:
                 "identity": slot.facts.identity if slot.facts else None,
                 "provider": slot.loaded.head.provider if slot.loaded else None,
                 "t_cut": slot.facts.t_cut if slot.facts else None,
+                "delivered": slot.delivered is not None,
                 "error": slot.error,
             },
         }

@@ -4,6 +4,7 @@ One bundle is received at a time, of several the one with the greatest counter. 
 and a reboot cost nothing that had arrived. Nothing that is wrong ends anything: it is refused with a reason, and reported.
 """
 
+import hashlib
 import sqlite3
 from dataclasses import dataclass
 
@@ -70,9 +71,7 @@ class Arrivals:
             return False
         manifest = None
         try:
-            manifest = self._judge.verify(
-                transaction, message.manifest, message.signatures, message.key_list
-            )
+            manifest = self._judge.verify(transaction, message.manifest, message.signatures, message.key_list)
             self._judge.admit(transaction, manifest)
             self._check_turn(transaction, manifest, message)
         except BundleError as error:
@@ -99,16 +98,12 @@ class Arrivals:
         )
         return True
 
-    def _check_turn(
-        self, transaction: sqlite3.Connection, manifest: Manifest, message: BundleV1
-    ) -> None:
+    def _check_turn(self, transaction: sqlite3.Connection, manifest: Manifest, message: BundleV1) -> None:
         """Raises BundleRefused when something newer is on its way, or when there is no room."""
         current = store.in_state(transaction, "receiving")
         if current is not None and current.counter > manifest.counter:
             raise BundleRefused("superseded", f"{current.title} is on its way already and is newer")
-        held_bytes = int(
-            transaction.execute("SELECT coalesce(sum(length(x)), 0) FROM latents").fetchone()[0]
-        )
+        held_bytes = int(transaction.execute("SELECT coalesce(sum(length(x)), 0) FROM latents").fetchone()[0])
         if held_bytes + message.size_bytes > self._max_bytes:
             raise BundleRefused(
                 "no_room",
@@ -199,6 +194,7 @@ def _expect(transaction: sqlite3.Connection, message: BundleV1, manifest: Manife
         version=manifest.version,
         counter=manifest.counter,
         state="receiving",
+        manifest=hashlib.sha256(message.manifest).hexdigest(),
     )
     transaction.execute(
         "INSERT INTO incoming_head (only, bundle, size_bytes, chunk_bytes, chunks, manifest) VALUES (1, ?, ?, ?, ?, ?)",

@@ -4,6 +4,7 @@ A runtime that crashes, hangs or takes all memory ends this process and not the 
 standard output; an end without one is a verdict too.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -16,6 +17,9 @@ from typing import Any
 import structlog
 
 from edge_agent.errors import HeadError
+from edge_agent.heads.head import Head
+from export.bundle import read_bundle
+from export.errors import BundleError
 
 log = structlog.get_logger(__name__)
 
@@ -87,12 +91,6 @@ def _read(said: str, code: int) -> tuple[str, str]:
 
 def check(path: Path, manifest_digest: str | None, provider: Any, threads: int | None) -> tuple[str, str]:
     """Load the head and make its probe: a reason and a sentence, the reason empty when its answers are as they should be."""
-    import hashlib
-
-    from edge_agent.heads.head import Head
-    from export.bundle import read_bundle
-    from export.errors import BundleError
-
     try:
         bundle = read_bundle(path)
     except BundleError as error:
@@ -106,7 +104,10 @@ def check(path: Path, manifest_digest: str | None, provider: Any, threads: int |
     golden, allowed = bundle.golden, bundle.manifest.golden.allowed_relative_rms
     error_found = golden.relative_rms(head.predict(golden.x, golden.t, golden.label))
     if not error_found <= allowed:  # not a number is no agreement either
-        return "wrong_answers", f"its answers are off by {error_found:.1e} on this device, allowed is {allowed:.1e}"
+        return (
+            "wrong_answers",
+            f"its answers are off by {error_found:.1e} on this device, allowed is {allowed:.1e}",
+        )
     return "", f"its answers are off by {error_found:.1e}, allowed is {allowed:.1e}"
 
 
@@ -119,10 +120,8 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
     except OSError:
         log.debug("oom_score_not_set")
-    reason, detail = check(
-        Path(asked["path"]), asked["manifest_digest"], asked["provider"], asked["threads"]
-    )
-    print(json.dumps({"reason": reason, "detail": detail}))
+    reason, detail = check(Path(asked["path"]), asked["manifest_digest"], asked["provider"], asked["threads"])
+    sys.stdout.write(json.dumps({"reason": reason, "detail": detail}) + "\n")
 
 
 if __name__ == "__main__":

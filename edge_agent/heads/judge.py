@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from edge_agent import clock
 from edge_agent.errors import HeadError
 from edge_agent.heads import known_time, store
+from edge_agent.storage.spool import Spool
+from export.bundle import Bundle
 from export.errors import BundleError, KeyUnusable
 from export.keys import KeyHistory, Keyring, Signatures
 from export.manifest import Manifest
@@ -68,9 +70,26 @@ class Judge:
         ring.verify(manifest_bytes, Signatures.from_bytes(signatures))
         return Manifest.from_bytes(manifest_bytes)
 
-    def admit(
-        self, connection: sqlite3.Connection, manifest: Manifest, *, allow_older: bool = False
-    ) -> None:
+    def verify_file(self, connection: sqlite3.Connection, bundle: Bundle) -> None:
+        """Judge a bundle that lies on this device; it needs a signature only where keys are set.
+
+        Raises BundleError (BundleRefused with its reason).
+        """
+        if self.has_keys:
+            self.verify(
+                connection,
+                bundle.manifest_bytes,
+                bundle.signatures.to_bytes(),
+                bundle.key_list.to_bytes(),
+            )
+
+    def admit_own(self, spool: Spool, bundle: Bundle) -> None:
+        """Judge the bundle that the settings name, which may be of any age. Raises BundleError."""
+        with spool.transaction() as transaction:
+            self.verify_file(transaction, bundle)
+        self.own = bundle.manifest
+
+    def admit(self, connection: sqlite3.Connection, manifest: Manifest, *, allow_older: bool = False) -> None:
         """Apply the policy to a head whose signature was verified. Raises BundleRefused with its reason."""
         check_install(
             manifest,

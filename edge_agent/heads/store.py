@@ -44,6 +44,7 @@ class HeadRow:
     images: int
     work_seconds: float
     allow_older: bool
+    manifest: str | None
 
     @property
     def title(self) -> str:
@@ -52,7 +53,8 @@ class HeadRow:
 
 
 _COLUMNS = (
-    "bundle, name, version, counter, state, reason, detail, attempts, starts, images, work_seconds, allow_older"
+    "bundle, name, version, counter, state, reason, detail, attempts, starts, images, work_seconds, allow_older,"
+    " manifest"
 )
 
 
@@ -104,16 +106,28 @@ def put(
     state: State,
     reason: str | None = None,
     detail: str | None = None,
+    manifest: str | None = None,
     allow_older: bool = False,
 ) -> None:
     """Write a head down as new, whatever was known of it; only its attempts are not forgotten while it is received."""
     connection.execute(
-        "INSERT INTO heads (bundle, name, version, counter, state, reason, detail, allow_older, changed)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(changed), 0) + 1 FROM heads))"
+        "INSERT INTO heads (bundle, name, version, counter, manifest, state, reason, detail, allow_older, changed)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(changed), 0) + 1 FROM heads))"
         " ON CONFLICT (bundle) DO UPDATE SET name = excluded.name, version = excluded.version,"
-        " counter = excluded.counter, state = excluded.state, reason = excluded.reason, detail = excluded.detail,"
+        " counter = excluded.counter, manifest = excluded.manifest, state = excluded.state,"
+        " reason = excluded.reason, detail = excluded.detail,"
         " starts = 0, images = 0, work_seconds = 0, allow_older = excluded.allow_older, changed = excluded.changed",
-        (bundle, name, version, counter, state, reason, (detail or "")[:_DETAIL_CHARACTERS] or None, allow_older),
+        (
+            bundle,
+            name,
+            version,
+            counter,
+            manifest,
+            state,
+            reason,
+            (detail or "")[:_DETAIL_CHARACTERS] or None,
+            allow_older,
+        ),
     )
     _forget_old(connection)
 
@@ -189,12 +203,16 @@ def reconcile(spool: Spool, directory: Path) -> None:
             row = in_state(transaction, state)
             if row is not None and not path_of(directory, row.bundle).exists():
                 log.error("head_file_missing", head=row.title, state=state)
-                roll_back(transaction, row.bundle, "file_missing", "its file is gone from the state directory")
+                roll_back(
+                    transaction, row.bundle, "file_missing", "its file is gone from the state directory"
+                )
+    for draft in directory.glob(".*"):
+        draft.unlink(missing_ok=True)
     remove_unneeded(spool, directory)
 
 
 def remove_unneeded(spool: Spool, directory: Path) -> None:
-    """Delete the files of heads that will not run again, and drafts; nothing that a row needs."""
+    """Delete the files of heads that will not run again; nothing that a row needs."""
     with spool.transaction() as transaction:
         # Within the transaction, so that no other process stages a head between the look and the deed.
         needed = {
@@ -202,7 +220,7 @@ def remove_unneeded(spool: Spool, directory: Path) -> None:
             for row in (in_state(transaction, state) for state in WITH_FILE)
             if row is not None
         }
-        for path in directory.iterdir():
+        for path in directory.glob("*.bundle"):
             if path.name not in needed:
                 path.unlink(missing_ok=True)
 
@@ -224,4 +242,4 @@ def _first(connection: sqlite3.Connection, where: str, parameters: Sequence[str]
 
 
 def _row(row: sqlite3.Row) -> HeadRow:
-    return HeadRow(*row[:11], allow_older=bool(row[11]))
+    return HeadRow(*row[:11], allow_older=bool(row[11]), manifest=row[12])

@@ -3,15 +3,18 @@
 import json
 import sqlite3
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from broker import codec
+from broker.contract.telemetry import TelemetryV1
 from edge_agent.errors import OutboxFull
 from edge_agent.storage.spool import Spool
 
-Kind = Literal["samples", "denoise", "prefetch"]
-PRIORITY: dict[Kind, int] = {"denoise": 0, "prefetch": 1, "samples": 2}
+Kind = Literal["samples", "denoise", "prefetch", "telemetry"]
+PRIORITY: dict[Kind, int] = {"denoise": 0, "prefetch": 1, "samples": 2, "telemetry": 3}
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,22 @@ def put(
         "INSERT INTO outbox (message_id, priority, kind, type, job_id, size_bytes, created_at, body)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (message_id, PRIORITY[kind], kind, type_name, job_id, len(body), time.time(), body),
+    )
+
+
+def put_telemetry(transaction: sqlite3.Connection, message: TelemetryV1, max_bytes: int) -> None:
+    """Accept a report, as part of a transaction, in place of an older one that is still unsent.
+
+    Raises OutboxFull as `put` does.
+    """
+    transaction.execute("DELETE FROM outbox WHERE kind = 'telemetry'")
+    put(
+        transaction,
+        message_id=uuid.uuid4().hex,
+        kind="telemetry",
+        type_name=message.type_name,
+        body=codec.encode(message),
+        max_bytes=max_bytes,
     )
 
 

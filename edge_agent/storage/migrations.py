@@ -132,6 +132,7 @@ CREATE TABLE heads (
     name         TEXT NOT NULL,
     version      TEXT NOT NULL,
     counter      INTEGER NOT NULL,
+    manifest     TEXT,                     -- SHA-256 of the manifest that was vouched for
     state        TEXT NOT NULL CHECK (state IN ('receiving', 'staged', 'trial', 'live', 'previous', 'retired',
                    'refused', 'failed', 'rolled_back')),
     reason       TEXT,
@@ -143,6 +144,11 @@ CREATE TABLE heads (
     allow_older  INTEGER NOT NULL DEFAULT 0,  -- the operator's word that its counter does not matter
     changed      INTEGER NOT NULL             -- rises with every change of any row
 )
+"""
+
+_HEADS_ONE_OF_EACH = """
+CREATE UNIQUE INDEX heads_one_of_each ON heads (state)
+WHERE state IN ('receiving', 'staged', 'trial', 'live', 'previous')
 """
 
 _INCOMING_HEAD = """
@@ -205,8 +211,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         "0006_heads",
         (
             _HEADS,
-            "CREATE UNIQUE INDEX heads_one_of_each ON heads (state)"
-            " WHERE state IN ('receiving', 'staged', 'trial', 'live', 'previous')",
+            _HEADS_ONE_OF_EACH,
             _INCOMING_HEAD,
             _HEAD_CHUNKS,
             "CREATE TABLE head_keys (only INTEGER PRIMARY KEY CHECK (only = 1), history BLOB NOT NULL)",
