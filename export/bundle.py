@@ -16,7 +16,7 @@ from export.archive import pack, unpack
 from export.errors import BundleError
 from export.files import replace_file
 from export.golden import GOLDEN_MEMBERS, Golden, array_from_bytes, array_to_bytes
-from export.keys import MAX_KEYS_BYTES, MAX_SIGNATURES_BYTES, KeyHistory, Signatures
+from export.keys import MAX_KEYS_BYTES, MAX_SIGNATURES_BYTES, NO_KEY_LIST, UNSIGNED, KeyHistory, Signatures
 from export.manifest import MAX_MANIFEST_BYTES, OLD_FORMAT, Manifest
 
 MANIFEST = "manifest.json"
@@ -47,8 +47,8 @@ class Bundle:
     onnx: bytes
     schedule: NoiseSchedule
     golden: Golden
-    signatures: Signatures = Signatures()
-    key_list: KeyHistory = KeyHistory()
+    signatures: Signatures = UNSIGNED
+    key_list: KeyHistory = NO_KEY_LIST
 
     @property
     def alpha_bar(self) -> NDArray[np.float64]:

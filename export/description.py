@@ -39,8 +39,10 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "kept in float", ", ".join(network.kept_in_float) or "nothing"
     yield (
         "training",
-        f"{training.steps} steps of {training.batch_size} on {training.images} images in "
-        f"{training.seconds:.0f} s, final loss {training.final_loss:.4f}",
+        (
+            f"{training.steps} steps of {training.batch_size} on {training.images} images in "
+            f"{training.seconds:.0f} s, final loss {training.final_loss:.4f}"
+        ),
     )
 
 
@@ -65,9 +67,11 @@ def _gate(gate: GateResult) -> Iterator[tuple[str, str]]:
     for chain in gate.chains:
         yield (
             f"{gate.provider}: images of {chain.steps} steps",
-            f"{chain.psnr_db:.1f} ± {chain.psnr_db_spread:.1f} dB (at least {chain.allowed_psnr_db:g}), Fréchet distance "
-            f"{chain.frechet:.2g} ± {chain.frechet_spread:.2g} "
-            f"(floor {chain.frechet_floor:.2g} ± {chain.frechet_floor_spread:.2g})",
+            (
+                f"{chain.psnr_db:.1f} ± {chain.psnr_db_spread:.1f} dB (at least {chain.allowed_psnr_db:g}), "
+                f"Fréchet distance {chain.frechet:.2g} ± {chain.frechet_spread:.2g} "
+                f"(floor {chain.frechet_floor:.2g} ± {chain.frechet_floor_spread:.2g})"
+            ),
         )
 
 

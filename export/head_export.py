@@ -19,7 +19,7 @@ from export.errors import ExportError
 from export.fidelity import check_fidelity
 from export.gates import GateResult, Precision
 from export.golden import Golden
-from export.keys import BUNDLE_DOMAIN, KeyHistory, PrivateKey, Signatures
+from export.keys import BUNDLE_DOMAIN, NO_KEY_LIST, UNSIGNED, KeyHistory, PrivateKey
 from export.manifest import NAME_PATTERN, GoldenFacts, Manifest, Network, TrainingFacts
 from export.onnx_export import OPSET, export_onnx
 from export.parity import check_parity
@@ -56,7 +56,7 @@ def export_head(
     issue: Issue | None = None,
     precision: Precision = "fp32",
     key: PrivateKey | None = None,
-    key_list: KeyHistory | None = None,
+    key_list: KeyHistory = NO_KEY_LIST,
     on_stage: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Export the head in `checkpoint` to a bundle at `out`.
@@ -90,11 +90,10 @@ def export_head(
         manifest = _manifest(head, issue, precision, gates, golden, onnx)
     except ValidationError as error:
         raise ExportError(f"{checkpoint} cannot be exported: {first_problem(error)}") from error
-    signatures = Signatures()
+    signatures = UNSIGNED
     if key is not None:
         signatures = signatures.plus(key.sign(BUNDLE_DOMAIN, manifest.to_bytes()))
-    bundle = Bundle(manifest, onnx, head.schedule, golden, signatures, key_list or KeyHistory())
-    write_bundle(out, bundle)
+    write_bundle(out, Bundle(manifest, onnx, head.schedule, golden, signatures, key_list))
     return manifest
 
 

@@ -119,6 +119,9 @@ class Signatures(Canonical):
         return cls.parse(text, "signatures.json")
 
 
+UNSIGNED: Final = Signatures()
+
+
 def _checked_key(text: str) -> str:
     try:
         return PublicKey.from_text(text).text
@@ -160,10 +163,10 @@ class SignedKeyList(Canonical):
     """A list and those who vouch for it."""
 
     content: KeyList
-    signatures: Signatures = Signatures()
+    signatures: Signatures = UNSIGNED
 
     def signed_by(self, key: PrivateKey) -> "SignedKeyList":
-        """This list with the signature of one more key."""
+        """The same list with the signature of one more key."""
         signature = key.sign(KEYS_DOMAIN, self.content.to_bytes())
         return SignedKeyList(content=self.content, signatures=self.signatures.plus(signature))
 
@@ -185,6 +188,9 @@ class KeyHistory(Canonical):
         """Read keys.json. Raises BundleError."""
         _check_length(text, MAX_KEYS_BYTES, "keys.json")
         return cls.parse(text, "keys.json")
+
+
+NO_KEY_LIST: Final = KeyHistory()
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from itertools import pairwise
@@ -165,13 +166,9 @@ def test_a_damaged_bundle_is_refused(bundle_path: Path, tmp_path: Path) -> None:
 
 def test_a_bundle_whose_network_is_none_is_refused(bundle_path: Path, tmp_path: Path) -> None:
     bundle = read_bundle(bundle_path)
-    digests = member_digests(b"nonsense", bundle.schedule)
-    write_bundle(
-        tmp_path / "head.bundle",
-        bundle.manifest.model_copy(update={"digests": digests}),
-        b"nonsense",
-        bundle.schedule,
-    )
+    digests = member_digests(b"nonsense", bundle.schedule, bundle.golden)
+    manifest = bundle.manifest.model_copy(update={"digests": digests})
+    write_bundle(tmp_path / "head.bundle", dataclasses.replace(bundle, manifest=manifest, onnx=b"nonsense"))
 
     with pytest.raises(HeadError, match="cannot load ward"):
         Head.load(tmp_path / "head.bundle", provider="cpu")
@@ -179,8 +176,12 @@ def test_a_bundle_whose_network_is_none_is_refused(bundle_path: Path, tmp_path: 
 
 def test_a_bundle_whose_manifest_describes_other_images_is_refused(bundle_path: Path, tmp_path: Path) -> None:
     bundle = read_bundle(bundle_path)
-    other = bundle.manifest.model_copy(update={"image_shape": (3, 8, 8)})
-    write_bundle(tmp_path / "head.bundle", other, bundle.onnx, bundle.schedule)
+    golden = dataclasses.replace(
+        bundle.golden, x=bundle.golden.x.repeat(3, axis=1), eps=bundle.golden.eps.repeat(3, axis=1)
+    )
+    digests = member_digests(bundle.onnx, bundle.schedule, golden)
+    other = bundle.manifest.model_copy(update={"image_shape": (3, 8, 8), "digests": digests})
+    write_bundle(tmp_path / "head.bundle", dataclasses.replace(bundle, manifest=other, golden=golden))
 
     with pytest.raises(HeadError, match="as its manifest says"):
         Head.load(tmp_path / "head.bundle", provider="cpu")
