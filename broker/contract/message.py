@@ -12,26 +12,29 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-_STRICT = ConfigDict(
-    frozen=True,
-    extra="forbid",
-    strict=True,
-    allow_inf_nan=False,
-    arbitrary_types_allowed=True,
-    hide_input_in_errors=True,
-)
-
-
 class Part(BaseModel):
     """A map within a message, with fields of its own."""
 
-    model_config = _STRICT
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
 
 
 class Message(BaseModel):
     """What every message of the contract has in common."""
 
-    model_config = _STRICT
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
     type_name: ClassVar[str]
     """The AMQP `type` property: `name.vN`."""
     later_fields: ClassVar[frozenset[str]] = frozenset()

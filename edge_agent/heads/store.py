@@ -242,4 +242,4 @@ def _first(connection: sqlite3.Connection, where: str, parameters: Sequence[str]
 
 
 def _row(row: sqlite3.Row) -> HeadRow:
-    return HeadRow(*row[:11], allow_older=bool(row[11]), manifest=row[12])
+    return HeadRow(*row[:11], bool(row[11]), row[12])
