@@ -7,9 +7,12 @@ import typer
 from rich.console import Console
 
 from export.bundle import read_bundle
+from export.delivery import cli as delivery_cli
 from export.errors import ExportError
 
 app = typer.Typer(help="Turn a trained head into a bundle for devices.", no_args_is_help=True)
+app.command()(delivery_cli.publish)
+app.command()(delivery_cli.rollout)
 
 
 @app.callback()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+
 class Part(BaseModel):
     """A map within a message, with fields of its own."""
 

@@ -1,6 +1,5 @@
 """Heads that come over the broker: received, judged, tried, kept or given up; nothing of it ends the device."""
 
-import hashlib
 import random
 import time
 from collections.abc import Callable
@@ -211,23 +210,15 @@ def test_another_bundle_under_a_good_announcement_never_runs(
     head_device: HeadDevice, publish: Publish
 ) -> None:
     good, _ = messages(publish(1))
-    other_path = publish(1, key=None)
-    other, chunks = messages(other_path)
-    assert other.bundle == hashlib.sha256(other_path.read_bytes()).hexdigest()
-    mixed = other.model_copy(
-        update={"manifest": good.manifest.replace(b'"v1"', b'"v1"'), "signatures": good.signatures}
-    )
-    different = publish(3, key=None)
-    third, third_chunks = messages(different)
+    unsigned, chunks = messages(publish(3, key=None))
 
     head_device.take(
-        third.model_copy(update={"manifest": mixed.manifest, "signatures": mixed.signatures}), *third_chunks
+        unsigned.model_copy(update={"manifest": good.manifest, "signatures": good.signatures}), *chunks
     )
-    head_device.turn_until(third.bundle, "failed")
+    head_device.turn_until(unsigned.bundle, "failed")
 
-    assert head_device.state(third.bundle) == ("failed", "not_as_announced")
+    assert head_device.state(unsigned.bundle) == ("failed", "not_as_announced")
     assert head_device.slot.delivered is None
-    assert chunks
 
 
 @pytest.mark.parametrize("spoil", [with_wrong_answers, with_nan_weights])
@@ -261,7 +252,6 @@ def test_a_head_that_fails_at_its_work_is_given_up_for_the_one_before(
     assert head_device.state(bundle) == ("rolled_back", "failed_at_work")
     assert head_device.slot.delivered == live
     assert not head_device.slot.note_failure("a live head's failure is the job's")
-    assert head_device.deliver(publish(2)) != bundle or head_device.state(bundle)[0] == "rolled_back"
 
 
 def test_a_head_with_which_two_agents_died_is_given_up_by_the_third(
