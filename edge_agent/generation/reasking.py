@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker import codec
 from broker.contract.denoise import DenoiseV1
 from edge_agent import clock
 from edge_agent.clock import Moment
@@ -104,15 +105,9 @@ class Reasker:
             "UPDATE requests SET repeats = repeats + 1, waited_seconds = 0 WHERE request_id = ?",
             (request.request_id,),
         )
-        outbox.put(
-            transaction,
-            message_id=request.request_id,
-            kind="denoise",
-            type_name=DenoiseV1.type_name,
-            body=request.body,
-            max_bytes=self._settings.outbox_max_bytes,
-            job_id=request.job_id,
-        )
+        question = codec.decode(DenoiseV1.type_name, request.body)
+        assert isinstance(question, DenoiseV1)
+        outbox.put_request(transaction, question, request.job_id, self._settings.outbox_max_bytes)
         log.warning(
             "request_repeated",
             job_id=request.job_id,
