@@ -1,9 +1,10 @@
-"""The agent as a process: its lock, its signals, its metrics."""
+"""The agent as a process: its lock, its signals, its metrics, its page."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -12,9 +13,13 @@ from broker.connection import Connection
 from broker.settings import BrokerSettings
 from edge_agent.agent import Agent, assemble
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage.state import agent_lock, open_state
+from edge_agent.status import note
+from edge_agent.storage.state import StateDirectory, agent_lock, open_state
 from monitoring.endpoints import serve
 from monitoring.metrics import BrokerMetrics, EdgeMetrics
+
+if TYPE_CHECKING:
+    from edge_agent.local.server import LocalServer
 
 log = structlog.get_logger(__name__)
 
@@ -22,17 +27,48 @@ log = structlog.get_logger(__name__)
 def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
     """Run the agent until SIGTERM or SIGINT.
 
-    Raises AgentRunning when another one works on the state directory, SpoolError when the spool cannot be used.
+    Raises AgentRunning when another one works on the state directory, SpoolError when the spool cannot be used, ConfigError when
+    the local page would be open to the network without a token.
     """
     state = open_state(settings.state)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     registry = CollectorRegistry()
+    page = _make_page(settings, state, registry)
     with agent_lock(state), _metrics(registry, settings) as port:
         connection = Connection(broker, name=f"edge-{broker.user}", metrics=BrokerMetrics(registry))
-        with assemble(settings, state, connection, EdgeMetrics(registry), port) as parts:
+        with (
+            assemble(settings, state, connection, EdgeMetrics(registry), port) as parts,
+            _page(page),
+        ):
+            if page is None:
+                note(parts.spool, {"page": None})
             Agent(parts, stopping).run()
+
+
+def _make_page(
+    settings: EdgeSettings, state: StateDirectory, registry: CollectorRegistry
+) -> "LocalServer | None":
+    if not settings.api:
+        return None
+    # A device without a page should not pay for a web server.
+    from edge_agent.local.server import LocalServer  # noqa: PLC0415
+
+    return LocalServer(settings, state, registry)
+
+
+@contextlib.contextmanager
+def _page(server: "LocalServer | None") -> Iterator[None]:
+    """Serve the local page while the agent works."""
+    if server is None:
+        yield
+        return
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 @contextlib.contextmanager
