@@ -17,6 +17,8 @@ _MEDIA_TYPES = {
     "svg": "image/svg+xml",
 }
 _PROBLEM_MARK = "<!-- problem -->"
+_LOGOUT_MARK = b"<!-- logout -->"
+_LOGOUT = b'<form method="post" action="/logout"><button class="text" type="submit">Log out</button></form>'
 
 
 class Page:
@@ -30,6 +32,8 @@ class Page:
             for file in folder.iterdir()
             if file.name.rpartition(".")[2] in _MEDIA_TYPES
         }
+        if access.token is not None:
+            self._files["index.html"] = self._files["index.html"].replace(_LOGOUT_MARK, _LOGOUT)
 
     async def show(self, _request: Request) -> Response:
         """The page."""
