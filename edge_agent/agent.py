@@ -173,6 +173,7 @@ class Agent:
                 "identity": slot.facts.identity if slot.facts else None,
                 "provider": slot.loaded.head.provider if slot.loaded else None,
                 "t_cut": slot.facts.t_cut if slot.facts else None,
+                "schedule_steps": slot.facts.schedule.T if slot.facts else None,
                 "error": slot.error,
             },
         }

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from edge_agent.clock import Moment
 from edge_agent.generation.jobs import MAX_COUNT, MAX_HEAD_STEPS, MAX_SEED, Job, Source, State
@@ -12,17 +12,25 @@ MAX_DEADLINE_SECONDS = 30 * 86_400
 JOB_ID = r"^[0-9a-f]{32}$"
 
 
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 4.0 is the integer 4."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+
+
 class ImagesRequest(BaseModel):
     """A wish for images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, title="ImagesRequest")
 
-    count: int = Field(ge=1, le=MAX_COUNT, description="images wanted", examples=[4])
-    label: int | None = Field(default=None, ge=0, lt=2**31, description="class wanted; null for any")
-    seed: int | None = Field(
+    count: Whole = Field(ge=1, le=MAX_COUNT, description="images wanted", examples=[4])
+    label: Whole | None = Field(default=None, ge=0, lt=2**31, description="class wanted; null for any")
+    seed: Whole | None = Field(
         default=None, ge=0, le=MAX_SEED, description="same seed, same images; drawn by the device when null"
     )
-    steps: int | None = Field(
+    steps: Whole | None = Field(
         default=None,
         ge=1,
         le=MAX_HEAD_STEPS,

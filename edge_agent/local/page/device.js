@@ -45,7 +45,7 @@ function sentenceOf(status, link, stocked) {
 function modelOf(status) {
   const head = status.head;
   if (!head) return [note("No model is installed. It comes with an update, or is named with --head.")];
-  const plan = status.plan ?? {}, update = status.update ?? null, length = status.contract?.schedule_T;
+  const plan = status.plan ?? {}, update = status.update ?? null, length = head.schedule_steps ?? status.contract?.schedule_T;
   const [, name, version] = /^(.*)-([^-]+)-[0-9a-f]{12}$/.exec(head.identity ?? "") ?? [null, head.identity, null];
   return [
     length && head.t_cut !== null ? chain(head.t_cut, length) : null,
@@ -118,5 +118,5 @@ function ledgerOf(ledger) {
 
 function clock(moment) {
   const date = typeof moment === "number" ? new Date(moment * 1000) : new Date(moment);
-  return Number.isNaN(date.getTime()) ? String(moment) : date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  return Number.isNaN(date.getTime()) ? String(moment) : date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 }

@@ -217,13 +217,12 @@ def test_the_same_key_makes_one_job(serve: Serve, head_bundle: Path) -> None:
     assert len({answer.json()["job_id"] for answer in answers}) == 1
     assert problem(ask(3, "one"), 422) == "key_reused"
     assert ask(3, "two").json()["job_id"] != answers[0].json()["job_id"]
-    assert page.http.get("/v1/status").json()["jobs"] == {"requested": 2}
+    assert len(page.http.get("/v1/jobs").json()["jobs"]) == 2
 
 
 def test_jobs_are_listed_newest_first_page_by_page(serve: Serve, head_bundle: Path) -> None:
     page = serve(OFFLINE, "--head", head_bundle)
-    with ThreadPoolExecutor(6) as pool:
-        made = set(pool.map(lambda _: page.make(), range(23)))
+    made = [page.make() for _ in range(23)]
 
     first = page.http.get("/v1/jobs").json()
     second = page.http.get("/v1/jobs", params={"before": first["next"], "limit": 20}).json()
@@ -231,10 +230,7 @@ def test_jobs_are_listed_newest_first_page_by_page(serve: Serve, head_bundle: Pa
     assert len(first["jobs"]) == LIST_DEFAULT
     assert second["next"] is None
     listed = [job["job_id"] for job in first["jobs"] + second["jobs"]]
-    assert len(listed) == 23
-    assert set(listed) == made
-    ages = [job["age_seconds"] for job in first["jobs"]]
-    assert ages == sorted(ages)
+    assert listed == made[::-1]
 
 
 @pytest.mark.parametrize(
