@@ -5,6 +5,7 @@ the user's browser: what a browser says of a request's origin has to be this pag
 127.0.0.1 (DNS rebinding): without a token, only the names of this machine are answered.
 """
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,6 +22,7 @@ from edge_agent.local.problem import Problem, answer_of
 from edge_agent.settings import EdgeSettings
 
 MAX_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 10
 COOKIE = "collafuse_edge"
 COOKIE_SECONDS = 30 * 86_400
 LEAST_TOKEN_CHARACTERS = 16
@@ -128,7 +130,7 @@ class Guard:
         if not _is_own(request):
             raise Problem(403, "foreign_origin", "requests from other web pages are refused")
         if _declared_bytes(headers) > MAX_BODY_BYTES:
-            raise Problem(413, "too_large", f"a request has at most {MAX_BODY_BYTES} bytes")
+            raise _too_large()
         if request.url.path not in OPEN_PATHS and not self._access.may(request):
             raise Problem(
                 401,
@@ -149,18 +151,28 @@ def is_loopback(name: str) -> bool:
 
 
 async def read_body(request: Request) -> bytes:
-    """The body, up to the limit; raises Problem 413 beyond it, whatever its length was said to be."""
+    """The body, up to the limits of size and time; raises Problem 413 or 408 beyond them, whatever was declared."""
     body = bytearray()
-    async for block in request.stream():
-        body += block
-        if len(body) > MAX_BODY_BYTES:
-            raise Problem(
-                413,
-                "too_large",
-                f"a request has at most {MAX_BODY_BYTES} bytes",
-                {"Connection": "close"},
-            )
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for block in request.stream():
+                body += block
+                if len(body) > MAX_BODY_BYTES:
+                    raise _too_large({"Connection": "close"})
+    except ClientDisconnect:
+        raise Problem(400, "gone", "the connection ended before the request did") from None
+    except TimeoutError:
+        raise Problem(
+            408,
+            "too_slow",
+            f"the request did not come within {BODY_SECONDS} s: send it again",
+            {"Connection": "close"},
+        ) from None
     return bytes(body)
+
+
+def _too_large(headers: dict[str, str] | None = None) -> Problem:
+    return Problem(413, "too_large", f"a request has at most {MAX_BODY_BYTES} bytes", headers)
 
 
 def _is_own(request: Request) -> bool:

@@ -33,7 +33,7 @@ OPERATIONS: tuple[Operation, ...] = (
             ),
         ),
         ImagesRequest,
-        (413, 415, 422, 429, 507),
+        (408, 413, 415, 422, 429, 507),
     ),
     Operation(
         "GET",

@@ -17,7 +17,11 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+_AsWhole = BeforeValidator(_whole)
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _AsWhole]
+Label = Annotated[int, Field(ge=0, lt=2**31), _AsWhole]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _AsWhole]
+Steps = Annotated[int, Field(ge=1, le=MAX_HEAD_STEPS), _AsWhole]
 
 
 class ImagesRequest(BaseModel):
@@ -25,16 +29,13 @@ class ImagesRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, title="ImagesRequest")
 
-    count: Whole = Field(ge=1, le=MAX_COUNT, description="images wanted", examples=[4])
-    label: Whole | None = Field(default=None, ge=0, lt=2**31, description="class wanted; null for any")
-    seed: Whole | None = Field(
-        default=None, ge=0, le=MAX_SEED, description="same seed, same images; drawn by the device when null"
+    count: Count = Field(description="images wanted", examples=[4])
+    label: Label | None = Field(default=None, description="class wanted; null for any")
+    seed: Seed | None = Field(
+        default=None, description="same seed, same images; drawn by the device when null"
     )
-    steps: Whole | None = Field(
-        default=None,
-        ge=1,
-        le=MAX_HEAD_STEPS,
-        description="evaluations of the head; the device's own choice when null",
+    steps: Steps | None = Field(
+        default=None, description="evaluations of the head; the device's own choice when null"
     )
     deadline_seconds: float | None = Field(
         default=None,

@@ -1,4 +1,5 @@
 import io
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -264,6 +265,17 @@ def test_a_body_without_a_declared_length_is_bounded_as_well(offline_page: Serve
         headers={"Content-Type": "application/json"},
     )
     assert problem(answer, 413) == "too_large"
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(offline_page: Served) -> None:
+    place = httpx.URL(offline_page.url)
+    head = b"POST /v1/images HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    with socket.create_connection((place.host, place.port or 0), timeout=20) as slow:
+        slow.sendall(head)
+        with socket.create_connection((place.host, place.port or 0), timeout=20) as gone:
+            gone.sendall(head)
+        assert slow.recv(4096).startswith(b"HTTP/1.1 408")
+    assert not offline_page.process.events("page_failed"), "who goes away is no failure either"
 
 
 @pytest.mark.parametrize(
