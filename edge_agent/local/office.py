@@ -27,7 +27,7 @@ class Repeats:
     def once(self, key: str | None, body: bytes, accept: Callable[[], str]) -> str:
         """The job of this key, made by `accept` the first time; without a key it is made each time.
 
-        Raises Problem 422 when the key came with another body before.
+        Raises Problem 409 when the key came with another body before.
         """
         if key is None:
             return accept()
@@ -39,7 +39,7 @@ class Repeats:
                     self._known.popitem(last=False)
         if known[0] != body:
             raise Problem(
-                422, "key_reused", "this Idempotency-Key came with another request before: choose a new one"
+                409, "key_reused", "this Idempotency-Key came with another request before: choose a new one"
             )
         return known[1]
 

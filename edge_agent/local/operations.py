@@ -33,7 +33,7 @@ OPERATIONS: tuple[Operation, ...] = (
             ),
         ),
         ImagesRequest,
-        (408, 413, 415, 422, 429, 507),
+        (408, 409, 413, 415, 422, 429, 507),
     ),
     Operation(
         "GET",

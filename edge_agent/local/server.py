@@ -129,7 +129,7 @@ class LocalServer:
 
 
 class _Server(uvicorn.Server):
-    """Ends when the agent does; woken four times a second instead of ten, for it shall cost nothing while nobody looks."""
+    """Ends when the agent does, and sleeps until then: it shall cost nothing while nobody looks."""
 
     def __init__(self, config: uvicorn.Config, stopping: threading.Event) -> None:
         super().__init__(config)
@@ -137,8 +137,7 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Wait for the end; called by uvicorn between its start and its shutdown."""
-        while not (self.should_exit or self._agent_stops.is_set()):
-            await asyncio.sleep(0.25)
+        await asyncio.to_thread(self._agent_stops.wait)
 
 
 def _config(application: ASGIApp) -> uvicorn.Config:

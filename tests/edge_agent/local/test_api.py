@@ -216,7 +216,7 @@ def test_the_same_key_makes_one_job(serve: Serve, head_bundle: Path) -> None:
 
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["job_id"] for answer in answers}) == 1
-    assert problem(ask(3, "one"), 422) == "key_reused"
+    assert problem(ask(3, "one"), 409) == "key_reused"
     assert ask(3, "two").json()["job_id"] != answers[0].json()["job_id"]
     assert len(page.http.get("/v1/jobs").json()["jobs"]) == 2
 
