@@ -167,6 +167,7 @@ class Agent:
                 "fallback": slot.loaded.head.fallback if slot.loaded else None,
                 "t_cut": slot.facts.t_cut if slot.facts else None,
                 "delivered": slot.delivered is not None,
+                "schedule_steps": slot.facts.schedule.T if slot.facts else None,
                 "error": slot.error,
             },
         }

@@ -1,9 +1,10 @@
-"""The agent as a process: its lock, its signals, its metrics."""
+"""The agent as a process: its lock, its signals, its metrics, its page."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -15,10 +16,14 @@ from edge_agent.agent import Agent
 from edge_agent.assembly import assemble
 from edge_agent.errors import SpoolDamaged, SpoolFull
 from edge_agent.settings import EdgeSettings
+from edge_agent.status import note
 from edge_agent.storage import quarantine
-from edge_agent.storage.state import agent_lock, open_state
+from edge_agent.storage.state import StateDirectory, agent_lock, open_state
 from monitoring.endpoints import serve
 from monitoring.metrics import BrokerMetrics, EdgeMetrics
+
+if TYPE_CHECKING:
+    from edge_agent.local.server import LocalServer
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +33,8 @@ _FULL_DISK_SECONDS = 2.0
 def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
     """Run the agent until SIGTERM or SIGINT. A damaged spool is set aside and a new one begun, a full disk is waited for.
 
-    Raises AgentRunning when another one works on the state directory, SpoolError when the spool cannot be used.
+    Raises AgentRunning when another one works on the state directory, SpoolError when the spool cannot be used, ConfigError when
+    the local page would be open to the network without a token.
     """
     state = open_state(settings.state)
     stopping = threading.Event()
@@ -45,8 +51,11 @@ def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
                     folder = quarantine.set_aside(state)
                     log.critical("spool_quarantined", error=str(damage), folder=str(folder))
                     damage = None
+                page = _make_page(settings, state, registry)
                 connection = Connection(broker, name=f"edge-{broker.user}", metrics=broker_metrics)
-                with assemble(settings, state, connection, metrics, port) as parts:
+                with assemble(settings, state, connection, metrics, port) as parts, _page(page):
+                    if page is None:
+                        note(parts.spool, {"page": None})
                     Agent(parts, stopping).run()
             except SpoolDamaged as error:
                 damage = error
@@ -56,6 +65,30 @@ def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
             except SpoolFull as error:
                 log.warning("spool_full", error=str(error))
                 stopping.wait(_FULL_DISK_SECONDS)
+
+
+def _make_page(
+    settings: EdgeSettings, state: StateDirectory, registry: CollectorRegistry
+) -> "LocalServer | None":
+    if not settings.api:
+        return None
+    # A device without a page should not pay for a web server.
+    from edge_agent.local.server import LocalServer  # noqa: PLC0415
+
+    return LocalServer(settings, state, registry)
+
+
+@contextlib.contextmanager
+def _page(server: "LocalServer | None") -> Iterator[None]:
+    """Serve the local page while the agent works."""
+    if server is None:
+        yield
+        return
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 @contextlib.contextmanager

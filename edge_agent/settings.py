@@ -159,6 +159,7 @@ class EdgeSettings(ProcessSettings):
         default=300, ge=1, le=86_400, description="how often the device says how it is"
     )
 
+    api: bool = Field(default=True, description="serve the local page and its API")
     api_port: int | None = Field(
         default=8480, ge=0, le=65_535, description="port of the local page; 0 for any free one"
     )

@@ -31,10 +31,17 @@ def collect(state: StateDirectory, spool: Spool, settings: EdgeSettings) -> dict
     """Everything `edge status --json` prints. What only a running agent knows is None when none runs."""
     running = agent_is_running(state)
     facts = noted(spool) if running else {}
+    page = facts.get("page") or {}
     load = outbox.load(spool)
     return {
         "state": str(state.path),
-        "agent": {"running": running, "pid": facts.get("pid"), "metrics_port": facts.get("metrics_port")},
+        "agent": {
+            "running": running,
+            "pid": facts.get("pid"),
+            "metrics_port": facts.get("metrics_port"),
+            "api_port": page.get("port"),
+            "api_error": page.get("error"),
+        },
         "link": facts.get("link"),
         "head": facts.get("head"),
         "outbox": {

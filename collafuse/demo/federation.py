@@ -131,7 +131,7 @@ def start_agents(processes: Processes, design: Design, places: Places) -> None:
         arguments += ["--cut-ratio", str(design.cut_ratio), "--sampler", design.sampler]
         arguments += ["--server-steps", str(design.server_steps), "--head-steps", str(design.head_steps)]
         name = agent(client)
-        processes.serve(name, ["edge", "run", *arguments, *_metrics(places, name)])
+        processes.serve(name, ["edge", "run", "--no-api", *arguments, *_metrics(places, name)])
 
 
 def denoisers(design: Design) -> list[str]:

@@ -27,6 +27,8 @@ MAX_COUNT = 1024
 MAX_SEED = 2**63 - 1
 MAX_HEAD_STEPS = 10_000
 MAX_WAITING_JOBS = 10_000
+CANCELLED = "cancelled"
+"""The reason of a job that failed because it was not wanted any more."""
 
 
 @dataclass(frozen=True)
@@ -152,14 +154,28 @@ def unfinished(spool: Spool, *states: State) -> list[Job]:
     return [_job(row) for row in rows]
 
 
+def recent(spool: Spool, limit: int, before: str | None = None) -> list[Job]:
+    """The newest jobs, newest first; only those accepted before the job `before` when it is given, none when it is unknown."""
+    rows = spool.rows(
+        "SELECT * FROM jobs WHERE ?1 IS NULL OR sequence < (SELECT sequence FROM jobs WHERE job_id = ?1)"
+        " ORDER BY sequence DESC LIMIT ?2",
+        (before, limit),
+    )
+    return [_job(row) for row in rows]
+
+
 def counts(spool: Spool) -> dict[str, int]:
     """Number of jobs by state, of the states that occur."""
     return {row[0]: row[1] for row in spool.rows("SELECT state, count(*) FROM jobs GROUP BY state")}
 
 
-def move(transaction: sqlite3.Connection, job_id: str, state: State) -> None:
-    """Take a job that has not ended to its next state."""
-    transaction.execute("UPDATE jobs SET state = ? WHERE job_id = ?", (state, job_id))
+def move(transaction: sqlite3.Connection, job_id: str, state: State) -> bool:
+    """Take a job to its next state; False when it has ended in the meantime, for it may be cancelled at any moment."""
+    moved = transaction.execute(
+        "UPDATE jobs SET state = ? WHERE job_id = ? AND state NOT IN ('completed', 'failed', 'expired')",
+        (state, job_id),
+    )
+    return moved.rowcount == 1
 
 
 def end(
@@ -182,6 +198,17 @@ def end(
     # The parts go with their requests; a result that comes later finds no request, and is late.
     transaction.execute("DELETE FROM requests WHERE job_id = ?", (job_id,))
     return True
+
+
+def cancel(spool: Spool, job_id: str) -> bool:
+    """End a job because nobody wants its images any more; False when it had ended before."""
+    with spool.transaction() as transaction:
+        cancelled = end(
+            transaction, job_id, "failed", reason=CANCELLED, detail="it was cancelled on this device"
+        )
+    if cancelled:
+        log.info("job_cancelled", job_id=job_id)
+    return cancelled
 
 
 def expire(spool: Spool, moment: Moment) -> int:

@@ -59,11 +59,12 @@ def start(spool: Spool, job: Job, settings: EdgeSettings, slot: HeadSlot) -> boo
     if ttl_seconds == 0.0:
         return False  # about to be expired
     with spool.transaction() as transaction:
+        if not jobs.move(transaction, job.job_id, "requested" if recipe.asks_the_server else "finishing"):
+            return False  # cancelled a moment ago
         transaction.execute(
             "UPDATE jobs SET recipe = ?, source = ? WHERE job_id = ?",
             (recipe.to_json(), "server" if recipe.asks_the_server else "local", job.job_id),
         )
-        jobs.move(transaction, job.job_id, "requested" if recipe.asks_the_server else "finishing")
         for part in slices(job.count, job.seed) if recipe.asks_the_server else ():
             request = denoise_request(
                 recipe,
@@ -101,12 +102,15 @@ def finish(
             if recipe.t_cut == 0
             else _run_head(spool, job, recipe, at_cut, slot=slot, stopping=stopping, on_step=on_step)
         )
-        if _out_of_time(job):
-            return  # the next look at the clock ends it
+        if _out_of_time(job) or _ended(spool, job):
+            return  # the next look at the clock ends it, or it was cancelled
         results.save(state, job.job_id, images, at_cut)
     with spool.transaction() as transaction:
         completed = jobs.end(transaction, job.job_id, "completed")
-        transaction.execute("UPDATE jobs SET done = count WHERE job_id = ?", (job.job_id,))
+        if completed:
+            transaction.execute("UPDATE jobs SET done = count WHERE job_id = ?", (job.job_id,))
+    if not completed and _ended(spool, job):
+        results.discard(state, job.job_id)
     log.info("job_completed", job_id=job.job_id, count=job.count, first_time=completed)
 
 
@@ -143,7 +147,7 @@ def _run_head(
     for first in range(0, job.count, HEAD_BATCH):
         if stopping():
             raise Interrupted
-        if _out_of_time(job):
+        if _out_of_time(job) or _ended(spool, job):
             return images
         batch = slice(first, min(first + HEAD_BATCH, job.count))
         try:
@@ -197,3 +201,9 @@ def _head_for(recipe: Recipe, slot: HeadSlot) -> Head:
 
 def _out_of_time(job: Job) -> bool:
     return job.remaining_seconds(clock.now()) == 0.0
+
+
+def _ended(spool: Spool, job: Job) -> bool:
+    """Whether the job was cancelled or expired by another hand since it was read."""
+    now = jobs.find(spool, job.job_id)
+    return now is None or (now.ended and now.state != "completed")

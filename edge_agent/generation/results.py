@@ -51,6 +51,11 @@ def save(
     return folder
 
 
+def discard(state: StateDirectory, job_id: str) -> None:
+    """Remove the pictures of a job that ended without them."""
+    shutil.rmtree(state.results(job_id), ignore_errors=True)
+
+
 def export(folder: Path, destination: Path) -> list[Path]:
     """Copy a finished job's files into `destination`; returns the pictures there, in order.
 

@@ -162,7 +162,17 @@ class Federation:
             replace=True,
         )
         state = open_state(folder / "state")
-        arguments = ["edge", "run", "--config", folder / "device.toml", "--state", state.path, "--head", head]
+        arguments = [
+            "edge",
+            "run",
+            "--no-api",
+            "--config",
+            folder / "device.toml",
+            "--state",
+            state.path,
+            "--head",
+            head,
+        ]
         arguments += [
             "--provider",
             "cpu",

@@ -57,6 +57,7 @@ def run_agent(state: StateDirectory, tmp_path: Path) -> Iterator[RunAgent]:
             200,
             "--threads",
             1,
+            "--no-api",
         )
         process = Process(log, *arguments, *flags, code=code, **extra)
         started.append(process)
