@@ -14,7 +14,7 @@ from broker.connection import Connection
 from broker.settings import BrokerSettings
 from edge_agent.agent import Agent
 from edge_agent.assembly import assemble
-from edge_agent.errors import SpoolDamaged, SpoolFull
+from edge_agent.errors import SpoolDamaged, SpoolFull, SpoolReplaced
 from edge_agent.settings import EdgeSettings
 from edge_agent.status import note
 from edge_agent.storage import quarantine
@@ -43,7 +43,7 @@ def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
     registry = CollectorRegistry()
     with agent_lock(state), _metrics(registry, settings) as port:
         broker_metrics, metrics = BrokerMetrics(registry), EdgeMetrics(registry)
-        backoff = Backoff(first_seconds=1.0, limit_seconds=60.0)
+        backoff = Backoff(first_seconds=0.5, limit_seconds=60.0)
         damage: SpoolDamaged | None = None
         while not stopping.is_set():
             try:
@@ -60,8 +60,10 @@ def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
             except SpoolDamaged as error:
                 damage = error
                 # A disk that spoils every new spool at once must not be kept busy with nothing else.
-                stopping.wait(backoff.next_seconds() if backoff.failures else 0.0)
-                backoff.failures += 1
+                stopping.wait(backoff.next_seconds())
+            except SpoolReplaced as error:
+                log.critical("spool_gone", error=str(error))  # somebody removed the file by hand
+                stopping.wait(backoff.next_seconds())
             except SpoolFull as error:
                 log.warning("spool_full", error=str(error))
                 stopping.wait(_FULL_DISK_SECONDS)

@@ -1,4 +1,4 @@
-"""What the device can say of itself: link, outbox, ledger, receipts, jobs, head, contract, damaged spools."""
+"""What the device can say of itself: link, outbox, inbox, ledger, receipts, jobs, head, contract, damaged spools."""
 
 import json
 from typing import Any
@@ -9,6 +9,7 @@ from edge_agent.link import contract, outbox
 from edge_agent.release import ledger
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage import quarantine
+from edge_agent.storage.holdings import held_bytes
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, agent_is_running
 
@@ -51,6 +52,7 @@ def collect(state: StateDirectory, spool: Spool, settings: EdgeSettings) -> dict
             "last_error": _last_error(spool),
             "held_back": _held_back(spool, facts.get("link")),
         },
+        "inbox": {"bytes": held_bytes(spool)},
         "ledger": ledger.summary(spool, settings),
         "receipts": _receipts(spool),
         "jobs": jobs.counts(spool),

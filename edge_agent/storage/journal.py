@@ -62,20 +62,21 @@ class Journal:
                 os.ftruncate(descriptor, end)
                 raise
 
-    def rows(self) -> list[dict[str, Value]]:
+    def rows(self) -> Iterator[dict[str, Value]]:
         """Everything that was ever appended, oldest first; a line that is damaged is passed over and reported."""
-        with _explained(self.path):
-            content = self.path.read_bytes() if self.path.exists() else b""
-        found: list[dict[str, Value]] = []
         damaged = 0
-        # What follows the last end of a line was being written when the power went, and its batch was never accepted.
-        for line in content.split(b"\n")[:-1]:
-            rows = _read(line)
-            damaged += rows is None
-            found += rows or []
+        with _explained(self.path):
+            if not self.path.exists():
+                return
+            with self.path.open("rb") as file:
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # it was being written when the power went, and its batch was never accepted
+                    rows = _read(line[:-1])
+                    damaged += rows is None
+                    yield from rows or ()
         if damaged:
             log.error("journal_damaged", path=str(self.path), lines=damaged)
-        return found
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
@@ -107,36 +108,58 @@ def reconcile(spool: Spool) -> Reconciled:
     """
     journal = Journal.of(spool)
     with spool.transaction() as transaction:
-        known = {_key(row): row for row in journal.rows()}
-        there = {_key(row): dict(row) for row in transaction.execute("SELECT * FROM ledger")}
-        lost = [row for key, row in known.items() if key not in there]
-        unwritten = [_without_flag(row) for key, row in there.items() if key not in known]
-        for first in range(0, len(unwritten), _BLOCK_ROWS):
-            journal.append(unwritten[first : first + _BLOCK_ROWS])
-        restored = _restore(transaction, lost)
-    return Reconciled(restored, len(unwritten))
+        columns = {row[1] for row in transaction.execute("PRAGMA table_info(ledger)")} - {"restored"}
+        # Of each release only a number is kept in memory: a device may have made a hundred thousand.
+        known: set[int] = set()
+        restored = 0
+        for row in journal.rows():
+            known.add(_number(row))
+            restored += _restore(transaction, {name: row[name] for name in row if name in columns})
+        written = _write_unknown(transaction, journal, known)
+    return Reconciled(restored, written)
 
 
-def _restore(transaction: sqlite3.Connection, rows: Sequence[Row]) -> int:
-    """Rows into the ledger, flagged; of what a line says only the columns that the ledger has."""
-    columns = {row[1] for row in transaction.execute("PRAGMA table_info(ledger)")}
-    restored = 0
-    for row in rows:
-        names = [name for name in row if name in columns and name != "restored"]
-        places = ", ".join("?" * len(names))
-        restored += transaction.execute(
-            f"INSERT OR IGNORE INTO ledger ({', '.join(names)}, restored) VALUES ({places}, 1)",  # noqa: S608 - known columns
-            [row[name] for name in names],
-        ).rowcount
-    return restored
+def _restore(transaction: sqlite3.Connection, row: Row) -> int:
+    """A row of the journal into the ledger, flagged, unless it is there; of two lines for one release the later holds."""
+    key = (row["image"], row["release"])
+    there = transaction.execute(
+        "SELECT restored, released_at FROM ledger WHERE image = ? AND release = ?", key
+    ).fetchone()
+    if there is not None and (not there[0] or there[1] == row.get("released_at")):
+        return 0
+    names, places = ", ".join(row), ", ".join("?" * len(row))
+    try:
+        transaction.execute(
+            f"INSERT OR REPLACE INTO ledger ({names}, restored) VALUES ({places}, 1)",  # noqa: S608 - the ledger's columns
+            list(row.values()),
+        )
+    except sqlite3.IntegrityError as error:
+        # Nothing that this program wrote; a device must not be stopped by it for ever.
+        log.warning("journal_row_refused", image=key[0], error=str(error))
+        return 0
+    return int(there is None)
 
 
-def _key(row: Row | sqlite3.Row) -> tuple[Value, Value]:
-    return row["image"], row["release"]
+def _write_unknown(transaction: sqlite3.Connection, journal: Journal, known: set[int]) -> int:
+    """Rows of the ledger that the journal does not have into the journal; returns how many."""
+    if transaction.execute("SELECT count(*) FROM ledger").fetchone()[0] == len(known):
+        return 0
+    written = 0
+    block: list[dict[str, Value]] = []
+    for row in transaction.execute("SELECT * FROM ledger"):
+        if _number(row) not in known:
+            block.append({name: row[name] for name in row.keys() if name != "restored"})  # noqa: SIM118 - a sqlite3.Row
+        if len(block) == _BLOCK_ROWS:
+            journal.append(block)
+            written += len(block)
+            block = []
+    journal.append(block)
+    return written + len(block)
 
 
-def _without_flag(row: Row) -> dict[str, Value]:
-    return {name: value for name, value in row.items() if name != "restored"}
+def _number(row: Row | sqlite3.Row) -> int:
+    """What stands for a release in memory, as good as unique within this process."""
+    return hash((row["image"], row["release"]))
 
 
 def _line(text: str) -> bytes:

@@ -525,26 +525,6 @@ def test_a_head_that_fell_back_to_the_cpu_is_seen_in_the_status_and_the_metrics(
         assert "collafuse_head_fallback 1.0" in answer.read().decode()
 
 
-def test_a_damaged_spool_ends_every_command_with_one_line(
-    state: StateDirectory, device: Device, tmp_path: Path
-) -> None:
-    with Spool(state.spool):
-        pass
-    state.spool.write_bytes(b"rubbish" * 1000)
-    np.savez(tmp_path / "data.npz", images=np.zeros((1, 4, 4), np.float32))
-    for command in (
-        ("run", "--broker-url", device.url),
-        ("status",),
-        ("generate", "--no-wait"),
-        ("contribute", tmp_path / "data.npz"),
-    ):
-        done = collafuse("edge", *command, "--state", state.path)
-        last = done.stderr.splitlines()[-1]
-        assert done.returncode == 1
-        assert last.startswith(f"error: the spool {state.spool} is damaged: file is not a database")
-    assert state.spool.read_bytes() == b"rubbish" * 1000
-
-
 def test_credentials_of_another_device_are_refused(state: StateDirectory, tmp_path: Path) -> None:
     credentials = tmp_path / "device.toml"
     credentials.write_text(

@@ -29,6 +29,10 @@ def rows(first: int, count: int = 2) -> list[dict[str, journals.Value]]:
     ]
 
 
+def read(journal: Journal) -> list[dict[str, journals.Value]]:
+    return list(journal.rows())
+
+
 @pytest.fixture
 def journal(state: StateDirectory) -> Journal:
     return Journal(state.path / journals.NAME)
@@ -39,7 +43,7 @@ def test_what_was_appended_is_read_back_in_its_order(journal: Journal) -> None:
     journal.append([])
     Journal(journal.path).append(rows(2))
 
-    assert journal.rows() == rows(0) + rows(2)
+    assert read(journal) == rows(0) + rows(2)
     assert journal.path.stat().st_mode & 0o077 == 0
 
 
@@ -54,9 +58,9 @@ def test_a_torn_tail_is_dropped_whole_and_written_over(
     journal.append(rows(2, 30))
     os.truncate(journal.path, max(whole, journal.path.stat().st_size - torn))
 
-    assert journal.rows() == rows(0)
+    assert read(journal) == rows(0)
     journal.append(rows(4))
-    assert journal.rows() == rows(0) + rows(4)
+    assert read(journal) == rows(0) + rows(4)
 
 
 def test_a_tail_of_zeros_as_power_cuts_leave_them_is_dropped(journal: Journal) -> None:
@@ -64,9 +68,9 @@ def test_a_tail_of_zeros_as_power_cuts_leave_them_is_dropped(journal: Journal) -
     with journal.path.open("ab") as file:
         file.write(bytes(100_000))
 
-    assert journal.rows() == rows(0)
+    assert read(journal) == rows(0)
     journal.append(rows(2))
-    assert journal.rows() == rows(0) + rows(2)
+    assert read(journal) == rows(0) + rows(2)
 
 
 @pytest.mark.parametrize("place", [3, 40, 200])
@@ -78,7 +82,7 @@ def test_a_damaged_line_costs_no_other(journal: Journal, place: int) -> None:
     content[middle + place] ^= 0x01
     journal.path.write_bytes(content)
 
-    assert journal.rows() == rows(0) + rows(4)
+    assert read(journal) == rows(0) + rows(4)
 
 
 def test_lines_that_are_no_batches_are_passed_over(journal: Journal) -> None:
@@ -87,10 +91,10 @@ def test_lines_that_are_no_batches_are_passed_over(journal: Journal) -> None:
             file.write(journals._line(text))
     journal.append(rows(0))
 
-    assert journal.rows() == rows(0)
+    assert read(journal) == rows(0)
 
 
-def test_on_a_full_disk_nothing_of_a_line_stays(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_nothing_of_a_line_stays(journal: Journal) -> None:
     journal.append(rows(0))
     before = journal.path.read_bytes()
     context = multiprocessing.get_context("fork")
@@ -135,18 +139,25 @@ def test_what_either_forgot_the_other_teaches_it(spool: Spool, journal: Journal)
 
     ledger = {row["image"]: row["restored"] for row in spool.rows("SELECT * FROM ledger")}
     assert ledger == {"old": 0, rows(0)[0]["image"]: 1, rows(0)[1]["image"]: 1}
-    assert journal.rows()[-1]["image"] == "old"
+    assert read(journal)[-1]["image"] == "old"
     assert reconcile(spool) == journals.Reconciled(0, 0)
 
 
 def test_of_two_lines_for_one_release_the_later_holds(spool: Spool, journal: Journal) -> None:
     """The earlier one's transaction was never committed: else there would be no second."""
     journal.append(rows(0))
-    journal.append([row | {"t_cut": 99} for row in rows(0)])
+    journal.append([row | {"t_cut": 99, "released_at": 2.5} for row in rows(0)])
 
-    reconcile(spool)
-
+    assert reconcile(spool).restored == 2
+    assert reconcile(spool) == journals.Reconciled(0, 0)
     assert [row[0] for row in spool.rows("SELECT t_cut FROM ledger")] == [99, 99]
+
+
+def test_values_that_the_ledger_would_not_take_stop_nothing(spool: Spool, journal: Journal) -> None:
+    journal.append([row | {"t_cut": None} for row in rows(0)])
+    journal.append(rows(2))
+
+    assert reconcile(spool).restored == 2
 
 
 def test_columns_that_this_ledger_does_not_have_are_left_out(spool: Spool, journal: Journal) -> None:
