@@ -83,6 +83,9 @@ class Connection:
         self._address = settings.addresses[0]
         self._ready = threading.Event()
         self._stopping = False
+        self._paused = False
+        self._dialling = False
+        self._hung_up = False
 
     # -- for every thread ---------------------------------------------------------------------------------------------
 
@@ -120,6 +123,20 @@ class Connection:
         if self._thread.is_alive():
             self.call(self._close)
             self._thread.join(timeout_seconds)
+
+    def pause(self) -> None:
+        """Close the link and leave it closed until `resume`; what is not confirmed by then fails with ConnectionLost.
+
+        Before `start` as well, to begin without a link. Calling it again does nothing.
+        """
+        self._paused = True
+        self.call(self._hang_up)
+
+    def resume(self) -> None:
+        """Connect again, at once, after `pause`. Calling it again does nothing."""
+        if self._paused:
+            self._paused = False
+            self.call(self._connect)
 
     def call(self, function: Callable[[], None]) -> None:
         """Run `function` on the I/O thread, soon."""
@@ -209,14 +226,16 @@ class Connection:
             "io_thread_failed", connection=self.name, error=f"{type(error).__name__}: {error}", exc_info=error
         )
         if self._amqp is None:
+            self._dialling = False
             self._ioloop.call_later(self._backoff.next_seconds(), self._connect)
             return
         # Not `close`, which waits for an answer that the fault may keep from coming; pika offers no public abort.
         self._amqp._terminate_stream(error)
 
     def _connect(self) -> None:
-        if self._stopping:
+        if self._stopping or self._paused or self._dialling:
             return
+        self._dialling = True
         self._address = next(self._addresses)
         pika.SelectConnection(
             connection_parameters(self._settings, name=self.name, address=self._address),
@@ -237,9 +256,12 @@ class Connection:
         self.check_ready()
         if self._stopping:
             self._close()
+        elif self._paused:
+            self._hang_up()
 
     def _closed(self, _: pika.SelectConnection, error: BaseException | str) -> None:
         was_open, self._amqp = self._amqp is not None, None
+        self._dialling = False
         self._last_error = in_words(error)
         self._ready.clear()
         self.metrics.connected.set(0)
@@ -249,6 +271,15 @@ class Connection:
                 user.lost(ConnectionLost(f"the connection to the broker was lost: {self._last_error}"))
         if self._stopping:
             self._ioloop.stop()
+            return
+        if self._paused:
+            self._hung_up = False
+            self._backoff.reset()
+            log.info("broker_link_closed", connection=self.name)
+            return
+        if was_open and self._hung_up:
+            self._hung_up = False
+            self._connect()  # `resume` came while the link was being closed
             return
         wait_seconds = self._wait_seconds(self, self._backoff)
         self.metrics.reconnects_total.inc()
@@ -269,6 +300,12 @@ class Connection:
                 user.lost(ConnectionLost("the connection was stopped"))
             self._ioloop.stop()
         elif self._amqp.is_open:
+            self._amqp.close()
+
+    def _hang_up(self) -> None:
+        """Close the link, if it stands and nobody has called `resume` since."""
+        if self._paused and self._amqp is not None and self._amqp.is_open:
+            self._hung_up = True
             self._amqp.close()
 
     def _attach(self, user: ChannelUser) -> None:

@@ -84,7 +84,8 @@ class Consumer:
         self._idle_seconds = idle_seconds
         self._heard = False
         self._unended = 0
-        self._deliveries: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        # No SimpleQueue: when a signal outlasts the timeout of its `get`, CPython 3.11 waits for ever.
+        self._deliveries: queue.Queue[Delivery] = queue.Queue()
 
     # -- for every thread ---------------------------------------------------------------------------------------------
 

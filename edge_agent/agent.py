@@ -17,9 +17,12 @@ from edge_agent import clock, status
 from edge_agent.errors import JobFailed, OutboxFull, SpoolError
 from edge_agent.generation import jobs, lifecycle
 from edge_agent.generation.jobs import Job
+from edge_agent.generation.reasking import Reasker
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import inbox
+from edge_agent.link.doorkeeper import Doorkeeper
 from edge_agent.link.relay import WINDOW, Relay
+from edge_agent.link.windows import Windows
 from edge_agent.observation import Observer
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage import quarantine
@@ -58,6 +61,7 @@ class Parts:
     connection: Connection
     consumer: Consumer
     relay: Relay
+    doorkeeper: Doorkeeper
     duties: tuple[Duty, ...]
     metrics_port: int | None
 
@@ -73,26 +77,45 @@ def assemble(
     """Open the spool, load the head and start the threads; all is closed again at the end.
 
     The caller holds the agent lock of `state`. Raises SpoolError when the spool cannot be used (SpoolDamaged when it is to be set
-    aside); a bad head and an unreachable broker are reported and lived with.
+    aside), WindowError when a connect window makes no sense; a bad head and an unreachable broker are reported and lived with.
     """
+    windows = Windows.parse(settings.windows)
     with Spool(state.spool, verify=True) as spool:
         reconciled = reconcile(spool)
         if reconciled.restored or reconciled.written:
             log.warning("ledger_reconciled", restored=reconciled.restored, written=reconciled.written)
-        slot = HeadSlot(settings.head, settings.provider, settings.threads)
+        slot = HeadSlot(settings.head, settings.provider, settings.threads, settings.provider_fallback)
         relay = Relay(
             state.spool,
             connection.publisher(window=WINDOW),
             user=connection.user,
             connected=lambda: connection.connected,
+            bytes_per_second=settings.bytes_per_second,
+            metered=settings.metered,
         )
+        doorkeeper = Doorkeeper(windows, connection)
         consumer = connection.consumer(inbox_queue(connection.user), prefetch=INBOX_PREFETCH)
+        doorkeeper.turn()
         connection.start()
         relay.start()
         try:
-            duties = (_housekeeper(settings, state, spool, metrics),)
+            duties: tuple[Duty, ...] = (
+                doorkeeper,
+                Reasker(spool, settings, lambda: connection.connected),
+                _housekeeper(settings, state, spool, metrics),
+            )
             yield Parts(
-                settings, state, spool, slot, metrics, connection, consumer, relay, duties, metrics_port
+                settings=settings,
+                state=state,
+                spool=spool,
+                slot=slot,
+                metrics=metrics,
+                connection=connection,
+                consumer=consumer,
+                relay=relay,
+                doorkeeper=doorkeeper,
+                duties=duties,
+                metrics_port=metrics_port,
             )
         finally:
             relay.stop()
@@ -183,12 +206,19 @@ class Agent:
         facts = {
             "pid": os.getpid(),
             "metrics_port": parts.metrics_port,
-            "link": {"connected": parts.connection.connected, "user": parts.connection.user},
+            "link": {
+                "connected": parts.connection.connected,
+                "user": parts.connection.user,
+                "closed_until": parts.doorkeeper.closed_until,
+                "metered": parts.settings.metered,
+                "bytes_per_second": parts.settings.bytes_per_second,
+            },
             "head": None
             if slot.loaded is None and slot.error is None
             else {
                 "identity": slot.facts.identity if slot.facts else None,
                 "provider": slot.loaded.head.provider if slot.loaded else None,
+                "fallback": slot.loaded.head.fallback if slot.loaded else None,
                 "t_cut": slot.facts.t_cut if slot.facts else None,
                 "error": slot.error,
             },
@@ -197,6 +227,7 @@ class Agent:
             return
         status.note(self._spool, facts)
         self._told = facts
+        parts.metrics.head_fallback.set(slot.loaded is not None and slot.loaded.head.fallback is not None)
         for provider in ("cpu", "cuda"):
             parts.metrics.head_info.labels(provider=provider).set(
                 slot.loaded is not None and slot.loaded.head.provider == provider

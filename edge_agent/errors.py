@@ -6,6 +6,7 @@ EdgeError
 │   ├── SpoolDamaged      the file is not what was written: it is set aside and a new one begun
 │   └── SpoolReplaced     the file was set aside by another process while this one had it open
 ├── OutboxFull            the byte quota is reached: new work is refused, the oldest is kept
+├── WindowError           a time of day to connect at cannot be read
 ├── StateError            the state directory cannot be used
 ├── AgentRunning          another agent holds the state directory
 ├── ImageError            an image cannot be read or is not what it should be
@@ -46,6 +47,10 @@ class OutboxFull(EdgeError):
     """The outbox has reached its byte quota; new work is refused and the oldest is kept."""
 
     disposition = Disposition.RETRY
+
+
+class WindowError(EdgeError, ValueError):
+    """A connect window is not written as it should be."""
 
 
 class StateError(EdgeError):

@@ -1,10 +1,9 @@
-"""A head bundle: one file with the network, its schedule, and a manifest that vouches for both.
+"""A head bundle: one file with the network, its schedule, its probe, and a signed manifest that vouches for them.
 
 Reading needs neither torch nor onnxruntime, so that a device can judge a bundle before anything of it runs.
 """
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,51 +15,86 @@ from diffusion.schedule import NoiseSchedule
 from export.archive import pack, unpack
 from export.errors import BundleError
 from export.files import replace_file
-from export.manifest import Manifest
+from export.golden import GOLDEN_MEMBERS, Golden, array_from_bytes, array_to_bytes
+from export.keys import MAX_KEYS_BYTES, MAX_SIGNATURES_BYTES, NO_KEY_LIST, UNSIGNED, KeyHistory, Signatures
+from export.manifest import MAX_MANIFEST_BYTES, OLD_FORMAT, Manifest
 
 MANIFEST = "manifest.json"
+SIGNATURES = "signatures.json"
+KEYS = "keys.json"
 ONNX = "head.onnx"
 SCHEDULE = "schedule.npy"
+VOUCHED_MEMBERS = (ONNX, SCHEDULE, *GOLDEN_MEMBERS)
+MEMBERS = (MANIFEST, SIGNATURES, KEYS, *VOUCHED_MEMBERS)
 MAX_BUNDLE_BYTES = 512 * 2**20
-MAX_MANIFEST_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A bundle whose every byte was checked.
+    """A bundle whose every byte was checked. Whom its signatures convince is for a `Keyring` to say.
 
     Attributes:
         manifest: what the head is.
         onnx: the serialised network; inputs x (B, C, H, W) float32, t (B,) int64 and, if `manifest.num_classes`,
             label (B,) int64; output eps (B, C, H, W) float32.
         schedule: rebuilt from the bundle's own ᾱ table, its id equal to the manifest's.
+        golden: inputs and torch's answers, to compare with before the head is used.
+        signatures: over `manifest_bytes`; there may be none.
+        key_list: the signed key lists that lead to the keys in force; there may be none.
     """
 
     manifest: Manifest
     onnx: bytes
     schedule: NoiseSchedule
+    golden: Golden
+    signatures: Signatures = UNSIGNED
+    key_list: KeyHistory = NO_KEY_LIST
 
     @property
     def alpha_bar(self) -> NDArray[np.float64]:
         """ᾱ, float64 (T+1,)."""
         return self.schedule.alpha_bar
 
+    @property
+    def manifest_bytes(self) -> bytes:
+        """What the signatures are over."""
+        return self.manifest.to_bytes()
 
-def member_digests(onnx: bytes, schedule: NoiseSchedule) -> dict[str, str]:
+
+def member_digests(onnx: bytes, schedule: NoiseSchedule, golden: Golden) -> dict[str, str]:
     """SHA-256 (hex) of every member the manifest vouches for."""
-    return {ONNX: _sha256(onnx), SCHEDULE: _sha256(_table_to_bytes(schedule))}
+    members = {ONNX: onnx, SCHEDULE: _table_to_bytes(schedule), **golden.members()}
+    return {name: _sha256(content) for name, content in members.items()}
 
 
-def write_bundle(path: Path, manifest: Manifest, onnx: bytes, schedule: NoiseSchedule) -> None:
-    """Write the bundle to `path`, whole or not at all; the same input gives the same bytes.
+def pack_bundle(bundle: Bundle) -> bytes:
+    """The file; the same bundle gives the same bytes.
 
     Raises:
-        BundleError: the manifest does not vouch for this network and schedule, or `path` cannot be written.
+        BundleError: the manifest does not vouch for this network, schedule and probe, or a member is too large.
     """
-    if manifest.digests != member_digests(onnx, schedule) or manifest.schedule_id != schedule.schedule_id:
+    manifest, schedule = bundle.manifest, bundle.schedule
+    digests = member_digests(bundle.onnx, schedule, bundle.golden)
+    if manifest.digests != digests or manifest.schedule_id != schedule.schedule_id:
         raise BundleError(f"the manifest of {manifest.name} is about another network; make it from this one")
-    table = _table_to_bytes(schedule)
-    archive = pack([(MANIFEST, manifest.to_bytes()), (ONNX, onnx), (SCHEDULE, table)])
+    contents = {
+        MANIFEST: bundle.manifest_bytes,
+        SIGNATURES: bundle.signatures.to_bytes(),
+        KEYS: bundle.key_list.to_bytes(),
+        ONNX: bundle.onnx,
+        SCHEDULE: _table_to_bytes(schedule),
+        **bundle.golden.members(),
+    }
+    return pack([(name, contents[name]) for name in MEMBERS])
+
+
+def write_bundle(path: Path, bundle: Bundle) -> None:
+    """Write the bundle to `path`, whole or not at all.
+
+    Raises:
+        BundleError: as `pack_bundle`, or `path` cannot be written.
+    """
+    archive = pack_bundle(bundle)
     try:
         replace_file(path, archive)
     except OSError as error:
@@ -85,20 +119,35 @@ def parse_bundle(archive: bytes) -> Bundle:
     Raises:
         BundleError: what is wrong, without the file's name.
     """
-    manifest_view, onnx_view, table_view = unpack(archive, (MANIFEST, ONNX, SCHEDULE))
-    if len(manifest_view) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{MANIFEST} has {len(manifest_view)} bytes, over {MAX_MANIFEST_BYTES}")
-    manifest = Manifest.from_bytes(bytes(manifest_view))
-    onnx, table = bytes(onnx_view), bytes(table_view)
-    found = {ONNX: _sha256(onnx), SCHEDULE: _sha256(table)}
+    views = _members(archive)
+    # One byte more than allowed is enough for the reader to refuse, and is all that is copied.
+    manifest = Manifest.from_bytes(bytes(views[MANIFEST][: MAX_MANIFEST_BYTES + 1]))
+    contents = {name: bytes(views[name]) for name in VOUCHED_MEMBERS}
+    found = {name: _sha256(content) for name, content in contents.items()}
     for name in sorted(found | manifest.digests):
         if manifest.digests.get(name) != found.get(name):
             raise BundleError(f"{name} is not what the manifest vouches for (its SHA-256 differs)")
-    return Bundle(manifest, onnx, _schedule_of(manifest, table))
+    return Bundle(
+        manifest,
+        contents[ONNX],
+        _schedule_of(manifest, contents[SCHEDULE]),
+        Golden.from_members(contents, manifest),
+        Signatures.from_bytes(bytes(views[SIGNATURES][: MAX_SIGNATURES_BYTES + 1])),
+        KeyHistory.from_bytes(bytes(views[KEYS][: MAX_KEYS_BYTES + 1])),
+    )
+
+
+def _members(archive: bytes) -> dict[str, memoryview]:
+    try:
+        return dict(zip(MEMBERS, unpack(archive, MEMBERS), strict=True))
+    except BundleError:
+        if OLD_FORMAT in archive[:MAX_MANIFEST_BYTES]:
+            raise BundleError("it is of the older format collafuse-bundle-v1, which is unsigned") from None
+        raise
 
 
 def _schedule_of(manifest: Manifest, table: bytes) -> NoiseSchedule:
-    alpha_bar = _table_from_bytes(table, manifest.schedule_T)
+    alpha_bar = array_from_bytes(table, SCHEDULE, "<f8", (manifest.schedule_T + 1,)).astype(np.float64)
     try:
         schedule = NoiseSchedule(manifest.schedule_name, alpha_bar)
     except DiffusionError as error:
@@ -111,24 +160,7 @@ def _schedule_of(manifest: Manifest, table: bytes) -> NoiseSchedule:
 
 
 def _table_to_bytes(schedule: NoiseSchedule) -> bytes:
-    file = io.BytesIO()
-    np.lib.format.write_array(file, schedule.alpha_bar.astype("<f8"), version=(1, 0), allow_pickle=False)
-    return file.getvalue()
-
-
-def _table_from_bytes(content: bytes, steps: int) -> NDArray[np.float64]:
-    # The header is judged before numpy allocates what it asks for.
-    file = io.BytesIO(content)
-    try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise BundleError(f"{SCHEDULE} is of another npy version than 1.0")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    except ValueError as error:
-        raise BundleError(f"{SCHEDULE} is not a numpy array") from error
-    values = content[file.tell() :]
-    if shape != (steps + 1,) or dtype != np.dtype("<f8") or len(values) != 8 * (steps + 1):
-        raise BundleError(f"{SCHEDULE} holds {dtype} {shape}, not float64 ({steps + 1},)")
-    return np.frombuffer(values, "<f8").astype(np.float64)
+    return array_to_bytes(schedule.alpha_bar.astype("<f8"))
 
 
 def _read_limited(path: Path) -> bytes:

@@ -1,49 +1,29 @@
 """The manifest of a bundle: what the head is, what it may be asked for, and how it was checked."""
 
-import json
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from export.canonical import Canonical
 from export.errors import BundleError
+from export.gates import Figure, GateResult, Precision
 
-BUNDLE_FORMAT: Final = "collafuse-bundle-v1"
+BUNDLE_FORMAT: Final = "collafuse-bundle-v2"
+OLD_FORMAT: Final = b'"format":"collafuse-bundle-v1"'
+MAX_MANIFEST_BYTES = 2**20
 MAX_SCHEDULE_STEPS = 100_000
 MAX_LABELS = 100_000
+MAX_UNIX_SECONDS = 2**53
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+VERSION_PATTERN = r"^[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}$"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Figure = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Text = Annotated[str, Field(max_length=200)]
+Moment = Annotated[int, Field(ge=0, le=MAX_UNIX_SECONDS)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class NoiseLevelError(_Frozen):
-    """Largest absolute difference of ε between ONNX and torch over the steps `t_first..t_last`."""
-
-    t_first: int = Field(ge=1)
-    t_last: int = Field(ge=1)
-    max_abs_error: Figure
-
-
-class ParityFigures(_Frozen):
-    """How far onnxruntime's ε was from torch's, and over what this was measured."""
-
-    threshold: Figure
-    max_abs_error: Figure
-    mean_abs_error: Figure
-    batch_sizes: Annotated[tuple[int, ...], Field(strict=False)]
-    evaluations: int = Field(ge=1, description="samples compared")
-    noise_levels: Annotated[tuple[NoiseLevelError, ...], Field(strict=False)]
-    onnxruntime: Text
-    torch: Text
-
-
-class TrainingFacts(_Frozen):
+class TrainingFacts(Canonical):
     """How the head was trained; nothing in here names an image or a person."""
 
     steps: int = Field(ge=1)
@@ -55,26 +35,45 @@ class TrainingFacts(_Frozen):
     final_loss: Figure
 
 
-class Network(_Frozen):
-    """The exported network's size and interface."""
+class Network(Canonical):
+    """The exported network's size, interface and arithmetic.
+
+    Inputs and outputs are float32 at every precision. `calibration` says over what int8's ranges were measured, and
+    `kept_in_float` which of its layers stayed as they were.
+    """
 
     parameters: int = Field(ge=1)
     base_channels: int = Field(ge=1)
     opset: int = Field(ge=21)
-    precision: Literal["fp32"]
+    precision: Precision
+    calibration: Text | None = None
+    kept_in_float: Annotated[tuple[Text, ...], Field(strict=False, max_length=1000)] = ()
 
 
-class Manifest(_Frozen):
+class GoldenFacts(Canonical):
+    """The probe that a device makes before it uses the head: so many inputs, torch's answers, and the error allowed."""
+
+    count: int = Field(ge=1, le=64)
+    allowed_relative_rms: Figure
+
+
+class Manifest(Canonical):
     """Everything a device must know of a head before it runs it.
 
     The head owns the steps `t_first..t_cut` of the schedule; `labels[i]` is the name of class `i`, and class
-    `num_classes` stands for "no label". `digests` holds the SHA-256 of every other member of the bundle.
+    `num_classes` stands for "no label". `version` is for people; `counter` grows with every head of this name, and
+    devices never go back. Moments are unix seconds. `digests` holds the SHA-256 of every member of the bundle but the
+    signatures, which are over this manifest, and the key lists, which carry their own.
     """
 
-    format: Literal["collafuse-bundle-v1"] = BUNDLE_FORMAT
+    format: Literal["collafuse-bundle-v2"] = BUNDLE_FORMAT
     name: Name
     client: Name
-    version: int = Field(ge=1, description="grows with every head published under this name")
+    version: str = Field(pattern=VERSION_PATTERN)
+    counter: int = Field(ge=1, le=2**53, description="grows with every head published under this name")
+    issued_at: Moment
+    expires_at: Moment | None
+    minimum_agent: str = Field(pattern=r"^\d{1,6}(\.\d{1,6}){0,3}$")
     schedule_name: Text
     schedule_T: int = Field(ge=1, le=MAX_SCHEDULE_STEPS)  # noqa: N815 - the papers' T
     schedule_id: str = Field(pattern=r"^[0-9a-f]{16}$")
@@ -85,7 +84,8 @@ class Manifest(_Frozen):
     labels: Annotated[tuple[Text, ...], Field(strict=False, max_length=MAX_LABELS)]
     network: Network
     training: TrainingFacts
-    parity: ParityFigures
+    gates: Annotated[tuple[GateResult, ...], Field(strict=False, min_length=1, max_length=2)]
+    golden: GoldenFacts
     digests: dict[str, Digest]
 
     @model_validator(mode="after")
@@ -96,35 +96,20 @@ class Manifest(_Frozen):
             raise ValueError(f"images of shape {self.image_shape} are not possible")
         if len(self.labels) != (self.num_classes or 0):
             raise ValueError(f"{len(self.labels)} labels are named, but num_classes is {self.num_classes}")
-        if not self.parity.max_abs_error <= self.parity.threshold:
-            raise ValueError(
-                f"its parity error {self.parity.max_abs_error:.1e} is over {self.parity.threshold:.1e}"
-            )
+        if self.expires_at is not None and self.expires_at <= self.issued_at:
+            raise ValueError("it expires before it was issued")
+        if len({gate.provider for gate in self.gates}) != len(self.gates):
+            raise ValueError("a provider was measured twice")
         return self
-
-    def to_bytes(self) -> bytes:
-        """The one JSON form of this manifest: sorted keys, no spaces, UTF-8."""
-        document = self.model_dump(mode="json")
-        return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
     def from_bytes(cls, text: bytes) -> Self:
         """Read what `to_bytes` wrote.
 
         Raises:
-            BundleError: unknown or missing fields, values out of range, or another form of the same JSON.
+            BundleError: too long, unknown or missing fields, values out of range, or another
+                form of the same JSON.
         """
-        try:
-            manifest = cls.model_validate_json(text)
-        except ValidationError as error:
-            raise BundleError(f"manifest.json is not valid: {first_problem(error)}") from error
-        if manifest.to_bytes() != text:
-            raise BundleError("manifest.json is not in its canonical form")
-        return manifest
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first thing pydantic found wrong, in one line."""
-    problem = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    return f"{where}: {problem['msg']}" if where else problem["msg"]
+        if len(text) > MAX_MANIFEST_BYTES:
+            raise BundleError(f"manifest.json has {len(text)} bytes, over {MAX_MANIFEST_BYTES}")
+        return cls.parse(text, "manifest.json")

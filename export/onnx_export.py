@@ -10,6 +10,7 @@ import torch
 
 from diffusion.network import UNet
 from export.errors import ExportError
+from export.half_precision import HalfPrecision
 
 # From 21 on GroupNormalization stays one operator instead of nine.
 OPSET = 21
@@ -17,7 +18,7 @@ OPSET = 21
 _EXAMPLE_BATCH = 2
 
 
-def export_onnx(network: UNet, opset: int = OPSET) -> bytes:
+def export_onnx(network: UNet | HalfPrecision, opset: int = OPSET) -> bytes:
     """The network as a self-contained ONNX model.
 
     Inputs `x` (B, C, H, W) float32, `t` (B,) int64 and, for a conditional network, `label` (B,) int64; output `eps`
@@ -51,7 +52,7 @@ def export_onnx(network: UNet, opset: int = OPSET) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _example_inputs(network: UNet) -> dict[str, torch.Tensor]:
+def _example_inputs(network: UNet | HalfPrecision) -> dict[str, torch.Tensor]:
     config = network.config
     shape = (_EXAMPLE_BATCH, config.in_channels, config.image_size, config.image_size)
     inputs = {"x": torch.zeros(shape), "t": torch.ones(_EXAMPLE_BATCH, dtype=torch.int64)}

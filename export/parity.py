@@ -1,141 +1,133 @@
-"""The gate before every bundle: what the exported network computes, compared with what the trained one computes."""
+"""The first gate before every bundle: single network calls, compared with what the trained network computes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import onnxruntime as ort
-import torch
 from numpy.typing import NDArray
 
-from diffusion.network import UNet
-from diffusion.schedule import NoiseSchedule
+from export.bars import Bar
 from export.errors import ParityFailed
-from export.manifest import NoiseLevelError, ParityFigures
+from export.gates import LevelError, StepErrors
+from export.running import Exported
+from export.trajectories import Inputs, Trained, images_of, noised
 
-THRESHOLD = 1e-4
 BATCH_SIZES = (1, 3, 16)
 NOISE_LEVELS = 5
 # The largest batch visits every step; the smaller ones this many, spread over the whole range.
 _STEPS_AT_SMALL_BATCHES = 48
+_STEPS_OF_IMAGES = 8
+_IMAGES = 32
 
 
 @dataclass(frozen=True, eq=False)
-class _Probe:
-    x: NDArray[np.float32]
+class _Compared:
+    """Per sample: t, the mean square of the difference and of torch's ε, and the largest difference; (N,) each."""
+
     t: NDArray[np.int64]
-    label: NDArray[np.int64]
+    difference_square: NDArray[np.float64]
+    eps_square: NDArray[np.float64]
+    largest: NDArray[np.float64]
+
+    @property
+    def relative_rms(self) -> NDArray[np.float64]:
+        return np.sqrt(self.difference_square / np.maximum(self.eps_square, 1e-12))
 
 
 def check_parity(
-    network: UNet, onnx: bytes, schedule: NoiseSchedule, t_cut: int, threshold: float = THRESHOLD
-) -> ParityFigures:
-    """Compare onnxruntime (CPU) with torch on noisy inputs over every step the head owns.
+    head: Trained, exported: Exported, bar: Bar, x0: NDArray[np.float32] | None = None
+) -> StepErrors:
+    """Compare the exported network with torch on noisy inputs over every step the head owns.
 
     Every `t` in `[1, t_cut]` and every label, "no label" among them, is met at least once, at the batch sizes
-    `BATCH_SIZES`. The inputs are x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε with x_0 uniform in [-1, 1], drawn from a fixed seed.
+    `BATCH_SIZES`. The inputs are x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε from a fixed seed.
 
     Args:
-        network: the trained head, eps = network(x, t, label).
-        onnx: what `export_onnx` made of it.
-        schedule: the head's schedule.
-        t_cut: last step the head owns.
-        threshold: largest absolute difference of ε that passes; ε is of unit variance.
+        head: the trained head.
+        exported: what became of it.
+        bar: what passes.
+        x0: (N, C, H, W) float32 images in [-1, 1] to start from; the head's own images by default.
 
     Raises:
-        ParityFailed: a difference over `threshold`, or a value that is not finite.
+        ParityFailed: an error over the bar, or a value that is not finite.
     """
-    session = _session(onnx)
-    t_seen, errors = [], []
-    for probe in _probes(network, schedule, t_cut):
-        difference = np.abs(_run_onnx(session, network, probe) - _run_torch(network, probe))
-        t_seen.append(probe.t)
-        errors.append(difference.reshape(len(probe.t), -1).max(axis=1))
-    t, error = np.concatenate(t_seen), np.concatenate(errors)
-    worst = int(np.argmax(np.where(np.isnan(error), np.inf, error)))
-    if not error[worst] <= threshold:
+    if x0 is None:
+        x0 = images_of(head, _STEPS_OF_IMAGES, max(_IMAGES, head.labels), seed=1)
+    compared = _compare(head, exported, x0)
+    _check_worst_sample(compared, bar)
+    levels = _by_noise_level(compared, head.t_cut)
+    worst = max(levels, key=lambda level: level.relative_rms)
+    if not worst.relative_rms <= bar.step_relative_rms:
         raise ParityFailed(
-            f"the exported head differs from the trained one by {error[worst]:.2e} at t={t[worst]} (allowed: "
-            f"{threshold:.0e}); no bundle was written, export it again or report the network"
+            f"the exported head differs from the trained one by {worst.relative_rms:.2e} (relative RMS) at "
+            f"t={worst.t_first}..{worst.t_last} (allowed: {bar.step_relative_rms:.0e}); no bundle was written, "
+            "export it again, at a higher precision, or report the network"
         )
-    return ParityFigures(
-        threshold=threshold,
-        max_abs_error=float(error[worst]),
-        mean_abs_error=float(error.mean()),
+    return StepErrors(
+        allowed_relative_rms=bar.step_relative_rms,
+        relative_rms=worst.relative_rms,
+        max_abs_error=float(compared.largest.max()),
+        mean_abs_error=float(compared.largest.mean()),
         batch_sizes=BATCH_SIZES,
-        evaluations=len(error),
-        noise_levels=_by_noise_level(t, error, t_cut),
-        onnxruntime=ort.__version__,
-        torch=str(torch.__version__),
+        evaluations=len(compared.t),
+        levels=levels,
     )
 
 
-def _session(onnx: bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        # onnxruntime's own exceptions share no public root.
-        reason = str(error).strip().splitlines()[0]
+def _compare(head: Trained, exported: Exported, x0: NDArray[np.float32]) -> _Compared:
+    t_seen, parts = [], []
+    for probe in _probes(head, x0):
+        eps = head.predict(probe).astype(np.float64).reshape(len(probe.t), -1)
+        difference = exported.predict(probe).reshape(len(probe.t), -1) - eps
+        t_seen.append(probe.t)
+        parts.append(
+            np.stack(((difference**2).mean(axis=1), (eps**2).mean(axis=1), np.abs(difference).max(axis=1)))
+        )
+    return _Compared(np.concatenate(t_seen), *np.concatenate(parts, axis=1))
+
+
+def _check_worst_sample(compared: _Compared, bar: Bar) -> None:
+    relative = compared.relative_rms
+    worst = int(np.argmax(np.where(np.isnan(relative), np.inf, relative)))
+    if not relative[worst] <= bar.worst_sample_relative_rms:
         raise ParityFailed(
-            f"onnxruntime cannot load the exported head: {reason}; no bundle was written"
-        ) from error
+            f"the exported head differs from the trained one by {relative[worst]:.2e} (relative RMS) in one sample at "
+            f"t={compared.t[worst]} (allowed: {bar.worst_sample_relative_rms:.0e}); no bundle was written, "
+            "export it again, at a higher precision, or report the network"
+        )
 
 
-def _probes(network: UNet, schedule: NoiseSchedule, t_cut: int) -> Iterator[_Probe]:
+def _probes(head: Trained, x0: NDArray[np.float32]) -> Iterator[Inputs]:
     generator = np.random.Generator(np.random.PCG64(0))
-    config = network.config
-    image_shape = (config.in_channels, config.image_size, config.image_size)
-    labels = (config.num_classes or 0) + 1
     for batch_size in BATCH_SIZES:
         every_step = batch_size == max(BATCH_SIZES)
-        count = max(t_cut, labels) if every_step else min(t_cut, _STEPS_AT_SMALL_BATCHES)
+        count = max(head.t_cut, head.labels) if every_step else min(head.t_cut, _STEPS_AT_SMALL_BATCHES)
         # Batches of one size only: the count is rounded up, the steps start over.
         count = -(-count // batch_size) * batch_size
-        steps = np.linspace(1, t_cut, min(count, t_cut)).round().astype(np.int64)
+        steps = np.linspace(1, head.t_cut, min(count, head.t_cut)).round().astype(np.int64)
         t_all = generator.permutation(np.resize(steps, count))
-        label_all = np.arange(count, dtype=np.int64) % labels
-        for t, label in zip(_split(t_all, batch_size), _split(label_all, batch_size), strict=True):
-            alpha_bar = schedule.alpha_bar[t][:, None, None, None]
-            x0 = generator.uniform(-1, 1, (batch_size, *image_shape))
-            noise = generator.standard_normal(x0.shape)
-            x = np.sqrt(alpha_bar) * x0 + np.sqrt(1 - alpha_bar) * noise
-            yield _Probe(x.astype(np.float32), t, label)
+        label_all = np.arange(count, dtype=np.int64) % head.labels
+        for first in range(0, count, batch_size):
+            chosen = np.arange(first, first + batch_size)
+            t = t_all[chosen]
+            x = noised(head.schedule, x0[chosen % len(x0)], t, generator)
+            yield Inputs(x, t, label_all[chosen])
 
 
-def _split(values: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    return np.split(values, len(values) // size)
-
-
-def _run_onnx(session: ort.InferenceSession, network: UNet, probe: _Probe) -> NDArray[np.float32]:
-    feeds = {"x": probe.x, "t": probe.t}
-    if network.config.num_classes is not None:
-        feeds["label"] = probe.label
-    eps: NDArray[np.float32] = session.run(["eps"], feeds)[0]
-    return eps
-
-
-def _run_torch(network: UNet, probe: _Probe) -> NDArray[np.float32]:
-    label = torch.from_numpy(probe.label) if network.config.num_classes is not None else None
-    with torch.inference_mode():
-        eps: NDArray[np.float32] = network(
-            torch.from_numpy(probe.x), torch.from_numpy(probe.t), label
-        ).numpy()
-    return eps
-
-
-def _by_noise_level(
-    t: NDArray[np.int64], error: NDArray[np.floating], t_cut: int
-) -> tuple[NoiseLevelError, ...]:
+def _by_noise_level(compared: _Compared, t_cut: int) -> tuple[LevelError, ...]:
     edges = np.unique(np.linspace(0, t_cut, NOISE_LEVELS + 1).round().astype(int))
-    return tuple(
-        NoiseLevelError(
-            t_first=int(low) + 1,
-            t_last=int(high),
-            max_abs_error=float(error[(t > low) & (t <= high)].max()),
+    levels = []
+    for low, high in pairwise(edges):
+        here = (compared.t > low) & (compared.t <= high)
+        mean = compared.difference_square[here].mean() / compared.eps_square[here].mean()
+        largest = float(compared.largest[here].max())
+        levels.append(
+            LevelError(
+                t_first=int(low) + 1,
+                t_last=int(high),
+                relative_rms=float(np.sqrt(mean)),
+                max_abs_error=largest,
+            )
         )
-        for low, high in pairwise(edges)
-    )
+    return tuple(levels)

@@ -220,3 +220,8 @@ class EdgeMetrics:
         self.head_info = Gauge(
             "collafuse_head_info", "1 for the provider that runs the head.", ["provider"], registry=registry
         )
+        self.head_fallback = Gauge(
+            "collafuse_head_fallback",
+            "1 while the head runs on the CPU because the provider asked for is not there.",
+            registry=registry,
+        )

@@ -1,6 +1,6 @@
 """The client's half of the chain: a bundle run by onnxruntime, from the cut down to the image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +14,12 @@ from diffusion.errors import DiffusionError
 from diffusion.plan import check_plan
 from diffusion.schedule import NoiseSchedule
 from edge_agent.errors import HeadError
+from edge_agent.heads.bound_chain import BoundChain, OnStep
+from edge_agent.heads.provider import CPU, CUDA, Fallback, Provider, check_provider, choose_provider
 from export.bundle import Bundle, read_bundle
 from export.errors import BundleError
 from export.manifest import Manifest
 
-Provider = Literal["auto", "cuda", "cpu"]
-OnStep = Callable[[int, int, float], None]
-
-_CUDA = "CUDAExecutionProvider"
-_CPU = "CPUExecutionProvider"
 _log = structlog.get_logger(__name__)
 
 
@@ -33,24 +30,40 @@ class Head:
         manifest: what the head is and may be asked for.
         schedule: the schedule it was trained on, from the bundle itself.
         provider: where it runs, "cuda" or "cpu"; never another one than was chosen.
+        fallback: why it runs on the CPU although something else was asked for, None when it does not.
     """
 
     def __init__(
-        self, bundle: Bundle, session: ort.InferenceSession, provider: Literal["cuda", "cpu"]
+        self,
+        bundle: Bundle,
+        session: ort.InferenceSession,
+        provider: Literal["cuda", "cpu"],
+        fallback: str | None = None,
     ) -> None:
         self.manifest: Manifest = bundle.manifest
         self.schedule: NoiseSchedule = bundle.schedule
         self.provider: Literal["cuda", "cpu"] = provider
+        self.fallback = fallback
         self._session = session
+        # On the CPU x is where it should be anyway.
+        self._bound = BoundChain(session, "cuda", bundle.schedule) if provider == "cuda" else None
 
     @classmethod
-    def load(cls, path: Path, provider: Provider = "auto", threads: int | None = None) -> "Head":
+    def load(
+        cls,
+        path: Path,
+        provider: Provider = "auto",
+        threads: int | None = None,
+        fallback: Fallback = "error",
+    ) -> "Head":
         """Read, check and load the bundle at `path`.
 
         Args:
             path: the bundle.
             provider: "cuda" or "cpu" mean just that; "auto" takes CUDA where onnxruntime has it, else the CPU.
             threads: of one network call on the CPU; None leaves it to onnxruntime (one per core).
+            fallback: "cpu" takes the CPU where the provider is not there or does not start, and says so as an error in
+                the log and in `Head.fallback`.
 
         Raises:
             HeadError: the bundle is damaged, onnxruntime refuses it, or the provider asked for is not there.
@@ -59,14 +72,41 @@ class Head:
             bundle = read_bundle(path)
         except BundleError as error:
             raise HeadError(str(error)) from error
-        chosen = choose_provider(provider, ort.get_available_providers())
-        session = _session(bundle, chosen, threads)
-        head = cls(bundle, session, "cuda" if chosen == _CUDA else "cpu")
-        _check_interface(head.manifest, session)
+        return cls.of(bundle, provider, threads, fallback)
+
+    @classmethod
+    def of(
+        cls,
+        bundle: Bundle,
+        provider: Provider = "auto",
+        threads: int | None = None,
+        fallback: Fallback = "error",
+    ) -> "Head":
+        """Load a bundle that was read already; otherwise as `load`."""
+        try:
+            head = cls._on(bundle, choose_provider(provider, ort.get_available_providers()), threads)
+        except HeadError as error:
+            if fallback != "cpu" or provider == "cpu":
+                raise
+            head = cls._on(bundle, CPU, threads, str(error))
+            _log.error("head_fell_back_to_cpu", head=bundle.manifest.name, reason=str(error))
+        manifest = head.manifest
+        if manifest.network.precision == "fp16" and head.provider == "cpu":
+            _log.warning("head_is_slow_here", head=manifest.name, precision="fp16", provider="cpu")
         _log.info(
-            "head_loaded", head=head.manifest.name, version=head.manifest.version, provider=head.provider
+            "head_loaded",
+            head=manifest.name,
+            version=manifest.version,
+            counter=manifest.counter,
+            provider=head.provider,
         )
         return head
+
+    @classmethod
+    def _on(cls, bundle: Bundle, chosen: str, threads: int | None, fallback: str | None = None) -> "Head":
+        session = _session(bundle, chosen, threads)
+        _check_interface(bundle.manifest, session)
+        return cls(bundle, session, "cuda" if chosen == CUDA else "cpu", fallback)
 
     def predict(
         self, x: NDArray[np.float32], t: NDArray[np.int64], label: NDArray[np.int64]
@@ -122,6 +162,8 @@ class Head:
         self._check_plan(plan)
         start = _checked_images(x, self.manifest.image_shape)
         label = self._checked_labels(labels, len(start))
+        if self._bound is not None and sampler == "ddim" and eta == 0:
+            return self._bound.run(start, label, plan, clip, on_step)
 
         def predict_eps(x_t: NDArray[np.float32], t: NDArray[np.int64]) -> NDArray[np.float32]:
             return self.predict(x_t, t, label)
@@ -171,40 +213,6 @@ class Head:
         return wide.astype(np.int64)
 
 
-def choose_provider(asked: Provider, available: Sequence[str]) -> str:
-    """The onnxruntime provider that serves `asked`.
-
-    Raises:
-        HeadError: "cuda" is asked for and onnxruntime has no CUDA.
-    """
-    if asked == "cpu":
-        return _CPU
-    if _CUDA in available:
-        return _CUDA
-    if asked == "auto":
-        return _CPU
-    raise HeadError(
-        f"{_CUDA} is not available, only {', '.join(available)}; install the extra edge-gpu in place of edge, "
-        "or use --provider cpu"
-    )
-
-
-def check_provider(chosen: str, running: Sequence[str]) -> None:
-    """Assert that the session runs where it was told to.
-
-    onnxruntime falls back to the CPU with no more than a warning, when CUDA is built in but its libraries or the
-    device are missing.
-
-    Raises:
-        HeadError: it runs elsewhere.
-    """
-    if not running or running[0] != chosen:
-        raise HeadError(
-            f"{chosen} was chosen, but onnxruntime runs the head on {running[0] if running else 'nothing'}; "
-            "repair the CUDA installation, or use --provider cpu"
-        )
-
-
 def _session(bundle: Bundle, chosen: str, threads: int | None) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -215,7 +223,7 @@ def _session(bundle: Bundle, chosen: str, threads: int | None) -> ort.InferenceS
             raise HeadError(f"a head cannot run on {threads} threads; give 1 or more")
         options.intra_op_num_threads = threads
     # CPU behind CUDA: a few shape operators have no CUDA kernel. `check_provider` sees a fallback of the whole.
-    providers = [chosen] if chosen == _CPU else [chosen, _CPU]
+    providers = [chosen] if chosen == CPU else [chosen, CPU]
     try:
         session = ort.InferenceSession(bundle.onnx, options, providers=providers)
     except Exception as error:

@@ -9,7 +9,8 @@ import structlog
 
 from edge_agent.errors import HeadError
 from edge_agent.generation.recipe import HeadFacts
-from edge_agent.heads.head import Head, Provider
+from edge_agent.heads.head import Head
+from edge_agent.heads.provider import Fallback, Provider
 
 log = structlog.get_logger(__name__)
 
@@ -26,15 +27,22 @@ class HeadSlot:
     """Holds at most one head.
 
     path: the bundle, which may come later; None for a device without a head.
-    provider, threads: where the head runs; see `Head.load`.
+    provider, threads, fallback: where the head runs; see `Head.load`.
     """
 
-    def __init__(self, path: Path | None, provider: Provider = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        provider: Provider = "auto",
+        threads: int | None = None,
+        fallback: Fallback = "error",
+    ) -> None:
         self.loaded: Loaded | None = None
         self.error: str | None = None
         self._path = path
         self._provider: Provider = provider
         self._threads = threads
+        self._fallback: Fallback = fallback
         self._seen: tuple[int, int, int] | None = None
 
     @property
@@ -51,7 +59,7 @@ class HeadSlot:
             return
         self._seen = signature
         try:
-            self.loaded = _load(self._path, self._provider, self._threads)
+            self.loaded = _load(self._path, self._provider, self._threads, self._fallback)
             self.error = None
         except HeadError as error:
             self.error = str(error)
@@ -62,10 +70,10 @@ class HeadSlot:
             on_change()
 
 
-def _load(path: Path, provider: Provider, threads: int | None) -> Loaded:
+def _load(path: Path, provider: Provider, threads: int | None, fallback: Fallback) -> Loaded:
     if not path.exists():
         raise HeadError(f"the head bundle {path} does not exist: export one with `collafuse export head`")
-    head = Head.load(path, provider, threads)
+    head = Head.load(path, provider, threads, fallback)
     manifest = head.manifest
     digest = hashlib.sha256(manifest.to_bytes()).hexdigest()
     facts = HeadFacts(

@@ -172,7 +172,9 @@ MIGRATIONS: tuple[Migration, ...] = (
             # Digest of the released values; NULL for what was released before this column was there.
             "ALTER TABLE ledger ADD COLUMN content TEXT",
             _KEPT,
-            # How often a request was repeated, and for how long the device has been connected since it was confirmed.
+            # To ask again: the message as it was, since the server takes another with its id for a mistake; how often that
+            # was done; and for how long the device has been connected since the broker confirmed it.
+            "ALTER TABLE requests ADD COLUMN body BLOB",
             "ALTER TABLE requests ADD COLUMN repeats INTEGER NOT NULL DEFAULT 0",
             "ALTER TABLE requests ADD COLUMN waited_seconds REAL NOT NULL DEFAULT 0",
         ),

@@ -1,5 +1,8 @@
 """The connection, its publishers and its consumers, against a real node and real faults."""
 
+import subprocess
+import sys
+import textwrap
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -293,6 +296,33 @@ def test_an_idle_consumer_misses_nothing_while_it_subscribes_again(
         # Held for longer than the consumer may be idle: it must not come a second time.
         assert consumer.get(0.05) is None
         delivery.ack()
+
+
+def test_a_signal_that_outlasts_the_wait_does_not_make_it_endless(server_settings: BrokerSettings) -> None:
+    """A worker is told to stop by a signal, in the middle of such a wait as likely as not."""
+    code = """
+        import signal, sys, time
+        from prometheus_client import CollectorRegistry
+        from broker.connection import Connection
+        from broker.settings import BrokerSettings
+        from monitoring.metrics import BrokerMetrics
+
+        settings = BrokerSettings.from_url(sys.argv[1])
+        connection = Connection(settings, name="waiting", metrics=BrokerMetrics(CollectorRegistry()))
+        consumer = connection.consumer("prefetch", prefetch=1)
+        signal.signal(signal.SIGALRM, lambda *_: time.sleep(0.05))
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        print(consumer.get(0.02))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), server_settings.url.get_secret_value()],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+    assert done.stdout == "None\n"
 
 
 def test_a_paused_consumer_leaves_the_messages_in_the_queue(

@@ -1,6 +1,7 @@
 """A `collafuse` process that is killed and started again, as a supervisor would."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,12 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "OPENBLAS_NUM_THREADS": "1",
+                    "PYTHONFAULTHANDLER": "1",
+                },
             )
         self.lives += 1
 
@@ -51,7 +57,7 @@ class Process:
         try:
             code = self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._process.send_signal(signal.SIGABRT)  # leaves the stacks of its threads in the log
             code = self._process.wait()
         if code != 0:
             self._note(code)

@@ -175,7 +175,7 @@ def test_images_are_contributed_and_pictures_made_without_torch(
     ((message_id, body),) = queued(node, "samples")
     assert codec.digest(body) == message_id
     assert status["agent"]["running"]
-    assert status["link"] == {"connected": True, "user": device.user}
+    assert (status["link"]["connected"], status["link"]["user"]) == (True, device.user)
     assert (status["ledger"]["images"], status["ledger"]["releases"]) == (10, 10)
     assert status["jobs"] == {"completed": 1}
     assert (status["head"]["provider"], status["head"]["t_cut"], status["head"]["error"]) == ("cpu", 60, None)
@@ -343,6 +343,22 @@ def test_a_server_that_cannot_help_fails_the_job_with_its_reason(
     assert "no backbone is published yet" in failed.stderr
 
 
+def test_a_request_that_was_swallowed_is_asked_again_and_answered(
+    device: Device, server: Server, state: StateDirectory, head_bundle: Path, run_agent: RunAgent
+) -> None:
+    server.swallows = 1
+    agent = ready(run_agent(device.url, "--head", head_bundle, "--reask", 1))
+
+    made = edge_json("generate", "--state", state.path, "--count", 2, "--ttl", 60)
+
+    assert made["state"] == "completed"
+    assert len(agent.events("request_repeated")) == 1
+    first, second = server.requests
+    assert codec.encode(first) == codec.encode(second), (
+        "word for word: the server refuses another with its id"
+    )
+
+
 def test_repeated_and_late_answers_are_recognised_and_counted(
     device: Device, server: Server, state: StateDirectory, head_bundle: Path, run_agent: RunAgent
 ) -> None:
@@ -487,6 +503,25 @@ def test_metrics_are_served_on_the_port_that_is_written_down(
     assert 'collafuse_head_info{provider="cpu"} 1.0' in text
     assert 'collafuse_head_step_seconds_count{provider="cpu"} 4.0' in text
     assert "collafuse_connected 1.0" in text
+
+
+def test_a_head_that_fell_back_to_the_cpu_is_seen_in_the_status_and_the_metrics(
+    device: Device, state: StateDirectory, head_bundle: Path, run_agent: RunAgent, tmp_path: Path
+) -> None:
+    port_file = tmp_path / "port"
+    flags = ("--provider", "cuda", "--provider-fallback", "cpu", "--metrics-port", 0)
+    ready(run_agent(device.url, "--head", head_bundle, *flags, "--metrics-port-file", port_file))
+
+    wait_until(
+        lambda: (edge_json("status", "--state", state.path).get("head") or {}).get("provider") == "cpu",
+        "the status names the provider",
+    )
+    told = edge_json("status", "--state", state.path)["head"]
+    assert "CUDAExecutionProvider is not available" in told["fallback"]
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{int(port_file.read_text())}/metrics", timeout=10
+    ) as answer:
+        assert "collafuse_head_fallback 1.0" in answer.read().decode()
 
 
 def test_a_damaged_spool_ends_every_command_with_one_line(

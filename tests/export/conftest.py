@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from export.bundle import read_bundle
-from export.head_export import export_head
+from export.head_export import Issue, export_head
 from tests.export.heads import random_network, write_checkpoint
 
 
@@ -17,7 +17,7 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle_path(checkpoint_path: Path) -> Path:
     out = checkpoint_path.with_name("head.bundle")
-    export_head(checkpoint_path, out)
+    export_head(checkpoint_path, out, issue=Issue(issued_at=1_800_000_000))
     return out
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import io
 import json
@@ -11,77 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion.schedule import NoiseSchedule
 from export.archive import pack, unpack
-from export.bundle import MAX_BUNDLE_BYTES, member_digests, parse_bundle, read_bundle, write_bundle
+from export.bundle import MAX_BUNDLE_BYTES, MEMBERS, pack_bundle, parse_bundle, read_bundle, write_bundle
 from export.errors import BundleError
-from export.manifest import Manifest
+from export.keys import BUNDLE_DOMAIN, UNSIGNED, KeyList, Keyring, PrivateKey, SignedKeyList
+from tests.export.small_bundle import KEY, ONNX, SCHEDULE, small_bundle, small_manifest
 
-ONNX = b"any bytes will do: a bundle does not run the network"
-SCHEDULE = NoiseSchedule.cosine(50)
-
-
-def small_manifest() -> Manifest:
-    facts = {
-        "name": "ward",
-        "client": "ward",
-        "version": 3,
-        "schedule_name": SCHEDULE.name,
-        "schedule_T": SCHEDULE.T,
-        "schedule_id": SCHEDULE.schedule_id,
-        "t_first": 1,
-        "t_cut": 10,
-        "image_shape": (1, 8, 8),
-        "num_classes": 2,
-        "labels": ("cat", "dog"),
-        "network": {"parameters": 9, "base_channels": 8, "opset": 21, "precision": "fp32"},
-        "training": {
-            "steps": 5,
-            "batch_size": 4,
-            "images": 12,
-            "learning_rate": 0.001,
-            "seed": 0,
-            "seconds": 0.5,
-            "final_loss": 0.25,
-        },
-        "parity": {
-            "threshold": 1e-4,
-            "max_abs_error": 2e-6,
-            "mean_abs_error": 1e-6,
-            "batch_sizes": (1, 3, 16),
-            "evaluations": 100,
-            "noise_levels": ({"t_first": 1, "t_last": 10, "max_abs_error": 2e-6},),
-            "onnxruntime": "1",
-            "torch": "2",
-        },
-        "digests": member_digests(ONNX, SCHEDULE),
-    }
-    return Manifest.model_validate(facts)
-
-
-def small_archive() -> bytes:
-    table = io.BytesIO()
-    np.save(table, SCHEDULE.alpha_bar)
-    members = [
-        ("manifest.json", small_manifest().to_bytes()),
-        ("head.onnx", ONNX),
-        ("schedule.npy", table.getvalue()),
-    ]
-    return pack(members)
-
-
-ARCHIVE = small_archive()
+ARCHIVE = pack_bundle(small_bundle())
+SIGNER = Keyring((KEY.public,))
 
 
 def repacked(**changes: bytes) -> bytes:
-    names = ("manifest.json", "head.onnx", "schedule.npy")
-    contents = [bytes(view) for view in unpack(ARCHIVE, names)]
-    return pack(
-        [
-            (name, changes.get(name.split(".")[0], content))
-            for name, content in zip(names, contents, strict=True)
-        ]
-    )
+    """The archive with some members replaced, by the name before the dot, and a sound container around them."""
+    contents = dict(zip(MEMBERS, (bytes(view) for view in unpack(ARCHIVE, MEMBERS)), strict=True))
+    return pack([(name, changes.get(name.split(".")[0], content)) for name, content in contents.items()])
 
 
 def changed_manifest(**changes: Any) -> bytes:
@@ -89,8 +33,18 @@ def changed_manifest(**changes: Any) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
+def changed_gate(part: str, **changes: Any) -> dict[str, Any]:
+    gate = small_manifest().gates[0].model_dump(mode="json")
+    return gate | {part: gate[part] | changes}
+
+
+def changed_chain(**changes: Any) -> dict[str, Any]:
+    gate = small_manifest().gates[0].model_dump(mode="json")
+    return gate | {"chains": [gate["chains"][0] | changes]}
+
+
 def test_a_bundle_gives_back_what_was_written(tmp_path: Path) -> None:
-    write_bundle(tmp_path / "head.bundle", small_manifest(), ONNX, SCHEDULE)
+    write_bundle(tmp_path / "head.bundle", small_bundle())
 
     bundle = read_bundle(tmp_path / "head.bundle")
 
@@ -98,10 +52,13 @@ def test_a_bundle_gives_back_what_was_written(tmp_path: Path) -> None:
     assert bundle.onnx == ONNX
     assert np.array_equal(bundle.alpha_bar, SCHEDULE.alpha_bar)
     assert bundle.schedule.schedule_id == SCHEDULE.schedule_id
+    assert np.array_equal(bundle.golden.x, small_bundle().golden.x)
+    assert bundle.golden.relative_rms(small_bundle().golden.eps) == 0
+    assert SIGNER.verify(bundle.manifest_bytes, bundle.signatures) == KEY.public.key_id
 
 
 def test_the_same_head_gives_the_same_bytes_everywhere(tmp_path: Path) -> None:
-    write_bundle(tmp_path / "head.bundle", small_manifest(), ONNX, SCHEDULE)
+    write_bundle(tmp_path / "head.bundle", small_bundle())
 
     content = (tmp_path / "head.bundle").read_bytes()
 
@@ -115,7 +72,7 @@ def test_the_same_head_gives_the_same_bytes_everywhere(tmp_path: Path) -> None:
 def test_any_zip_tool_opens_a_bundle() -> None:
     with zipfile.ZipFile(io.BytesIO(ARCHIVE)) as archive:
         assert archive.testzip() is None
-        assert archive.namelist() == ["manifest.json", "head.onnx", "schedule.npy"]
+        assert archive.namelist() == list(MEMBERS)
         assert archive.read("head.onnx") == ONNX
         assert all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
 
@@ -136,6 +93,29 @@ def test_every_byte_of_the_container_is_watched() -> None:
         damaged[offset] ^= 0x01
         with pytest.raises(BundleError):
             parse_bundle(bytes(damaged))
+
+
+def admit(archive: bytes, ring: Keyring) -> None:
+    """What a device does before it takes a bundle."""
+    bundle = parse_bundle(archive)
+    ring.follow(bundle.key_list).verify(bundle.manifest_bytes, bundle.signatures)
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_every_byte_of_a_member_is_watched_by_digest_or_signature_behind_a_repaired_container(
+    member: str,
+) -> None:
+    newer = PrivateKey.generate()
+    change = SignedKeyList(content=KeyList(version=1, keys=(newer.public.text,), threshold=1))
+    archive = pack_bundle(small_bundle(newer, change.signed_by(KEY).signed_by(newer)))
+    contents = dict(zip(MEMBERS, (bytes(view) for view in unpack(archive, MEMBERS)), strict=True))
+    admit(archive, SIGNER)
+
+    for offset in range(len(contents[member])):
+        damaged = bytearray(contents[member])
+        damaged[offset] ^= 0x01
+        with pytest.raises(BundleError):
+            admit(pack([*(contents | {member: bytes(damaged)}).items()]), SIGNER)
 
 
 @given(length=st.integers(0, len(ARCHIVE) - 1))
@@ -181,15 +161,20 @@ def test_a_file_over_the_limit_is_refused_without_reading_it_all(tmp_path: Path)
         ({"t_first": 0}, "t_first"),
         ({"labels": ["cat"]}, "1 labels are named"),
         ({"image_shape": [1, 0, 8]}, "not possible"),
-        ({"format": "collafuse-bundle-v2"}, "format"),
-        ({"version": "3"}, "version"),
+        ({"format": "collafuse-bundle-v3"}, "format"),
+        ({"version": 3}, "version"),
+        ({"version": "a b"}, "version"),
+        ({"counter": 0}, "counter"),
+        ({"expires_at": 5}, "expires before it was issued"),
+        ({"minimum_agent": "new"}, "minimum_agent"),
+        ({"golden": {"count": 3, "allowed_relative_rms": 1e-3}}, "golden_x.npy holds"),
         ({"schedule_id": "0" * 16}, "the manifest says 0000000000000000"),
         ({"schedule_T": 49, "t_cut": 9}, "schedule.npy holds"),
-        ({"digests": {}}, "head.onnx is not what the manifest vouches for"),
-        (
-            {"parity": small_manifest().parity.model_dump(mode="json") | {"max_abs_error": 1.0}},
-            "parity error",
-        ),
+        ({"digests": {}}, "golden_eps.npy is not what the manifest vouches for"),
+        ({"gates": []}, "gates"),
+        ({"gates": [changed_gate("step", relative_rms=1.0)]}, "a step's error"),
+        ({"gates": [changed_chain(psnr_db_least=10.0)]}, "10.0 dB, under 60.0"),
+        ({"gates": [changed_chain(frechet=30.0)]}, "over the floor"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_or_the_bundle_is_refused(
@@ -247,7 +232,7 @@ def test_a_table_that_is_no_schedule_is_refused() -> None:
 
 def test_a_bundle_is_not_written_for_a_manifest_of_another_network(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="another network"):
-        write_bundle(tmp_path / "head.bundle", small_manifest(), b"other", SCHEDULE)
+        write_bundle(tmp_path / "head.bundle", dataclasses.replace(small_bundle(), onnx=b"other"))
 
     assert list(tmp_path.iterdir()) == []
 
@@ -264,3 +249,45 @@ def test_what_is_wrong_is_said_in_one_line_with_the_file_and_the_way_out(tmp_pat
     assert str(path) in str(refused.value)
     assert "export it again" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_bundle_of_the_first_form_is_named_as_such(tmp_path: Path) -> None:
+    old = changed_manifest(format="collafuse-bundle-v1")
+    path = tmp_path / "old.bundle"
+    path.write_bytes(pack([("manifest.json", old), ("head.onnx", ONNX), ("schedule.npy", b"")]))
+
+    with pytest.raises(BundleError, match=r"older format collafuse-bundle-v1.*export it again"):
+        read_bundle(path)
+
+
+def test_a_bundle_without_signatures_is_whole_but_nobody_vouches_for_it() -> None:
+    bundle = parse_bundle(pack_bundle(dataclasses.replace(small_bundle(), signatures=UNSIGNED)))
+
+    with pytest.raises(BundleError, match="0 of the 1 signatures"):
+        SIGNER.verify(bundle.manifest_bytes, bundle.signatures)
+
+
+def test_the_signature_of_one_bundle_is_none_of_another() -> None:
+    other = small_manifest().model_copy(update={"client": "clinic"})
+
+    with pytest.raises(BundleError, match="does not fit"):
+        SIGNER.verify(other.to_bytes(), small_bundle().signatures)
+    assert SIGNER.verify(other.to_bytes(), UNSIGNED.plus(KEY.sign(BUNDLE_DOMAIN, other.to_bytes())))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("signatures", b"{" + b" " * 2**17, "signatures.json has 65537 bytes"),
+        ("keys", b"{" + b" " * 2**20, "keys.json has 524289 bytes"),
+        ("manifest", b"{" + b" " * 2**21, "manifest.json has 1048577 bytes"),
+        ("signatures", b"[" * 60_000, "signatures.json is not valid"),
+        ("keys", b'{"lists": []}', "canonical"),
+        ("golden_x", b"", "golden_x.npy is not what the manifest vouches for"),
+    ],
+)
+def test_a_member_over_its_limit_or_out_of_its_form_is_refused(
+    name: str, content: bytes, message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        parse_bundle(repacked(**{name: content}))

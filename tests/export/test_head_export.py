@@ -8,16 +8,21 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from export.bars import BARS, check_bars
 from export.bundle import read_bundle
 from export.checkpoint import load_checkpoint
 from export.cli import app
 from export.errors import BundleError, ExportError, ParityFailed
-from export.head_export import export_head
+from export.head_export import Issue, export_head
 from export.onnx_export import export_onnx
 from export.parity import BATCH_SIZES, check_parity
+from export.running import Exported
+from export.trajectories import Trained
 from tests.export.heads import SCHEDULE, T_CUT, random_network, write_checkpoint
 
 runner = CliRunner()
+
+ISSUED_AT = 1_800_000_000
 
 
 def eps_of(model: bytes, **feeds: np.ndarray) -> np.ndarray:
@@ -30,22 +35,27 @@ def test_the_bundle_says_what_the_head_is_and_how_it_was_checked(bundle_path: Pa
     bundle = read_bundle(bundle_path)
     manifest = bundle.manifest
 
-    assert (manifest.name, manifest.client, manifest.version) == ("ward", "ward", 1)
+    assert (manifest.name, manifest.client, manifest.version, manifest.counter) == ("ward", "ward", "1", 1)
     assert (manifest.t_first, manifest.t_cut, manifest.schedule_T) == (1, T_CUT, SCHEDULE.T)
     assert manifest.image_shape == (1, 8, 8)
     assert manifest.labels == ("class 0", "class 1", "class 2")
-    assert manifest.parity.batch_sizes == BATCH_SIZES
-    assert manifest.parity.evaluations >= T_CUT
-    assert 0 < manifest.parity.max_abs_error <= 1e-4
-    assert manifest.parity.noise_levels[0].t_first == 1
-    assert manifest.parity.noise_levels[-1].t_last == T_CUT
+    step = manifest.gates[0].step
+    assert step.batch_sizes == BATCH_SIZES
+    assert step.evaluations >= T_CUT
+    assert 0 < step.relative_rms <= step.allowed_relative_rms == BARS["fp32"].step_relative_rms
+    assert step.levels[0].t_first == 1
+    assert step.levels[-1].t_last == T_CUT
+    assert [chain.steps for chain in manifest.gates[0].chains] == [4, 16]
+    for chain in manifest.gates[0].chains:
+        assert chain.frechet < 0.01 * chain.frechet_floor
+    check_bars(manifest)
     assert manifest.network.parameters == sum(p.numel() for p in random_network().parameters())
 
 
 def test_exporting_twice_gives_the_same_bytes(
     checkpoint_path: Path, bundle_path: Path, tmp_path: Path
 ) -> None:
-    export_head(checkpoint_path, tmp_path / "again.bundle")
+    export_head(checkpoint_path, tmp_path / "again.bundle", issue=Issue(issued_at=ISSUED_AT))
 
     assert (tmp_path / "again.bundle").read_bytes() == bundle_path.read_bytes()
 
@@ -77,11 +87,11 @@ def test_an_unconditional_head_of_coloured_images_is_exported_without_a_label() 
     network = random_network(num_classes=None, image_size=16, in_channels=3)
 
     model = export_onnx(network)
-    figures = check_parity(network, model, SCHEDULE, 5)
+    figures = check_parity(Trained(network, SCHEDULE, 5), Exported(model), BARS["fp32"])
 
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     assert [value.name for value in session.get_inputs()] == ["x", "t"]
-    assert figures.max_abs_error <= 1e-4
+    assert figures.relative_rms <= 1e-5
 
 
 def test_a_single_changed_weight_fails_the_gate(model: bytes) -> None:
@@ -89,7 +99,7 @@ def test_a_single_changed_weight_fails_the_gate(model: bytes) -> None:
     network.last.weight[0, 0, 1, 1] += 0.01
 
     with pytest.raises(ParityFailed, match="no bundle was written"):
-        check_parity(network, model, SCHEDULE, T_CUT)
+        check_parity(Trained(network, SCHEDULE, T_CUT), Exported(model), BARS["fp32"])
 
 
 def test_a_head_that_is_wrong_for_one_label_only_fails_the_gate(model: bytes) -> None:
@@ -98,7 +108,7 @@ def test_a_head_that_is_wrong_for_one_label_only_fails_the_gate(model: bytes) ->
     network.embed_label.weight[3] += 0.5  # "no label"
 
     with pytest.raises(ParityFailed):
-        check_parity(network, model, SCHEDULE, T_CUT)
+        check_parity(Trained(network, SCHEDULE, T_CUT), Exported(model), BARS["fp32"])
 
 
 def test_a_head_that_gives_nan_fails_the_gate(model: bytes) -> None:
@@ -106,12 +116,12 @@ def test_a_head_that_gives_nan_fails_the_gate(model: bytes) -> None:
     network.last.weight[0, 0, 1, 1] = float("nan")
 
     with pytest.raises(ParityFailed, match="nan"):
-        check_parity(network, model, SCHEDULE, T_CUT)
+        check_parity(Trained(network, SCHEDULE, T_CUT), Exported(model), BARS["fp32"])
 
 
 def test_a_model_that_onnxruntime_cannot_load_fails_the_gate() -> None:
     with pytest.raises(ParityFailed, match="cannot load"):
-        check_parity(random_network(), b"no model", SCHEDULE, T_CUT)
+        Exported(b"no model")
 
 
 def test_a_head_that_fails_the_gate_leaves_the_old_bundle_in_place(
@@ -136,7 +146,7 @@ def test_a_client_name_that_no_device_could_have_is_refused(tmp_path: Path) -> N
     with pytest.raises(ExportError, match="'Ward 7' is not a name"):
         export_head(path, tmp_path / "head.bundle")
     with pytest.raises(ExportError, match="is not a name"):
-        export_head(path, tmp_path / "head.bundle", name="../ward")
+        export_head(path, tmp_path / "head.bundle", issue=Issue(name="../ward"))
     assert not (tmp_path / "head.bundle").exists()
 
 
@@ -148,7 +158,7 @@ def test_the_command_exports_and_inspects(checkpoint_path: Path, tmp_path: Path)
     as_json = runner.invoke(app, ["inspect", str(out), "--json"])
 
     assert made.exit_code == 0, made.output
-    assert f"head ward-7 version 1, t=1..{T_CUT}" in made.output
+    assert f"head ward-7 1 (counter 1), t=1..{T_CUT}" in made.output
     assert SCHEDULE.schedule_id in shown.output
     assert json.loads(as_json.stdout) == json.loads(read_bundle(out).manifest.to_bytes())
 
@@ -168,6 +178,7 @@ def test_the_exported_head_of_a_loaded_checkpoint_is_the_trained_one(
 ) -> None:
     head = load_checkpoint(checkpoint_path)
 
-    figures = check_parity(head.network, read_bundle(bundle_path).onnx, head.schedule, T_CUT)
+    trained = Trained(head.network, head.schedule, T_CUT)
+    figures = check_parity(trained, Exported(read_bundle(bundle_path).onnx), BARS["fp32"])
 
-    assert figures == read_bundle(bundle_path).manifest.parity
+    assert figures == read_bundle(bundle_path).manifest.gates[0].step

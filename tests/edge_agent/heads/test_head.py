@@ -1,12 +1,16 @@
+import dataclasses
 import subprocess
 import sys
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+import structlog
 import torch
 from torch import Tensor
 
@@ -14,9 +18,12 @@ from diffusion.noise import initial_noise
 from diffusion.plan import plan
 from diffusion.sampling import run
 from edge_agent.errors import HeadError
-from edge_agent.heads.head import Head, check_provider, choose_provider
+from edge_agent.heads.bound_chain import BoundChain
+from edge_agent.heads.head import Head
+from edge_agent.heads.provider import check_provider, choose_provider
 from export.bundle import member_digests, read_bundle, write_bundle
 from export.head_export import export_head
+from export.step_model import step_model
 from tests.export.heads import SCHEDULE, T_CUT, random_network, write_checkpoint
 
 COUNT = 5
@@ -133,6 +140,86 @@ def test_cuda_asked_for_and_absent_is_an_error_that_says_what_there_is(bundle_pa
         choose_provider("cuda", ["CPUExecutionProvider"])
 
 
+def test_cuda_asked_for_and_absent_falls_back_only_where_that_is_allowed_and_says_so(
+    bundle_path: Path,
+) -> None:
+    with pytest.raises(HeadError, match="--provider-fallback cpu"):
+        Head.load(bundle_path, provider="cuda", threads=1)
+    with structlog.testing.capture_logs() as logs:
+        head = Head.load(bundle_path, provider="cuda", threads=1, fallback="cpu")
+
+    assert head.provider == "cpu"
+    assert head.fallback is not None
+    assert "CUDAExecutionProvider is not available" in head.fallback
+    assert [entry["log_level"] for entry in logs if entry["event"] == "head_fell_back_to_cpu"] == ["error"]
+    assert finish(head).shape == LATENTS.shape
+
+
+def test_a_head_that_runs_where_it_was_asked_to_has_not_fallen_back(head: Head, bundle_path: Path) -> None:
+    assert head.fallback is None
+    assert Head.load(bundle_path, provider="cpu", threads=1, fallback="cpu").fallback is None
+
+
+def test_a_fallback_does_not_excuse_a_bad_bundle(tmp_path: Path) -> None:
+    with pytest.raises(HeadError, match="not a usable bundle"):
+        Head.load(tmp_path / "absent.bundle", provider="cuda", fallback="cpu")
+
+
+def test_a_half_precision_head_runs_on_the_cpu_with_a_warning(tmp_path: Path, head: Head) -> None:
+    checkpoint = write_checkpoint(tmp_path / "head.safetensors", random_network())
+    export_head(checkpoint, tmp_path / "half.bundle", precision="fp16")
+
+    with structlog.testing.capture_logs() as logs:
+        half = Head.load(tmp_path / "half.bundle", provider="cpu", threads=1)
+
+    assert "head_is_slow_here" in [entry["event"] for entry in logs]
+    np.testing.assert_allclose(finish(half), finish(head), atol=0.1)
+
+
+def bound(bundle_path: Path) -> BoundChain:
+    """What a head on CUDA uses, here with the buffers of the CPU."""
+    bundle = read_bundle(bundle_path)
+    session = ort.InferenceSession(bundle.onnx, providers=["CPUExecutionProvider"])
+    return BoundChain(session, "cpu", bundle.schedule)
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.3, None])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_chain_whose_x_stays_on_the_device_makes_the_same_images(
+    head: Head, bundle_path: Path, clip: float | None, steps: int
+) -> None:
+    path = plan(SCHEDULE, T_CUT, 0, steps)
+    before = LATENTS.copy()
+    seen: list[tuple[int, int]] = []
+
+    finished = bound(bundle_path).run(
+        LATENTS, LABELS.astype(np.int64), path, clip, lambda t, s, _seconds: seen.append((t, s))
+    )
+
+    np.testing.assert_array_equal(LATENTS, before)
+    np.testing.assert_allclose(finished, finish(head, plan=path, clip=clip), atol=1e-5)
+    assert seen == list(pairwise(path))
+
+
+def test_two_batches_of_one_bound_chain_do_not_touch_each_other(bundle_path: Path) -> None:
+    chain = bound(bundle_path)
+    labels = LABELS.astype(np.int64)
+
+    first = chain.run(LATENTS, labels, PLAN, 1.0)
+    kept = first.copy()
+    second = chain.run(-LATENTS[:2], labels[:2], PLAN, 1.0)
+
+    assert second.shape == (2, 1, 8, 8)
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(chain.run(LATENTS, labels, PLAN, 1.0), kept)
+
+
+def test_the_step_that_the_agent_carries_is_the_one_that_is_built() -> None:
+    carried = files("edge_agent.heads").joinpath("ddim_step.onnx").read_bytes()
+
+    assert onnx.load_from_string(carried).graph == onnx.load_from_string(step_model()).graph
+
+
 def test_auto_takes_what_there_is() -> None:
     assert choose_provider("auto", ["CPUExecutionProvider"]) == "CPUExecutionProvider"
     assert (
@@ -165,13 +252,9 @@ def test_a_damaged_bundle_is_refused(bundle_path: Path, tmp_path: Path) -> None:
 
 def test_a_bundle_whose_network_is_none_is_refused(bundle_path: Path, tmp_path: Path) -> None:
     bundle = read_bundle(bundle_path)
-    digests = member_digests(b"nonsense", bundle.schedule)
-    write_bundle(
-        tmp_path / "head.bundle",
-        bundle.manifest.model_copy(update={"digests": digests}),
-        b"nonsense",
-        bundle.schedule,
-    )
+    digests = member_digests(b"nonsense", bundle.schedule, bundle.golden)
+    manifest = bundle.manifest.model_copy(update={"digests": digests})
+    write_bundle(tmp_path / "head.bundle", dataclasses.replace(bundle, manifest=manifest, onnx=b"nonsense"))
 
     with pytest.raises(HeadError, match="cannot load ward"):
         Head.load(tmp_path / "head.bundle", provider="cpu")
@@ -179,8 +262,12 @@ def test_a_bundle_whose_network_is_none_is_refused(bundle_path: Path, tmp_path: 
 
 def test_a_bundle_whose_manifest_describes_other_images_is_refused(bundle_path: Path, tmp_path: Path) -> None:
     bundle = read_bundle(bundle_path)
-    other = bundle.manifest.model_copy(update={"image_shape": (3, 8, 8)})
-    write_bundle(tmp_path / "head.bundle", other, bundle.onnx, bundle.schedule)
+    golden = dataclasses.replace(
+        bundle.golden, x=bundle.golden.x.repeat(3, axis=1), eps=bundle.golden.eps.repeat(3, axis=1)
+    )
+    digests = member_digests(bundle.onnx, bundle.schedule, golden)
+    other = bundle.manifest.model_copy(update={"image_shape": (3, 8, 8), "digests": digests})
+    write_bundle(tmp_path / "head.bundle", dataclasses.replace(bundle, manifest=other, golden=golden))
 
     with pytest.raises(HeadError, match="as its manifest says"):
         Head.load(tmp_path / "head.bundle", provider="cpu")
