@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
+from collafuse.cli import ROOMS
 from edge_agent.settings import EdgeSettings
-from tests.deploy.test_compose import ROOMS, find_command
+from tests.deploy.test_compose import find_command
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "edge.md").read_text(encoding="utf-8").replace("\\\n", " ")

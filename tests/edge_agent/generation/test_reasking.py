@@ -178,7 +178,7 @@ def test_a_full_outbox_puts_the_question_off(world: World, settings: Callable[..
     (body,) = world.confirm()
     assert isinstance(codec.decode("denoise.v1", body), DenoiseV1)
     with world.spool.transaction() as transaction:
-        outbox.put(
+        outbox._put(
             transaction, message_id="m", kind="samples", type_name="t", body=b"x" * 2**20, max_bytes=2**20
         )
     world.settings = settings(cut_ratio=0.0, reask_seconds=100, outbox_max_bytes=2**20)
