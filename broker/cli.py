@@ -209,6 +209,31 @@ def certs(
     print(f"# Keep {out.absolute() / 'ca.key'} to yourself: who has it can be anybody.")
 
 
+@app.command()
+def owner(
+    client: Annotated[str, typer.Argument(help="Whose devices.")],
+    *,
+    out: Out,
+    url: Url = None,
+    management_url: ManagementUrl = None,
+    public_url: PublicUrl = None,
+    ca: Ca = None,
+    directory: Directory = NODE_DIRECTORY,
+) -> None:
+    """Make the user who sends heads to a client's devices, or give it a new password, and write its broker_url."""
+    from broker import identities  # brings httpx, which the other commands do without
+
+    names.owner_name(client)
+    settings = broker_settings(url, directory)
+    address = _address(settings, public_url, ca)
+    with Status(f"making the owner of {client}"), management(settings, management_url, directory) as api:
+        made = identities.owner(api, client, address=address)
+    identities.write_worker(made, out)
+    print(
+        f"{made.user} may send heads to the devices of {client} and read what they report; its broker_url is in {out}"
+    )
+
+
 @app.command("server-user")
 def server_user(
     name: Annotated[str, typer.Argument(help="Name of the worker's user.")],

@@ -23,7 +23,7 @@ from broker.backoff import Backoff
 from broker.causes import in_words
 from broker.consumer import IDLE_SECONDS, Consumer
 from broker.errors import BrokerUnreachable, ConnectionLost
-from broker.names import is_inbox
+from broker.names import is_inbox, is_reports
 from broker.parameters import connection_parameters
 from broker.publisher import Publisher
 from monitoring.metrics import BrokerMetrics
@@ -159,10 +159,10 @@ class Connection:
     def consumer(self, queue: str, prefetch: int, *, idle_seconds: float = IDLE_SECONDS) -> Consumer:
         """A consumer of `queue` that holds at most `prefetch` unacknowledged deliveries (`idle_seconds`: see there).
 
-        What it refuses is set aside in the dead-letter queue with the reason; a device's inbox has none, since a device may
-        write nowhere but to its own keys: there a refused message is dropped.
+        What it refuses is set aside in the dead-letter queue with the reason; a device's inbox and an owner's reports have none,
+        since neither may write there: there a refused message is dropped.
         """
-        dead_letters = None if is_inbox(queue) else self.publisher(window=prefetch)
+        dead_letters = None if is_inbox(queue) or is_reports(queue) else self.publisher(window=prefetch)
         consumer = Consumer(
             self, queue, prefetch=prefetch, dead_letters=dead_letters, idle_seconds=idle_seconds
         )

@@ -19,7 +19,7 @@ from pika.channel import Channel
 from broker.delivery import DETAIL_LIMIT_CHARACTERS, Delivery, dead_letter, received
 from broker.errors import ConnectionLost, PublishFailed
 from broker.foreign_headers import make_harmless
-from broker.names import is_inbox
+from broker.names import is_inbox, is_reports
 from broker.publisher import Publisher
 from monitoring.metrics import BrokerMetrics
 
@@ -265,4 +265,6 @@ class Consumer:
 
 def _family(queue_name: str) -> str:
     """The queue as a metric's label: thousands of inboxes are one series."""
-    return "inbox" if is_inbox(queue_name) else queue_name
+    if is_inbox(queue_name):
+        return "inbox"
+    return "reports" if is_reports(queue_name) else queue_name

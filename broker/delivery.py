@@ -11,7 +11,7 @@ from pika.channel import Channel
 from broker.codec import decode
 from broker.contract.message import Message
 from broker.errors import InvalidName, Refused
-from broker.names import split_user
+from broker.names import owned_client, split_user
 from broker.publisher import PUBLISHED_AT_HEADER, Outgoing
 from broker.topology import DELIVERY_LIMIT, QUEUE_DEAD
 
@@ -111,10 +111,10 @@ def expect_user(delivery: Delivery) -> tuple[str, str]:
 def sender_of(user_id: str | None, headers: Mapping[str, Any]) -> str | None:
     """The device's user that a message is from, or None when nobody vouches for one.
 
-    user_id: as the broker validated it. A device is who it is, whatever its headers say; a user of the server, who may write
-    to every queue, is believed when it names the device for which it puts a message back.
+    user_id: as the broker validated it. A device or an owner is who it is, whatever its headers say; a user of the server, who
+    may write to every queue, is believed when it names the device for which it puts a message back.
     """
-    if user_id is None or is_device(user_id):
+    if user_id is None or is_device(user_id) or owned_client(user_id) is not None:
         return user_id
     named = headers.get(SENDER_HEADER)
     return named if isinstance(named, str) and is_device(named) else None
@@ -130,8 +130,8 @@ def is_device(user: str) -> bool:
 
 
 def replays_of(user_id: str | None, headers: Mapping[str, Any]) -> int:
-    """How often a message was replayed, as a user of the server says; 0 when a device, or nobody, says so."""
-    if user_id is None or is_device(user_id):
+    """How often a message was replayed, as a user of the server says; 0 when a device, an owner, or nobody says so."""
+    if user_id is None or is_device(user_id) or owned_client(user_id) is not None:
         return 0
     count = headers.get(REPLAYED_HEADER)
     return max(0, count) if isinstance(count, int) else 0

@@ -1,7 +1,8 @@
-"""Identities: what a device and a worker are on the broker, and the least rights with which they can do their work.
+"""Identities: what a device, a worker and an owner are on the broker, and the least rights with which they can do their work.
 
-A device may write to `collafuse.up` under its own name and read its own inbox, and nothing else. The broker itself enforces
-it, with patterns that name the user literally; names hold nothing that has a meaning in a pattern.
+A device may write to `collafuse.up` under its own name and read its own inbox, and nothing else. The owner of a client's devices
+may write to their inboxes and read what they report, and nothing else. The broker itself enforces it, with patterns that name the
+user literally; names hold nothing that has a meaning in a pattern.
 """
 
 import secrets
@@ -100,6 +101,7 @@ def enroll(
     if renew and not known:
         raise AlreadyEnrolled(f"{client} {device} is not enrolled yet: leave out --renew")
     management.declare(address.vhost, topology.inbox(client, device))
+    management.declare(address.vhost, topology.reports(client, (device,)))
     password = None if authority is not None else secrets.token_urlsafe(_PASSWORD_BYTES)
     if password is None:
         management.put_user_without_password(user)
@@ -198,6 +200,38 @@ def server_user(management: Management, name: str, *, address: BrokerSettings) -
     return BrokerSettings.from_url(_url(address, name, password), ca=address.ca, plaintext=address.plaintext)
 
 
+def owner(management: Management, client: str, *, address: BrokerSettings) -> BrokerSettings:
+    """Makes the user who sends heads to a client's devices, or gives it a new password.
+
+    It may write to `collafuse.down` under the keys of the client and its devices, and read what they report. All devices of the
+    client that are enrolled report to it from then on, as those do that are enrolled later.
+
+    Args:
+        management: with the tag `administrator`.
+        client: whose devices.
+        address: scheme, host, port and vhost under which the owner reaches the broker.
+
+    Raises:
+        InvalidName: if the name is not usable.
+        ManagementError: if the broker cannot be managed; a new user is taken back then.
+    """
+    user = names.owner_name(client)
+    known = management.user_exists(user)
+    devices = [device for one, device in map(_split_or_none, management.users()) if one == client and device]
+    management.declare(address.vhost, topology.reports(client, devices))
+    password = secrets.token_urlsafe(_PASSWORD_BYTES)
+    management.put_user(user, password)
+    try:
+        _grant_owner(management, address.vhost, client)
+    except ManagementError:
+        if not known:
+            management.delete_user(user)
+        raise
+    if known:
+        management.close_connections(user)
+    return BrokerSettings.from_url(_url(address, user, password), ca=address.ca, plaintext=address.plaintext)
+
+
 def write_credentials(
     credentials: Credentials,
     path: Path,
@@ -287,6 +321,28 @@ def _grant_device(management: Management, vhost: str, user: str, limits: Limits)
         write=_exactly(topology.EXCHANGE_UP),
         read=_exactly(names.inbox(user)),
     )
+
+
+def _grant_owner(management: Management, vhost: str, client: str) -> None:
+    keys = rf"client\.{client}|device\.{client}_[a-z0-9][a-z0-9-]*"
+    # Topic rights first, as for a device.
+    management.put_topic_permission(
+        vhost, names.owner_name(client), topology.EXCHANGE_DOWN, write=rf"^({keys})$", read=_NOTHING
+    )
+    management.put_permissions(
+        vhost,
+        names.owner_name(client),
+        configure=_NOTHING,
+        write=_exactly(topology.EXCHANGE_DOWN),
+        read=_exactly(names.reports(client)),
+    )
+
+
+def _split_or_none(user: str) -> tuple[str | None, str | None]:
+    try:
+        return names.split_user(user)
+    except InvalidName:
+        return None, None
 
 
 def _exactly(name: str) -> str:

@@ -1,7 +1,8 @@
-"""Names of clients, devices, their AMQP users and their inboxes.
+"""Names of clients, devices, their AMQP users, their inboxes, and of those who own them.
 
 A client and a device each match `[a-z0-9][a-z0-9-]*`, so the underscore between them in the user name is unambiguous, and
-nothing in a user name has a meaning in a routing key or in a permission pattern of any RabbitMQ version.
+nothing in a user name has a meaning in a routing key or in a permission pattern of any RabbitMQ version. The owner of a client's
+devices has the user `<client>__owner`: two underscores never stand in a device's name, and none in a worker's.
 """
 
 import re
@@ -13,6 +14,8 @@ MAX_NAME_CHARACTERS = 63
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _INBOX_PREFIX = "inbox."
+_REPORTS_PREFIX = "reports."
+_OWNER_SUFFIX = "__owner"
 
 
 def valid_name(name: str) -> bool:
@@ -60,3 +63,34 @@ def inbox(user: str) -> str:
 def is_inbox(queue: str) -> bool:
     """Says whether `queue` is a device's inbox."""
     return queue.startswith(_INBOX_PREFIX)
+
+
+def owner_name(client: str) -> str:
+    """Returns the AMQP user `<client>__owner`, who sends heads to the client's devices and reads what they report.
+
+    Raises:
+        InvalidName: if `client` is not a valid name.
+    """
+    user_name(client, "owner")
+    return f"{client}{_OWNER_SUFFIX}"
+
+
+def owned_client(user: str) -> str | None:
+    """Returns whose owner `user` is, or None when it is nobody's."""
+    client = user.removesuffix(_OWNER_SUFFIX)
+    return client if client != user and valid_name(client) else None
+
+
+def reports(client: str) -> str:
+    """Returns the name of the queue in which the reports of a client's devices stand for its owner.
+
+    Raises:
+        InvalidName: if `client` is not a valid name.
+    """
+    user_name(client, "owner")
+    return f"{_REPORTS_PREFIX}{client}"
+
+
+def is_reports(queue: str) -> bool:
+    """Says whether `queue` holds the reports of a client's devices."""
+    return queue.startswith(_REPORTS_PREFIX)

@@ -4,7 +4,7 @@ Each declaration is explicit in kind, durability and limits, so the same names m
 defaults differ. Declaring is idempotent; a queue that exists with other arguments is an error, never a silent difference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -36,6 +36,8 @@ PREFETCH_MAX_BYTES = 256 * 1024**2
 TELEMETRY_MAX_BYTES = 64 * 1024**2
 DEAD_MAX_BYTES = 2 * 1024**3
 INBOX_MAX_BYTES = 512 * 1024**2
+REPORTS_MAX_BYTES = 16 * 1024**2
+REPORTS_EXPIRES_MILLISECONDS = 30 * 24 * 3600 * 1000
 INBOX_EXPIRES_MILLISECONDS = 30 * 24 * 3600 * 1000
 
 Arguments = Mapping[str, str | int]
@@ -151,6 +153,29 @@ def inbox(client: str, device: str) -> Topology:
         bindings=tuple(
             BindingSpec(EXCHANGE_DOWN, queue, key) for key in (device_key(user), client_key(client), ALL_KEY)
         ),
+    )
+
+
+def reports(client: str, devices: Iterable[str]) -> Topology:
+    """Returns the queue in which the owner of a client finds what these of its devices report of themselves.
+
+    A copy of what the server gets: it may lose the oldest, and goes when nobody has read it for 30 days.
+
+    Raises:
+        InvalidName: if a name must not become part of a routing key.
+    """
+    queue = names.reports(client)
+    arguments: dict[str, str | int] = {
+        "x-queue-type": "classic",
+        "x-expires": REPORTS_EXPIRES_MILLISECONDS,
+        "x-overflow": "drop-head",
+        "x-max-length-bytes": REPORTS_MAX_BYTES,
+    }
+    keys = [up_key(names.user_name(client, device), QUEUE_TELEMETRY) for device in devices]
+    return Topology(
+        exchanges=(),
+        queues=(QueueSpec(queue, MappingProxyType(arguments)),),
+        bindings=tuple(BindingSpec(EXCHANGE_UP, queue, key) for key in keys),
     )
 
 

@@ -1,10 +1,8 @@
 """The process on the device: one loop that computes, beside a thread that moves bytes and one that empties the outbox."""
 
-import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,22 +10,20 @@ import structlog
 
 from broker.connection import Connection
 from broker.consumer import Consumer
-from broker.names import inbox as inbox_queue
+from broker.delivery import Delivery
 from edge_agent import clock, status
 from edge_agent.errors import JobFailed, OutboxFull, SpoolError
 from edge_agent.generation import jobs, lifecycle
 from edge_agent.generation.jobs import Job
-from edge_agent.generation.reasking import Reasker
+from edge_agent.heads import known_time
+from edge_agent.heads.arrivals import Arrivals
 from edge_agent.heads.head_slot import HeadSlot
-from edge_agent.link import inbox
+from edge_agent.link import inbox, senders
 from edge_agent.link.doorkeeper import Doorkeeper
-from edge_agent.link.relay import WINDOW, Relay
-from edge_agent.link.windows import Windows
+from edge_agent.link.relay import Relay
 from edge_agent.observation import Observer
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage import quarantine
-from edge_agent.storage.housekeeping import Housekeeper, Keeping
-from edge_agent.storage.journal import reconcile
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from monitoring.errors import Disposition
@@ -35,7 +31,6 @@ from monitoring.metrics import EdgeMetrics
 
 log = structlog.get_logger(__name__)
 
-INBOX_PREFETCH = 8
 _TURN_SECONDS = 0.1
 _LOOK_SECONDS = 2.0
 _CARRY_SECONDS = 30.0
@@ -57,6 +52,7 @@ class Parts:
     state: StateDirectory
     spool: Spool
     slot: HeadSlot
+    arrivals: Arrivals
     metrics: EdgeMetrics
     connection: Connection
     consumer: Consumer
@@ -66,73 +62,10 @@ class Parts:
     metrics_port: int | None
 
 
-@contextlib.contextmanager
-def assemble(
-    settings: EdgeSettings,
-    state: StateDirectory,
-    connection: Connection,
-    metrics: EdgeMetrics,
-    metrics_port: int | None = None,
-) -> Iterator[Parts]:
-    """Open the spool, load the head and start the threads; all is closed again at the end.
-
-    The caller holds the agent lock of `state`. Raises SpoolError when the spool cannot be used (SpoolDamaged when it is to be set
-    aside), WindowError when a connect window makes no sense; a bad head and an unreachable broker are reported and lived with.
-    """
-    windows = Windows.parse(settings.windows)
-    with Spool(state.spool, verify=True) as spool:
-        reconciled = reconcile(spool)
-        if reconciled.restored or reconciled.written:
-            log.warning("ledger_reconciled", restored=reconciled.restored, written=reconciled.written)
-        slot = HeadSlot(settings.head, settings.provider, settings.threads, settings.provider_fallback)
-        relay = Relay(
-            state.spool,
-            connection.publisher(window=WINDOW),
-            user=connection.user,
-            connected=lambda: connection.connected,
-            bytes_per_second=settings.bytes_per_second,
-            metered=settings.metered,
-        )
-        doorkeeper = Doorkeeper(windows, connection)
-        consumer = connection.consumer(inbox_queue(connection.user), prefetch=INBOX_PREFETCH)
-        doorkeeper.turn()
-        connection.start()
-        relay.start()
-        try:
-            duties: tuple[Duty, ...] = (
-                doorkeeper,
-                Reasker(spool, settings, lambda: connection.connected),
-                _housekeeper(settings, state, spool, metrics),
-            )
-            yield Parts(
-                settings=settings,
-                state=state,
-                spool=spool,
-                slot=slot,
-                metrics=metrics,
-                connection=connection,
-                consumer=consumer,
-                relay=relay,
-                doorkeeper=doorkeeper,
-                duties=duties,
-                metrics_port=metrics_port,
-            )
-        finally:
-            relay.stop()
-            connection.stop()
-
-
-def _housekeeper(
-    settings: EdgeSettings, state: StateDirectory, spool: Spool, metrics: EdgeMetrics
-) -> Housekeeper:
-    keeping = Keeping(settings.results_keep_days, settings.results_max_bytes)
-    return Housekeeper(spool, state, keeping, metrics)
-
-
 class Agent:
     """The loop: the inbox, expiry, new jobs, jobs to finish, the head's file, and what others want to know.
 
-    parts: see `assemble`.
+    parts: see `edge_agent.assembly`.
     stopping: set it to end `run` after the step in hand.
     """
 
@@ -176,9 +109,22 @@ class Agent:
         """Wait a moment for a letter, then take all that have come."""
         letter = self._parts.consumer.get(0 if self._jobs_may_have_changed else _TURN_SECONDS)
         while letter is not None and not self._stopping.is_set():
-            inbox.take(self._spool, letter)
+            self._take(letter)
             self._jobs_may_have_changed = True
             letter = self._parts.consumer.get(0)
+
+    def _take(self, letter: Delivery) -> None:
+        """One letter, if its sender may have sent it; a time on it is a time that has passed."""
+        objection = senders.objection(letter.user_id, letter.type, self._parts.connection.user)
+        with self._spool.transaction() as transaction:
+            if objection is not None:
+                inbox.count(transaction, "strangers")
+            elif letter.published_at is not None:
+                known_time.note(transaction, letter.published_at, clock.now())
+        if objection is not None:
+            letter.refuse("not_allowed", objection)
+            return
+        inbox.take(self._spool, letter, self._parts.arrivals)
 
     def _look_around(self) -> None:
         """Now and then: the clock, the head's file, the metrics."""
@@ -220,6 +166,7 @@ class Agent:
                 "provider": slot.loaded.head.provider if slot.loaded else None,
                 "fallback": slot.loaded.head.fallback if slot.loaded else None,
                 "t_cut": slot.facts.t_cut if slot.facts else None,
+                "delivered": slot.delivered is not None,
                 "error": slot.error,
             },
         }

@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 from broker.backoff import Backoff
 from broker.connection import Connection
 from broker.settings import BrokerSettings
-from edge_agent.agent import Agent, assemble
+from edge_agent.agent import Agent
+from edge_agent.assembly import assemble
 from edge_agent.errors import SpoolDamaged, SpoolFull
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage import quarantine

@@ -70,6 +70,12 @@ class EdgeSettings(ProcessSettings):
         default=(),
         description="public keys whose signature a head must bear (ed25519:...); without any, only --head is taken",
     )
+    trial_images: int = Field(
+        default=20, ge=1, le=100_000, description="images after which a delivered head is believed"
+    )
+    trial_seconds: float = Field(
+        default=600, gt=0, le=30 * 86_400, description="running time after which it is believed without them"
+    )
     provider: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="where the head runs")
     provider_fallback: Literal["error", "cpu"] = Field(
         default="error", description="what to do when the provider asked for is not there"

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from edge_agent.generation import jobs
+from edge_agent.heads import arrivals, store
 from edge_agent.link import contract, outbox
 from edge_agent.release import ledger
 from edge_agent.settings import EdgeSettings
@@ -50,6 +51,7 @@ def collect(state: StateDirectory, spool: Spool, settings: EdgeSettings) -> dict
         "duplicates": counter(spool, "duplicate"),
         "contract": _contract(spool),
         "quarantine": quarantine.names(state),
+        "update": _update(spool),
     }
 
 
@@ -67,6 +69,27 @@ def counter(spool: Spool, name: str) -> int:
 def receipt_count(spool: Spool) -> int:
     """Batches that the server says it stored."""
     return int(spool.rows("SELECT count(*) FROM receipts")[0][0])
+
+
+def _update(spool: Spool) -> dict[str, Any] | None:
+    """The delivered or installed head that something happened to last."""
+    with spool.transaction() as transaction:
+        row = store.last_changed(transaction)
+        expected = arrivals.incoming(transaction)
+        there = transaction.execute("SELECT count(*) FROM head_chunks").fetchone()[0]
+    if row is None:
+        return None
+    receiving = expected is not None and expected.bundle == row.bundle
+    return {
+        "state": row.state,
+        "name": row.name,
+        "version": row.version,
+        "counter": row.counter,
+        "reason": row.reason,
+        "detail": row.detail,
+        "bundle": row.bundle,
+        "received": round(there / expected.chunks, 3) if receiving and expected is not None else None,
+    }
 
 
 def _receipts(spool: Spool) -> dict[str, int]:

@@ -7,10 +7,13 @@ import typer
 from rich.console import Console
 
 from export import signing_cli
+from export.delivery import cli as delivery_cli
 from export.errors import ExportError
 from export.gates import Precision
 
 app = typer.Typer(help="Turn a trained head into a bundle for devices.", no_args_is_help=True)
+app.command()(delivery_cli.publish)
+app.command()(delivery_cli.rollout)
 
 
 @app.callback()

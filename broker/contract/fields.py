@@ -85,6 +85,8 @@ def optional(check: Callable[[object], Array]) -> PlainValidator:
 ScheduleId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 RequestId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 MessageId = Annotated[str, Field(pattern=r"^[0-9a-f]{32,64}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Reason = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
 Timestep = Annotated[int, Field(ge=0, le=MAX_T)]

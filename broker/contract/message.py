@@ -13,6 +13,18 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 
+class Part(BaseModel):
+    """A map within a message, with fields of its own."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+
 class Message(BaseModel):
     """What every message of the contract has in common."""
 
@@ -32,7 +44,11 @@ class Message(BaseModel):
 
     def on_wire(self) -> dict[str, Any]:
         """The fields as a body names them."""
-        return {name: value for name, value in self if value is not None or name not in self.later_fields}
+        return {
+            name: dict(value) if isinstance(value, Part) else value
+            for name, value in self
+            if value is not None or name not in self.later_fields
+        }
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -42,9 +58,15 @@ class Message(BaseModel):
     __hash__ = None  # type: ignore[assignment]  # arrays have no hash
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """Shows arrays by dtype and shape: a message in a log line must not carry its tensors."""
+        """Shows arrays by dtype and shape, bytes by their number: a message in a log line must not carry its tensors."""
         for name, value in self:
-            yield name, f"<{value.dtype} {value.shape}>" if isinstance(value, np.ndarray) else value
+            yield name, _shown(value)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return f"<{value.dtype} {value.shape}>"
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else value
 
 
 def _same(left: object, right: object) -> bool:

@@ -42,7 +42,7 @@ OnStep = Callable[[int, int, float], None]
 
 
 class Interrupted(Exception):
-    """The agent is stopping: the job stays as it is, and is finished after the next start."""
+    """The job stays as it is and is finished later: the agent is stopping, or has just given up the head that failed at it."""
 
 
 def start(spool: Spool, job: Job, settings: EdgeSettings, slot: HeadSlot) -> bool:
@@ -147,7 +147,7 @@ def _run_head(
             return images
         batch = slice(first, min(first + HEAD_BATCH, job.count))
         try:
-            images[batch] = head.finish(
+            finished = head.finish(
                 at_cut[batch],
                 recipe.head_plan,
                 sampler=recipe.sampler,
@@ -158,10 +158,20 @@ def _run_head(
                 labels=None if labels is None else labels[batch],
                 on_step=on_step,
             )
+            _check_finite(finished)
         except HeadError as error:
+            if slot.note_failure(str(error)):
+                raise Interrupted from error  # of a new head: the one before it does the job
             raise JobFailed("head_error", str(error)) from error
+        images[batch] = finished
+        slot.images += len(finished)
         jobs.note_progress(spool, job.job_id, batch.stop, time.perf_counter() - started)
     return images
+
+
+def _check_finite(images: NDArray[np.float32]) -> None:
+    if not np.isfinite(images).all():
+        raise HeadError("the head made images that are not all finite numbers")
 
 
 def _head_for(recipe: Recipe, slot: HeadSlot) -> Head:

@@ -8,10 +8,12 @@ import structlog
 
 from broker import codec
 from broker.contract.denoise import FailedV1, LatentsV1
+from broker.contract.heads import BundleV1, ChunkV1
 from broker.contract.message import Message
 from broker.contract.receipts import ReceiptV1
 from broker.contract.rounds import RoundV1
 from broker.errors import Refused
+from edge_agent.errors import SpoolFull
 from edge_agent.generation import jobs, latents
 from edge_agent.link import contract
 from edge_agent.storage.spool import Spool
@@ -49,8 +51,20 @@ class Letter(Protocol):
         """Set it aside with the reason."""
 
 
-def take(spool: Spool, letter: Letter) -> Outcome:
+class HeadDesk(Protocol):
+    """Who deals with heads on their way; see `edge_agent.heads.arrivals`."""
+
+    def announced(self, transaction: sqlite3.Connection, message: BundleV1) -> bool:
+        """Judge an announcement; whether the bundle is received from now on."""
+
+    def chunk(self, transaction: sqlite3.Connection, message: ChunkV1) -> bool:
+        """Keep a piece; whether it was of use."""
+
+
+def take(spool: Spool, letter: Letter, heads: HeadDesk | None = None) -> Outcome:
     """Deal with one message of the inbox, and acknowledge it when that is durable.
+
+    heads: deals with heads and their pieces; without one, a device has no use for them.
 
     A message that makes no sense is refused with its reason, and the inbox moves on. When the spool cannot be written, SpoolError
     is raised, nothing is acknowledged, and the broker delivers the message again.
@@ -60,6 +74,10 @@ def take(spool: Spool, letter: Letter) -> Outcome:
     except Refused as error:
         letter.refuse(error.reason, error.detail)
         return "refused"
+    if isinstance(message, BundleV1 | ChunkV1) and heads is not None:
+        outcome = _take_head(spool, message, heads)
+        letter.ack()
+        return outcome
     with spool.transaction() as transaction:
         outcome = _take(transaction, letter, message)
         # A round is announced again and again, for those who were away: hearing it twice says nothing.
@@ -71,6 +89,26 @@ def take(spool: Spool, letter: Letter) -> Outcome:
     letter.ack()
     log.debug("inbox_message", type=letter.type, message_id=letter.message_id, outcome=outcome)
     return outcome
+
+
+def _take_head(spool: Spool, message: BundleV1 | ChunkV1, heads: HeadDesk) -> Outcome:
+    """Hand a head's announcement or piece over; its sender may repeat both, and sends again what is missing.
+
+    So a full disk costs the piece and not the inbox, behind which answers wait.
+    """
+    name = "head_announcements" if isinstance(message, BundleV1) else "head_chunks"
+    try:
+        with spool.transaction() as transaction:
+            wanted = (
+                heads.announced(transaction, message)
+                if isinstance(message, BundleV1)
+                else heads.chunk(transaction, message)
+            )
+            count(transaction, name if wanted else f"{name}_declined")
+    except SpoolFull as error:
+        log.warning("head_not_kept", bundle=message.bundle, error=str(error))
+        return "refused"
+    return "kept" if wanted else "late"
 
 
 def count(transaction: sqlite3.Connection, name: str) -> None:

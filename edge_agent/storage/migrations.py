@@ -135,6 +135,59 @@ CREATE TABLE kept (
 ) WITHOUT ROWID
 """
 
+_HEADS = """
+CREATE TABLE heads (
+    sequence     INTEGER PRIMARY KEY AUTOINCREMENT,
+    bundle       TEXT NOT NULL UNIQUE,     -- SHA-256 of the bundle's file
+    name         TEXT NOT NULL,
+    version      TEXT NOT NULL,
+    counter      INTEGER NOT NULL,
+    manifest     TEXT,                     -- SHA-256 of the manifest that was vouched for
+    state        TEXT NOT NULL CHECK (state IN ('receiving', 'staged', 'trial', 'live', 'previous', 'retired',
+                   'refused', 'failed', 'rolled_back')),
+    reason       TEXT,
+    detail       TEXT,
+    attempts     INTEGER NOT NULL DEFAULT 0,  -- how often it was whole and was not what had been announced
+    starts       INTEGER NOT NULL DEFAULT 0,  -- checks, then trials, that were begun and have not ended
+    images       INTEGER NOT NULL DEFAULT 0,  -- made on trial
+    work_seconds REAL NOT NULL DEFAULT 0,     -- on trial
+    allow_older  INTEGER NOT NULL DEFAULT 0,  -- the operator's word that its counter does not matter
+    changed      INTEGER NOT NULL             -- rises with every change of any row
+)
+"""
+
+_HEADS_ONE_OF_EACH = """
+CREATE UNIQUE INDEX heads_one_of_each ON heads (state)
+WHERE state IN ('receiving', 'staged', 'trial', 'live', 'previous')
+"""
+
+_INCOMING_HEAD = """
+CREATE TABLE incoming_head (
+    only        INTEGER PRIMARY KEY CHECK (only = 1),
+    bundle      TEXT NOT NULL REFERENCES heads (bundle),
+    size_bytes  INTEGER NOT NULL,
+    chunk_bytes INTEGER NOT NULL,
+    chunks      INTEGER NOT NULL,
+    manifest    BLOB NOT NULL
+)
+"""
+
+_HEAD_CHUNKS = """
+CREATE TABLE head_chunks (
+    position    INTEGER PRIMARY KEY,
+    content     BLOB NOT NULL
+)
+"""
+
+_KNOWN_TIME = """
+CREATE TABLE known_time (
+    only           INTEGER PRIMARY KEY CHECK (only = 1),
+    unix_seconds   REAL NOT NULL,          -- what the server or the owner said last
+    anchor_boot    TEXT NOT NULL,
+    anchor_seconds REAL NOT NULL
+)
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "0001_spool",
@@ -185,6 +238,17 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE ledger ADD COLUMN clip_norm REAL",
             "ALTER TABLE ledger ADD COLUMN norm_bound REAL",
             "ALTER TABLE ledger ADD COLUMN mu REAL CHECK (mu >= 0)",
+        ),
+    ),
+    Migration(
+        "0006_heads",
+        (
+            _HEADS,
+            _HEADS_ONE_OF_EACH,
+            _INCOMING_HEAD,
+            _HEAD_CHUNKS,
+            "CREATE TABLE head_keys (only INTEGER PRIMARY KEY CHECK (only = 1), history BLOB NOT NULL)",
+            _KNOWN_TIME,
         ),
     ),
 )

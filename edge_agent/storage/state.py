@@ -41,6 +41,11 @@ class StateDirectory:
         """Held while images are being released."""
         return self.path / "contribution.lock"
 
+    @property
+    def heads(self) -> Path:
+        """Where heads lie that were delivered or installed, one file each."""
+        return self.path / "heads"
+
     def results(self, job_id: str) -> Path:
         """Where a job's pictures are once it is completed."""
         return self.path / "results" / job_id
@@ -72,6 +77,7 @@ def open_state(path: Path) -> StateDirectory:
     with _explained(path):
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         (path / "results").mkdir(exist_ok=True)
+        (path / "heads").mkdir(exist_ok=True)
     return StateDirectory(path)
 
 

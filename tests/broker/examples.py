@@ -9,10 +9,12 @@ from hypothesis.extra import numpy as arrays
 
 from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
 from broker.contract.fields import MAX_REQUEST_SAMPLES, MAX_T
+from broker.contract.heads import BundleV1, ChunkV1
 from broker.contract.message import Message
 from broker.contract.receipts import ReceiptV1
 from broker.contract.rounds import RoundV1
 from broker.contract.samples import SamplesV1
+from broker.contract.telemetry import HeadReport, StepTimes, TelemetryV1, UpdateReport
 
 SCHEDULE_ID = "0123456789abcdef"
 REQUEST_ID = "00112233445566778899aabbccddeeff"
@@ -98,8 +100,52 @@ def receipt() -> ReceiptV1:
     return ReceiptV1(batch_id="ab" * 32, samples=3, duplicate=False)
 
 
+def bundle() -> BundleV1:
+    return BundleV1(
+        bundle="ab" * 32,
+        size_bytes=200_000,
+        chunk_bytes=65_536,
+        manifest=b'{"name":"ward"}',
+        signatures=b"[]",
+        key_list=b"{}",
+    )
+
+
+def chunk() -> ChunkV1:
+    return ChunkV1(bundle="ab" * 32, index=3, content=bytes(range(16)))
+
+
+def telemetry() -> TelemetryV1:
+    return TelemetryV1(
+        sequence=7,
+        interval_seconds=300.0,
+        uptime_seconds=12.5,
+        agent_version="0.1.0",
+        head=HeadReport(
+            bundle="ab" * 32, name="ward", version="2026.1", counter=4, provider="cpu", fallback=None
+        ),
+        update=UpdateReport(
+            bundle="cd" * 32, state="receiving", reason=None, missing=(3, 5, 9, 10), attempts=1
+        ),
+        counters={"releases": 30},
+        gauges={"outbox_bytes": 1.5},
+        step_seconds=StepTimes(bounds=(0.25, 1.0), counts=(1, 2, 0), sum_seconds=1.5),
+    )
+
+
 def one_of_each() -> list[Message]:
-    return [samples(), pairs(), denoise(), latents(), failed(), round_(), receipt()]
+    return [
+        samples(),
+        pairs(),
+        denoise(),
+        latents(),
+        failed(),
+        round_(),
+        receipt(),
+        bundle(),
+        chunk(),
+        telemetry(),
+    ]
 
 
 _schedule_ids = st.text("0123456789abcdef", min_size=16, max_size=16)
@@ -210,7 +256,62 @@ _receipts = st.builds(
     samples=_counts,
     duplicate=st.booleans(),
 )
+_digests = st.text("0123456789abcdef", min_size=64, max_size=64)
+_bundles = st.builds(
+    BundleV1,
+    bundle=_digests,
+    size_bytes=st.integers(1, 512 * 2**20),
+    chunk_bytes=st.integers(64 * 2**10, 2**20),
+    manifest=st.binary(min_size=1, max_size=64),
+    signatures=st.binary(max_size=64),
+    key_list=st.none() | st.binary(max_size=64),
+)
+_chunks = st.builds(
+    ChunkV1, bundle=_digests, index=st.integers(0, 8191), content=st.binary(min_size=1, max_size=64)
+)
+_figure_names = st.from_regex(r"[a-z][a-z0-9_]{0,15}", fullmatch=True)
+_texts = st.text(st.characters(codec="utf-8"), max_size=40)
+_head_reports = st.builds(
+    HeadReport,
+    bundle=_digests,
+    name=_texts,
+    version=_texts,
+    counter=_counts,
+    provider=st.sampled_from(["cpu", "cuda"]),
+    fallback=st.none() | _texts,
+)
+_update_reports = st.builds(
+    UpdateReport,
+    bundle=_digests,
+    state=st.sampled_from(["receiving", "staged", "trial", "installed", "refused", "failed", "rolled_back"]),
+    reason=st.none() | st.from_regex(r"[a-z0-9_]{1,64}", fullmatch=True),
+    missing=st.sets(st.integers(0, 9000), max_size=64).map(
+        lambda found: tuple(sorted(found)[: len(found) // 2 * 2])
+    ),
+    attempts=_counts,
+)
+
+
+@st.composite
+def _step_times(draw: st.DrawFn) -> StepTimes:
+    bounds = tuple(sorted(draw(st.sets(st.floats(0, 100), max_size=8))))
+    counts = draw(st.lists(_counts, min_size=len(bounds) + 1, max_size=len(bounds) + 1))
+    return StepTimes(bounds=bounds, counts=tuple(counts), sum_seconds=draw(st.floats(0, 1e6)))
+
+
+_telemetry = st.builds(
+    TelemetryV1,
+    sequence=_counts,
+    interval_seconds=_seconds,
+    uptime_seconds=_seconds,
+    agent_version=_texts,
+    head=st.none() | _head_reports,
+    update=st.none() | _update_reports,
+    counters=st.dictionaries(_figure_names, _counts, max_size=8),
+    gauges=st.dictionaries(_figure_names, st.floats(-1e9, 1e9), max_size=8),
+    step_seconds=st.none() | _step_times(),
+)
 
 messages: st.SearchStrategy[Message] = st.one_of(
-    _samples(), _denoise(), _latents(), _rounds(), _failures, _receipts
+    _samples(), _denoise(), _latents(), _rounds(), _failures, _receipts, _bundles, _chunks, _telemetry
 )

@@ -101,6 +101,9 @@ NAMED: dict[str, Callable[[], Message]] = {
     "round": examples.round_,
     "narrow_round": examples.narrow_round,
     "receipt": examples.receipt,
+    "bundle": examples.bundle,
+    "chunk": examples.chunk,
+    "telemetry": examples.telemetry,
 }
 
 

@@ -11,10 +11,13 @@ from pydantic import ValidationError
 
 from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
 from broker.contract.fields import MAX_PLAN_STEPS, MAX_REQUEST_SAMPLES, MAX_T, all_finite
+from broker.contract.heads import MAX_BUNDLE_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, BundleV1, ChunkV1
 from broker.contract.message import Message
 from broker.contract.receipts import ReceiptV1
 from broker.contract.rounds import RoundV1
 from broker.contract.samples import SamplesV1
+from broker.contract.telemetry import MAX_FIGURES, HeadReport, StepTimes, TelemetryV1, UpdateReport
+from broker.contract.types import MESSAGE_TYPES
 from tests.broker import examples
 
 
@@ -35,6 +38,8 @@ def f32(*values: float) -> np.ndarray:
     return np.array(values, dtype=np.float32)
 
 
+UPDATE: dict[str, Any] = dict(examples.telemetry().update or ())
+HEAD: dict[str, Any] = dict(examples.telemetry().head or ())
 INT8 = np.ones((3, 1, 2, 2), dtype=np.int8)
 PAIR = {"t": i32(301, 302, 1000), "noise": f16(3, 1, 2, 2)}
 
@@ -160,6 +165,31 @@ def test_the_longest_plan_is_taken() -> None:
         (examples.receipt(), {"batch_id": "../../etc/passwd"}, "batch_id"),
         (examples.receipt(), {"samples": -1}, "samples"),
         (examples.receipt(), {"duplicate": 1}, "duplicate"),
+        (examples.bundle(), {"bundle": "AB" * 32}, "bundle"),
+        (examples.bundle(), {"size_bytes": 0}, "size_bytes"),
+        (examples.bundle(), {"size_bytes": MAX_BUNDLE_BYTES + 1}, "size_bytes"),
+        (examples.bundle(), {"chunk_bytes": 65_535}, "chunk_bytes"),
+        (examples.bundle(), {"chunk_bytes": MAX_CHUNK_BYTES + 1}, "chunk_bytes"),
+        (examples.bundle(), {"manifest": b""}, "manifest"),
+        (examples.bundle(), {"manifest": "{}"}, "manifest"),
+        (examples.bundle(), {"manifest": bytes(2**20 + 1)}, "manifest"),
+        (examples.bundle(), {"signatures": bytes(2**16 + 1)}, "signatures"),
+        (examples.bundle(), {"key_list": bytes(2**19 + 1)}, "key_list"),
+        (examples.chunk(), {"index": -1}, "index"),
+        (examples.chunk(), {"index": MAX_CHUNKS}, "index"),
+        (examples.chunk(), {"content": b""}, "content"),
+        (examples.chunk(), {"content": bytes(MAX_CHUNK_BYTES + 1)}, "content"),
+        (examples.telemetry(), {"sequence": -1}, "sequence"),
+        (examples.telemetry(), {"uptime_seconds": -1.0}, "uptime_seconds"),
+        (examples.telemetry(), {"agent_version": "x" * 65}, "agent_version"),
+        (examples.telemetry(), {"counters": {"Not a name": 1}}, "counters"),
+        (examples.telemetry(), {"counters": {"losses": -1}}, "counters"),
+        (examples.telemetry(), {"counters": {f"n{i}": 0 for i in range(MAX_FIGURES + 1)}}, "counters"),
+        (examples.telemetry(), {"gauges": {"depth": float("nan")}}, "gauges"),
+        (examples.telemetry(), {"gauges": {"depth": 1e19}}, "gauges"),
+        (examples.telemetry(), {"gauges": {f"n{i}": 0.0 for i in range(MAX_FIGURES + 1)}}, "gauges"),
+        (examples.telemetry(), {"head": {"bundle": "ab" * 32}}, "head"),
+        (examples.telemetry(), {"update": 3}, "update"),
     ],
     ids=str,
 )
@@ -278,7 +308,17 @@ def test_lists_stand_for_tuples() -> None:
 
 
 def test_every_type_name_is_the_word_and_its_version() -> None:
-    models: list[type[Message]] = [SamplesV1, DenoiseV1, LatentsV1, FailedV1, RoundV1, ReceiptV1]
+    models: list[type[Message]] = [
+        SamplesV1,
+        DenoiseV1,
+        LatentsV1,
+        FailedV1,
+        RoundV1,
+        ReceiptV1,
+        BundleV1,
+        ChunkV1,
+        TelemetryV1,
+    ]
 
     assert [model.type_name for model in models] == [
         "samples.v1",
@@ -287,7 +327,47 @@ def test_every_type_name_is_the_word_and_its_version() -> None:
         "failed.v1",
         "round.v1",
         "receipt.v1",
+        "bundle.v1",
+        "chunk.v1",
+        "telemetry.v1",
     ]
+    assert list(MESSAGE_TYPES.values()) == models
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: UpdateReport(**UPDATE | {"missing": (1, 2, 3)}), "pairs"),
+        (lambda: UpdateReport(**UPDATE | {"missing": (3, 2)}), "rising"),
+        (lambda: UpdateReport(**UPDATE | {"missing": tuple(range(130))}), "missing"),
+        (lambda: UpdateReport(**UPDATE | {"state": "fine"}), "state"),
+        (lambda: UpdateReport(**UPDATE | {"reason": "Not a code"}), "reason"),
+        (lambda: HeadReport(**HEAD | {"provider": "tpu"}), "provider"),
+        (lambda: HeadReport(**HEAD | {"fallback": "x" * 201}), "fallback"),
+        (lambda: HeadReport(**HEAD | {"surprise": 1}), "surprise"),
+        (lambda: StepTimes(bounds=(1.0,), counts=(1,), sum_seconds=0.0), "one entry more"),
+        (lambda: StepTimes(bounds=(1.0, 1.0), counts=(1, 1, 1), sum_seconds=0.0), "rising"),
+        (lambda: StepTimes(bounds=(), counts=(1,), sum_seconds=float("inf")), "sum_seconds"),
+    ],
+)
+def test_what_telemetry_says_has_to_make_sense(make: Any, complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        make()
+
+
+def test_a_bundle_has_as_many_pieces_as_its_file_needs() -> None:
+    bundle = examples.bundle()
+
+    assert bundle.chunks == 4
+    assert BundleV1(**dict(bundle) | {"size_bytes": 4 * 65_536}).chunks == 4
+    assert BundleV1(**dict(bundle) | {"size_bytes": 4 * 65_536 + 1}).chunks == 5
+
+
+def test_a_message_shows_how_long_its_bytes_are_and_not_what_they_say() -> None:
+    shown = repr(examples.chunk())
+
+    assert "<16 bytes>" in shown
+    assert "\\x01" not in shown
 
 
 @given(st.binary(min_size=4, max_size=64), st.sampled_from(["<f2", "<f4"]))

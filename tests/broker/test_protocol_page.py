@@ -50,6 +50,7 @@ def test_every_queue_is_described_with_its_kind_and_its_bound() -> None:
         assert bound in rows[queue.name]
         assert ("refuses" in rows[queue.name]) == (queue.arguments["x-overflow"] == "reject-publish")
     assert f"{topology.INBOX_MAX_BYTES // 2**20} MiB" in rows["inbox.<user>"]
+    assert f"{topology.REPORTS_MAX_BYTES // 2**20} MiB" in rows["reports.<client>"]
     assert {queue.name for queue in topology.FEDERATION.queues} < set(rows)
 
 

@@ -164,7 +164,7 @@ def test_keys_are_those_the_inbox_is_bound_to() -> None:
 
 
 def test_every_queue_says_its_type_and_its_bound() -> None:
-    for queue in (*FEDERATION.queues, *topology.inbox("a", "b").queues):
+    for queue in (*FEDERATION.queues, *topology.inbox("a", "b").queues, *topology.reports("a", "b").queues):
         assert queue.arguments["x-queue-type"] in {"quorum", "classic"}
         assert int(queue.arguments["x-max-length-bytes"]) > 0
         assert queue.arguments["x-overflow"] in {"reject-publish", "drop-head"}

@@ -74,6 +74,7 @@ def test_a_key_reads_back_from_its_text() -> None:
         FIRST.public.text[8:],
         "ed25519:ü",
     ],
+    ids=["nothing", "no key", "too short", "another kind", "too long", "no kind", "no base64"],
 )
 def test_what_is_no_key_is_refused(text: str) -> None:
     with pytest.raises(KeyUnusable):

@@ -1,0 +1,117 @@
+"""Putting an agent together from its settings: what it is made of, and what it sees to."""
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+
+import structlog
+
+from broker.connection import Connection
+from broker.names import inbox as inbox_queue
+from broker.names import split_user
+from edge_agent.agent import Duty, Parts
+from edge_agent.generation.reasking import Reasker
+from edge_agent.heads.arrivals import Arrivals
+from edge_agent.heads.head_slot import HeadSlot
+from edge_agent.heads.judge import Judge
+from edge_agent.heads.trial import Terms
+from edge_agent.heads.updater import HeadUpdater
+from edge_agent.link.doorkeeper import Doorkeeper
+from edge_agent.link.relay import WINDOW, Relay
+from edge_agent.link.telemetry import Reporter
+from edge_agent.link.windows import Windows
+from edge_agent.settings import EdgeSettings
+from edge_agent.storage.housekeeping import Housekeeper, Keeping
+from edge_agent.storage.journal import reconcile
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
+from monitoring.metrics import EdgeMetrics
+
+log = structlog.get_logger(__name__)
+
+INBOX_PREFETCH = 8
+
+
+@contextlib.contextmanager
+def assemble(
+    settings: EdgeSettings,
+    state: StateDirectory,
+    connection: Connection,
+    metrics: EdgeMetrics,
+    metrics_port: int | None = None,
+) -> Iterator[Parts]:
+    """Open the spool, load the head and start the threads; all is closed again at the end.
+
+    The caller holds the agent lock of `state`. Raises SpoolError when the spool cannot be used (SpoolDamaged when it is to be set
+    aside), WindowError when a connect window makes no sense; a bad head and an unreachable broker are reported and lived with.
+    """
+    windows = Windows.parse(settings.windows)
+    with Spool(state.spool, verify=True) as spool:
+        reconciled = reconcile(spool)
+        if reconciled.restored or reconciled.written:
+            log.warning("ledger_reconciled", restored=reconciled.restored, written=reconciled.written)
+        judge = Judge(split_user(connection.user)[0], settings.head_keys)
+        slot = HeadSlot(
+            settings.head,
+            settings.provider,
+            settings.threads,
+            settings.provider_fallback,
+            partial(judge.admit_own, spool),
+        )
+        updater = _updater(settings, state, spool, slot, judge)
+        relay = Relay(
+            state.spool,
+            connection.publisher(window=WINDOW),
+            user=connection.user,
+            connected=lambda: connection.connected,
+            bytes_per_second=settings.bytes_per_second,
+            metered=settings.metered,
+        )
+        doorkeeper = Doorkeeper(windows, connection)
+        consumer = connection.consumer(inbox_queue(connection.user), prefetch=INBOX_PREFETCH)
+        duties: tuple[Duty, ...] = (
+            doorkeeper,
+            updater,
+            Reasker(spool, settings, lambda: connection.connected),
+            Reporter(state, spool, slot, metrics, settings, wake=relay.wake),
+            Housekeeper(
+                spool, state, Keeping(settings.results_keep_days, settings.results_max_bytes), metrics
+            ),
+        )
+        updater.begin()
+        doorkeeper.turn()
+        connection.start()
+        relay.start()
+        try:
+            yield Parts(
+                settings=settings,
+                state=state,
+                spool=spool,
+                slot=slot,
+                arrivals=Arrivals(judge, settings.inbox_max_bytes),
+                metrics=metrics,
+                connection=connection,
+                consumer=consumer,
+                relay=relay,
+                doorkeeper=doorkeeper,
+                duties=duties,
+                metrics_port=metrics_port,
+            )
+        finally:
+            relay.stop()
+            connection.stop()
+            updater.close()
+
+
+def _updater(
+    settings: EdgeSettings, state: StateDirectory, spool: Spool, slot: HeadSlot, judge: Judge
+) -> HeadUpdater:
+    return HeadUpdater(
+        spool,
+        state.heads,
+        slot,
+        judge,
+        provider=settings.provider,
+        threads=settings.threads,
+        terms=Terms(settings.trial_images, settings.trial_seconds),
+    )

@@ -1,0 +1,202 @@
+"""A head on its way to this device: judged by its announcement, then kept piece by piece until it is whole.
+
+One bundle is received at a time, of several the one with the greatest counter. The pieces stand in the spool, so that a lost link
+and a reboot cost nothing that had arrived. Nothing that is wrong ends anything: it is refused with a reason, and reported.
+"""
+
+import hashlib
+import sqlite3
+from dataclasses import dataclass
+
+import structlog
+
+from broker.contract.heads import BundleV1, ChunkV1
+from broker.contract.telemetry import MAX_MISSING_RANGES, UpdateReport, UpdateState
+from edge_agent.heads import store
+from edge_agent.heads.judge import Judge
+from edge_agent.heads.store import HeadRow
+from edge_agent.storage.spool import Spool
+from export.errors import BundleError, BundleRefused
+from export.manifest import Manifest
+
+log = structlog.get_logger(__name__)
+
+MAX_ATTEMPTS = 3
+"""A bundle that was whole so often, and never what had been announced, is refused for good."""
+UNREADABLE_NAME = "unreadable"
+_REPORTED: dict[str, UpdateState] = {
+    "receiving": "receiving",
+    "staged": "staged",
+    "trial": "trial",
+    "live": "installed",
+    "previous": "installed",
+    "retired": "installed",
+    "refused": "refused",
+    "failed": "failed",
+    "rolled_back": "rolled_back",
+}
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """The bundle that is being received; `manifest` is what its announcement said, byte for byte."""
+
+    bundle: str
+    size_bytes: int
+    chunk_bytes: int
+    chunks: int
+    manifest: bytes
+
+    def chunk_length(self, position: int) -> int:
+        """How many bytes a piece must have."""
+        return min(self.chunk_bytes, self.size_bytes - position * self.chunk_bytes)
+
+
+class Arrivals:
+    """Takes announcements and pieces out of the inbox, each within the inbox's transaction.
+
+    judge: whose heads are taken.
+    max_bytes: quota of what came and is not used yet, latents included.
+    """
+
+    def __init__(self, judge: Judge, max_bytes: int) -> None:
+        self._judge = judge
+        self._max_bytes = max_bytes
+
+    def announced(self, transaction: sqlite3.Connection, message: BundleV1) -> bool:
+        """Judge an announcement; True when the bundle is being received from now on."""
+        known = store.find(transaction, message.bundle)
+        if known is not None and _is_settled(known):
+            store.touch(transaction, message.bundle)  # whoever announces it again wants to know how it stands
+            return False
+        manifest = None
+        try:
+            manifest = self._judge.verify(transaction, message.manifest, message.signatures, message.key_list)
+            self._judge.admit(transaction, manifest)
+            self._check_turn(transaction, manifest, message)
+        except BundleError as error:
+            _refuse(transaction, message.bundle, manifest, error)
+            return False
+        drop_incoming(transaction, "superseded")
+        _expect(transaction, message, manifest)
+        log.info("head_announced", head=manifest.name, version=manifest.version, counter=manifest.counter)
+        return True
+
+    def chunk(self, transaction: sqlite3.Connection, message: ChunkV1) -> bool:
+        """Keep a piece of the bundle that is being received; False for any other, which is dropped."""
+        expected = incoming(transaction)
+        if (
+            expected is None
+            or expected.bundle != message.bundle
+            or message.index >= expected.chunks
+            or len(message.content) != expected.chunk_length(message.index)
+        ):
+            return False
+        transaction.execute(
+            "INSERT OR IGNORE INTO head_chunks (position, content) VALUES (?, ?)",
+            (message.index, message.content),
+        )
+        return True
+
+    def _check_turn(self, transaction: sqlite3.Connection, manifest: Manifest, message: BundleV1) -> None:
+        """Raises BundleRefused when something newer is on its way, or when there is no room."""
+        current = store.in_state(transaction, "receiving")
+        if current is not None and current.counter > manifest.counter:
+            raise BundleRefused("superseded", f"{current.title} is on its way already and is newer")
+        held_bytes = int(transaction.execute("SELECT coalesce(sum(length(x)), 0) FROM latents").fetchone()[0])
+        if held_bytes + message.size_bytes > self._max_bytes:
+            raise BundleRefused(
+                "no_room",
+                f"{message.size_bytes} bytes would pass the quota of {self._max_bytes}, of which {held_bytes} are taken;"
+                " raise inbox_max_bytes",
+            )
+
+
+def incoming(connection: sqlite3.Connection) -> Incoming | None:
+    """What is being received."""
+    row = connection.execute(
+        "SELECT bundle, size_bytes, chunk_bytes, chunks, manifest FROM incoming_head"
+    ).fetchone()
+    return None if row is None else Incoming(*row)
+
+
+def drop_incoming(connection: sqlite3.Connection, reason: str) -> None:
+    """Stop receiving: the pieces go, and the bundle that was on its way counts as refused."""
+    store.displace(connection, "receiving", "refused", reason)
+    connection.execute("DELETE FROM incoming_head")
+    connection.execute("DELETE FROM head_chunks")
+
+
+def missing(connection: sqlite3.Connection, chunks: int, limit: int) -> list[tuple[int, int]]:
+    """The first `limit` ranges (begin, end) of pieces that are not there; `chunks` is how many there are to be."""
+    found: list[tuple[int, int]] = []
+    expected = 0
+    there = (row[0] for row in connection.execute("SELECT position FROM head_chunks ORDER BY position"))
+    for position in (*there, chunks):
+        if position > expected:
+            found.append((expected, position))
+        if len(found) == limit:
+            break
+        expected = position + 1
+    return found
+
+
+def report(spool: Spool) -> UpdateReport | None:
+    """How it stands with the bundle that something happened to last."""
+    with spool.transaction() as transaction:
+        row = store.last_changed(transaction)
+        expected = incoming(transaction)
+        if row is None:
+            return None
+        ranges = (
+            missing(transaction, expected.chunks, MAX_MISSING_RANGES)
+            if expected is not None and row.state == "receiving"
+            else []
+        )
+    return UpdateReport(
+        bundle=row.bundle,
+        state=_REPORTED[row.state],
+        reason=row.reason,
+        missing=tuple(edge for pair in ranges for edge in pair),
+        attempts=row.attempts,
+    )
+
+
+def _is_settled(row: HeadRow) -> bool:
+    """Whether announcing it again changes nothing: it is here, or it had its chance here."""
+    if row.state == "refused":
+        return row.reason == "damaged"
+    return row.state in {"receiving", "staged", "trial", "live", "failed", "rolled_back"}
+
+
+def _refuse(
+    transaction: sqlite3.Connection, bundle: str, manifest: Manifest | None, error: BundleError
+) -> None:
+    reason = error.reason if isinstance(error, BundleRefused) else "malformed"
+    store.put(
+        transaction,
+        bundle,
+        name=manifest.name if manifest else UNREADABLE_NAME,
+        version=manifest.version if manifest else "",
+        counter=manifest.counter if manifest else 0,
+        state="refused",
+        reason=reason,
+        detail=str(error),
+    )
+    log.warning("head_refused", bundle=bundle, reason=reason, error=str(error))
+
+
+def _expect(transaction: sqlite3.Connection, message: BundleV1, manifest: Manifest) -> None:
+    store.put(
+        transaction,
+        message.bundle,
+        name=manifest.name,
+        version=manifest.version,
+        counter=manifest.counter,
+        state="receiving",
+        manifest=hashlib.sha256(message.manifest).hexdigest(),
+    )
+    transaction.execute(
+        "INSERT INTO incoming_head (only, bundle, size_bytes, chunk_bytes, chunks, manifest) VALUES (1, ?, ?, ?, ?, ?)",
+        (message.bundle, message.size_bytes, message.chunk_bytes, message.chunks, message.manifest),
+    )

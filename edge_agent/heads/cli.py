@@ -1,0 +1,91 @@
+"""`collafuse edge head`: which heads this device has, one more from a file, and the way back."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The heads of this device: look, install, go back.", no_args_is_help=True)
+
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file of the device.")]
+State = Annotated[
+    Path | None, typer.Option("--state", help="Directory of the device  [default: .collafuse/edge]")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command()
+def status(*, config: Config = None, state: State = None, as_json: Json = False) -> None:
+    """Show the heads that were delivered or installed, the last changed first."""
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge_agent.heads import store
+    from edge_agent.settings import EdgeSettings
+    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.state import open_state
+
+    place = open_state(EdgeSettings.load(config, state=state).state)
+    with Spool(place.spool) as spool:
+        rows = store.all_of(spool)
+    if as_json:
+        print(json.dumps({"heads": [asdict(row) for row in rows]}))
+        return
+    if not rows:
+        print("no head was delivered or installed: the device runs the one in its settings, if there is one")
+        return
+    table = Table("head", "state", "why", "bundle")
+    for row in rows:
+        table.add_row(row.title, row.state, row.detail or row.reason or "", row.bundle[:12])
+    Console().print(table)
+
+
+@app.command()
+def install(
+    bundle: Annotated[Path, typer.Argument(help="The bundle made by `collafuse export head`.")],
+    *,
+    allow_older: Annotated[
+        bool, typer.Option("--allow-older", help="Take it although its counter is not greater.")
+    ] = False,
+    config: Config = None,
+    state: State = None,
+) -> None:
+    """Stage a bundle from a file; the agent tries it and takes it up, as it does one that was delivered."""
+    from functools import partial
+
+    from broker.names import split_user
+    from edge_agent.heads.head_slot import HeadSlot
+    from edge_agent.heads.installation import install as stage
+    from edge_agent.heads.judge import Judge
+    from edge_agent.settings import EdgeSettings
+    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.state import agent_is_running, open_state
+
+    settings = EdgeSettings.load(config, state=state)
+    place = open_state(settings.state)
+    client = settings.client
+    if client is None and settings.broker_url is not None:
+        client = split_user(settings.broker().user)[0]
+    judge = Judge(client, settings.head_keys)
+    with Spool(place.spool) as spool:
+        HeadSlot(settings.head, admit=partial(judge.admit_own, spool)).look()
+        row = stage(spool, place.heads, judge, bundle, allow_older=allow_older)
+    then = "the agent tries it now" if agent_is_running(place) else "it is tried when the agent starts"
+    print(f"{row.title} is staged; {then}: see `collafuse edge head status`")
+
+
+@app.command()
+def rollback(*, config: Config = None, state: State = None) -> None:
+    """Give up the head in use for the one before it."""
+    from edge_agent.heads import installation
+    from edge_agent.settings import EdgeSettings
+    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.state import open_state
+
+    place = open_state(EdgeSettings.load(config, state=state).state)
+    with Spool(place.spool) as spool:
+        row = installation.roll_back(spool)
+    print(f"{row.title} is given up; the agent goes back to the head before it")

@@ -1,0 +1,175 @@
+"""The device says how it is: now and then, and at once when something has happened to a head on its way."""
+
+import random
+import re
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import structlog
+
+from broker.contract.telemetry import MAX_FIGURES, HeadReport, StepTimes, TelemetryV1
+from edge_agent import status
+from edge_agent.errors import OutboxFull
+from edge_agent.generation import jobs
+from edge_agent.heads import arrivals
+from edge_agent.heads.head_slot import HeadSlot
+from edge_agent.heads.judge import AGENT_VERSION
+from edge_agent.link import outbox
+from edge_agent.settings import EdgeSettings
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
+from monitoring.metrics import EdgeMetrics
+
+log = structlog.get_logger(__name__)
+
+_JITTER = 0.1
+_FIRST_WITHIN_SECONDS = 10.0
+_SEQUENCE = "telemetry_sequence"
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class Reporter:
+    """A duty of the agent: puts reports into the outbox, where the newest takes the place of one that is not sent yet.
+
+    wake: told that there is something to send.
+    """
+
+    def __init__(
+        self,
+        state: StateDirectory,
+        spool: Spool,
+        slot: HeadSlot,
+        metrics: EdgeMetrics,
+        settings: EdgeSettings,
+        *,
+        wake: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._spool = spool
+        self._slot = slot
+        self._metrics = metrics
+        self._settings = settings
+        self._wake = wake
+        self._began_at = time.monotonic()
+        first_within = min(_FIRST_WITHIN_SECONDS, settings.telemetry_seconds)
+        self._due_at = self._began_at + first_within * random.random()  # noqa: S311 - jitter, not a secret
+        self._told_change = self._last_change()
+        self._told_steps = _steps(metrics)
+
+    def turn(self) -> None:
+        """Report when it is time, or when a head on its way has come further."""
+        change = self._last_change()
+        if time.monotonic() < self._due_at and change == self._told_change:
+            return
+        interval_seconds = self._settings.telemetry_seconds
+        spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter, not a secret
+        self._due_at = time.monotonic() + interval_seconds * spread
+        self._told_change = change
+        try:
+            self._report()
+        except OutboxFull as error:
+            log.info("telemetry_skipped", error=str(error))
+
+    def _report(self) -> None:
+        steps = _steps(self._metrics)
+        facts = status.collect(self._state, self._spool, self._settings)
+        update = arrivals.report(self._spool)
+        counted = _counters(self._spool, facts)
+        with self._spool.transaction() as transaction:
+            sequence = transaction.execute(
+                "INSERT INTO counters (name, value) VALUES (?, 1)"
+                " ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
+                (_SEQUENCE,),
+            ).fetchone()[0]
+            message = TelemetryV1(
+                sequence=int(sequence),
+                interval_seconds=float(self._settings.telemetry_seconds),
+                uptime_seconds=time.monotonic() - self._began_at,
+                agent_version=AGENT_VERSION,
+                head=self._head(),
+                update=update,
+                counters=counted,
+                gauges=_gauges(facts),
+                step_seconds=_since(self._told_steps, steps),
+            )
+            outbox.put_telemetry(transaction, message, self._settings.outbox_max_bytes)
+        self._told_steps = steps
+        self._wake()
+
+    def _head(self) -> HeadReport | None:
+        loaded = self._slot.loaded
+        if loaded is None:
+            return None
+        manifest = loaded.head.manifest
+        fallback = getattr(loaded.head, "fallback", None)
+        return HeadReport(
+            bundle=loaded.bundle,
+            name=manifest.name,
+            version=manifest.version,
+            counter=manifest.counter,
+            provider=loaded.head.provider,
+            fallback=None if fallback is None else str(fallback)[:200],
+        )
+
+    def _last_change(self) -> int:
+        return int(self._spool.rows("SELECT coalesce(max(changed), 0) FROM heads")[0][0])
+
+
+def _counters(spool: Spool, facts: dict[str, Any]) -> dict[str, int]:
+    """What was counted in the device's life, by name."""
+    found = {row["name"]: int(row["value"]) for row in spool.rows("SELECT name, value FROM counters")}
+    found |= {f"jobs_{outcome}": facts["jobs"].get(outcome, 0) for outcome in jobs.ENDED}
+    found |= {
+        name: facts["ledger"][name] for name in ("images", "releases", "refused") if name in facts["ledger"]
+    }
+    found["receipts"] = facts["receipts"]["batches"]
+    found.pop(_SEQUENCE, None)
+    fit = {name: value for name, value in found.items() if _NAME.fullmatch(name) and value >= 0}
+    return dict(sorted(fit.items())[:MAX_FIGURES])
+
+
+def _gauges(facts: dict[str, Any]) -> dict[str, float]:
+    """How things stand, by name; what this device does not have is left out."""
+    load, ledger = facts["outbox"], facts["ledger"]
+    found: dict[str, float | None] = {
+        "outbox_messages": load["messages"],
+        "outbox_bytes": load["bytes"],
+        "outbox_oldest_seconds": load["oldest_seconds"],
+        "epsilon_max": ledger.get("epsilon_max"),
+    }
+    stock = facts.get("pool")
+    if isinstance(stock, list):
+        for name in ("images", "wanted"):
+            found[f"pool_{name}"] = sum(part.get(name, 0) for part in stock)
+    return {name: float(value) for name, value in found.items() if value is not None and abs(value) < 1e18}
+
+
+def _steps(metrics: EdgeMetrics) -> tuple[tuple[float, ...], tuple[int, ...], float]:
+    """The histogram of the head's steps as it stands: bounds in seconds, counts (one more), and the sum; all providers."""
+    below: dict[float, float] = {}
+    total = 0.0
+    for sample in next(iter(metrics.head_step_seconds.collect())).samples:
+        if sample.name.endswith("_bucket"):
+            bound = float(sample.labels["le"])
+            below[bound] = below.get(bound, 0.0) + sample.value
+        elif sample.name.endswith("_sum"):
+            total += sample.value
+    bounds = sorted(below)
+    edges = [0.0, *(below[bound] for bound in bounds)]
+    counts = tuple(int(high - low) for low, high in pairwise(edges))
+    return tuple(bound for bound in bounds if bound != float("inf")), counts, total
+
+
+def _since(
+    before: tuple[tuple[float, ...], tuple[int, ...], float],
+    now: tuple[tuple[float, ...], tuple[int, ...], float],
+) -> StepTimes | None:
+    """What was added between two looks, or None when nothing was."""
+    bounds, counts, total = now
+    earlier = before[1] or (0,) * len(counts)
+    added = tuple(new - old for new, old in zip(counts, earlier, strict=True))
+    if not any(added):
+        return None
+    return StepTimes(bounds=bounds, counts=added, sum_seconds=max(0.0, total - before[2]))

@@ -1,0 +1,185 @@
+"""`collafuse export publish` and `rollout`: send a signed bundle to the devices of its client."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from broker.address import BrokerSettings
+    from export.delivery.parcel import Parcel
+    from export.delivery.progress import Progress
+
+BundleFile = Annotated[Path, typer.Argument(help="A signed bundle.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="TOML file written by `collafuse broker owner`.")
+]
+Keys = Annotated[
+    list[str] | None,
+    typer.Option("--key", help="Public key that has to vouch for it (ed25519:...); may be given again."),
+]
+Devices = Annotated[
+    Path | None, typer.Option("--devices", help="File with the name of one device in every line.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def publish(
+    bundle: BundleFile,
+    *,
+    config: Config = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="Name of a device; may be given again.")
+    ] = None,
+    devices: Devices = None,
+    everybody: Annotated[bool, typer.Option("--all", help="All devices of the client.")] = False,
+    key: Keys = None,
+) -> None:
+    """Send a signed bundle to devices, which judge it, try it, and take it up."""
+    from broker.errors import ConfigError
+    from broker.topology import client_key, device_key
+    from export.delivery.post import opened
+
+    if sum((bool(device), devices is not None, everybody)) != 1:
+        raise ConfigError("say who is to have it: --device NAME, --devices FILE or --all")
+    broker, client = _owner(config)
+    parcel = _parcel(bundle, client, key)
+    users = _users(client, device or (_names(devices) if devices else []))
+    keys = [client_key(client)] if everybody else [device_key(user) for user in users]
+    with opened(broker, client, with_reports=False) as post:
+        for number, target in enumerate(keys, start=1):
+            with _bar(f"{number} of {len(keys)}", parcel.announcement.chunks) as update:
+                post.send(parcel, target, on_progress=update)
+    reached = f"all devices of {client}" if everybody else f"{len(keys)} devices"
+    print(f"{parcel.title} is on its way to {reached}, in {parcel.announcement.chunks} pieces")
+
+
+def rollout(
+    bundle: BundleFile,
+    *,
+    devices: Annotated[
+        Path, typer.Option("--devices", help="File with the name of one device in every line.")
+    ],
+    percent: Annotated[
+        float, typer.Option("--percent", min=0, max=100, help="Share of the devices that is to have it.")
+    ],
+    config: Config = None,
+    max_failures: Annotated[
+        float, typer.Option("--max-failures", min=0, max=1, help="Largest share that may fail.")
+    ] = 0.05,
+    wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for reports.")] = 600,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="File of the rollout  [default: BUNDLE.rollout.json]")
+    ] = None,
+    resume_halted: Annotated[
+        bool, typer.Option("--resume-halted", help="Go on with a rollout that was halted.")
+    ] = False,
+    key: Keys = None,
+    as_json: Json = False,
+) -> None:
+    """Send a bundle to a share of the devices and watch how they do; a larger share later goes on from there."""
+    from export.delivery.post import opened
+    from export.delivery.rollout import Plan, Rollout
+
+    broker, client = _owner(config)
+    parcel = _parcel(bundle, client, key)
+    users = _users(client, _names(devices))
+    path = state or bundle.with_suffix(".rollout.json")
+    plan = Plan(percent, max_failures, wait, resume_halted=resume_halted)
+    with opened(broker, client, with_reports=True) as post, _counts(len(users), quiet=as_json) as tell:
+        progress = Rollout(post, parcel, path, tell).run(users, plan)
+    _show(parcel, progress, len(users), as_json=as_json)
+
+
+def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) -> None:
+    import json
+
+    from export.delivery.progress import FAILURES
+    from export.delivery.rollout import silent
+
+    facts = {
+        "bundle": progress.bundle,
+        "devices": total,
+        "sent": len(progress.devices) - progress.count("unreachable"),
+        "installed": progress.count("installed"),
+        "failures": progress.count(*FAILURES),
+        "silent": len(silent(progress)),
+        "unreachable": progress.count("unreachable"),
+    }
+    if as_json:
+        print(json.dumps(facts))
+        return
+    print(
+        f"{parcel.title}: sent to {facts['sent']} of {total} devices, installed on {facts['installed']},"
+        f" failed on {facts['failures']}, silent {facts['silent']}, unreachable {facts['unreachable']}"
+    )
+
+
+def _owner(config: Path | None) -> tuple["BrokerSettings", str]:
+    from export.delivery.settings import OwnerSettings, client_of
+
+    broker = OwnerSettings.load(config).broker()
+    return broker, client_of(broker)
+
+
+def _parcel(bundle: Path, client: str, keys: list[str] | None) -> "Parcel":
+    from export.delivery.parcel import pack
+
+    return pack(bundle, client=client, keys=keys or ())
+
+
+def _names(path: Path) -> list[str]:
+    """The devices in a file: a name in every line, empty lines and what follows a # left out."""
+    from broker.errors import ConfigError
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the devices in {path}: {error}") from error
+    found = [line.partition("#")[0].strip() for line in lines]
+    if not any(found):
+        raise ConfigError(f"{path} names no device: write one name into every line")
+    return list(dict.fromkeys(name for name in found if name))
+
+
+def _users(client: str, names: list[str]) -> list[str]:
+    """The AMQP users of devices, given by their own names or as users of this client. Raises InvalidName."""
+    from broker.names import user_name
+
+    return [user_name(client, name.removeprefix(f"{client}_")) for name in names]
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Any]:
+    """A progress bar on stderr; yields the function that is told how much is done."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def _counts(total: int, *, quiet: bool) -> Iterator[Any]:
+    """A line on stderr with how many devices are where; yields the function that is told."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    with console.status("connecting") as status:
+
+        def tell(progress: "Progress") -> None:
+            from export.delivery.progress import FAILURES
+
+            status.update(
+                f"sent to {len(progress.devices)} of {total}, installed {progress.count('installed')},"
+                f" failed {progress.count(*FAILURES)}"
+            )
+
+        yield tell

@@ -1,0 +1,11 @@
+"""What can go wrong between an owner and the devices."""
+
+from export.errors import ExportError
+
+
+class DeliveryError(ExportError):
+    """A bundle cannot be sent, or the file of a rollout cannot be used."""
+
+
+class RolloutHalted(DeliveryError):
+    """Too many devices did not do well with the head; no more of them get it."""

@@ -1,0 +1,24 @@
+"""Where the owner of a client's devices finds the broker; the file is written by `collafuse broker owner`."""
+
+from pydantic_settings import SettingsConfigDict
+
+from broker.address import BrokerSettings
+from broker.errors import ConfigError
+from broker.names import owned_client
+from broker.settings import ProcessSettings
+
+
+class OwnerSettings(ProcessSettings):
+    """The broker, and as whom to log in there."""
+
+    model_config = SettingsConfigDict(env_prefix="COLLAFUSE_OWNER_")
+
+
+def client_of(broker: BrokerSettings) -> str:
+    """Whose devices the user of `broker` owns. Raises ConfigError when it is nobody's owner."""
+    client = owned_client(broker.user)
+    if client is None:
+        raise ConfigError(
+            f"{broker.user!r} is not the owner of a client's devices: make one with `collafuse broker owner CLIENT --out FILE`"
+        )
+    return client

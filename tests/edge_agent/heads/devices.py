@@ -1,0 +1,135 @@
+"""A device as far as heads are concerned: inbox, updater and slot, without broker and without threads."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from broker import codec
+from broker.contract.message import Message
+from edge_agent.heads import arrivals, store
+from edge_agent.heads.arrivals import Arrivals
+from edge_agent.heads.head_slot import HeadSlot
+from edge_agent.heads.judge import Judge
+from edge_agent.heads.trial import Terms
+from edge_agent.heads.updater import HeadUpdater
+from edge_agent.link import inbox
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
+from tests.conftest import wait_until
+from tests.edge_agent.heads.bundles import messages
+
+
+@dataclass
+class Post:
+    """A letter; `ended` says how."""
+
+    type: str
+    body: bytes
+    message_id: str
+    ended: str = ""
+
+    def message(self) -> Message:
+        return codec.decode(self.type, self.body)
+
+    def ack(self) -> None:
+        self.ended = "acked"
+
+    def refuse(self, reason: str, detail: str) -> None:
+        self.ended = f"refused: {reason}"
+
+
+class HeadDevice:
+    """Made again on the same spool, it is the device after a restart."""
+
+    def __init__(
+        self,
+        state: StateDirectory,
+        spool: Spool,
+        *,
+        keys: Sequence[str],
+        terms: Terms,
+        own: Path | None = None,
+        max_bytes: int = 256 * 2**20,
+        check_seconds: float = 60.0,
+    ) -> None:
+        self.spool = spool
+        self.directory = state.heads
+        self.judge = Judge("ward", keys)
+        self.slot = HeadSlot(own, "cpu", 1, admit=partial(self.judge.admit_own, spool))
+        self.arrivals = Arrivals(self.judge, max_bytes)
+        self.updater = HeadUpdater(
+            spool,
+            state.heads,
+            self.slot,
+            self.judge,
+            provider="cpu",
+            threads=1,
+            terms=terms,
+            check_seconds=check_seconds,
+        )
+        self.updater.begin()
+        self.slot.refresh()
+
+    def take(self, *letters: Message) -> None:
+        for letter in letters:
+            post = Post(letter.type_name, codec.encode(letter), uuid.uuid4().hex)
+            inbox.take(self.spool, post, self.arrivals)
+            assert post.ended == "acked", post
+
+    def deliver(self, path: Path) -> str:
+        """All of a bundle; returns its digest."""
+        announcement, chunks = messages(path)
+        self.take(announcement, *chunks)
+        return announcement.bundle
+
+    def row(self, bundle: str) -> store.HeadRow:
+        with self.spool.transaction() as transaction:
+            row = store.find(transaction, bundle)
+        assert row is not None
+        return row
+
+    def state(self, bundle: str) -> tuple[str, str | None]:
+        row = self.row(bundle)
+        return row.state, row.reason
+
+    def turn_until(self, bundle: str, *states: str) -> None:
+        """Let the agent's thread come by until the head is in one of these states."""
+
+        def there() -> bool:
+            self.slot.refresh()
+            self.updater.turn()
+            return self.row(bundle).state in states
+
+        wait_until(there, f"the head is {' or '.join(states)}")
+
+    def install(self, path: Path) -> str:
+        """Deliver a head and let its trial go well."""
+        bundle = self.deliver(path)
+        self.turn_until(bundle, "trial")
+        self.updater.turn()
+        self.work(2)
+        self.turn_until(bundle, "live")
+        return bundle
+
+    def work(self, images: int) -> None:
+        """Finish images with the head in use, as a job does."""
+        assert self.slot.loaded is not None
+        head = self.slot.loaded.head
+        shape = (images, *head.manifest.image_shape)
+        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        plan = (head.manifest.t_cut, 0)
+        head.finish(x, plan, seeds=np.zeros(images, np.uint64), samples=np.arange(images))
+        self.slot.images += images
+
+    def missing(self) -> tuple[int, ...]:
+        report = arrivals.report(self.spool)
+        assert report is not None
+        return report.missing
+
+    @property
+    def files(self) -> set[str]:
+        return {path.stem for path in self.directory.iterdir()}

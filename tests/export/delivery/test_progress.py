@@ -1,0 +1,75 @@
+"""What is remembered of a rollout, and when it must not go on. Nothing here touches a broker."""
+
+from pathlib import Path
+
+import pytest
+
+from broker.contract.telemetry import UpdateReport, UpdateState
+from export.delivery import progress as progress_file
+from export.delivery.errors import DeliveryError
+from export.delivery.progress import DeviceProgress, DeviceState, Progress
+
+
+def progress(*states: DeviceState) -> Progress:
+    return Progress(
+        client="ward",
+        bundle="a" * 64,
+        name="ward",
+        counter=1,
+        devices={f"ward_d{number}": DeviceProgress(state=state) for number, state in enumerate(states)},
+    )
+
+
+def report(state: UpdateState, reason: str | None = None) -> UpdateReport:
+    return UpdateReport(bundle="a" * 64, state=state, reason=reason, missing=(), attempts=0)
+
+
+@pytest.mark.parametrize(
+    ("states", "max_failures", "final", "halted"),
+    [
+        ((), 0.0, True, False),
+        (("installed",) * 20, 0.0, True, False),
+        (("failed", "failed"), 0.05, False, False),
+        (("failed", "failed"), 0.05, True, True),
+        (("failed", "installed", "installed"), 0.05, False, True),
+        (("failed", "installed", "installed"), 0.34, False, False),
+        (("failed", *("installed",) * 19), 0.05, True, False),
+        (("failed", "rolled_back", *("installed",) * 18), 0.05, True, True),
+        (("refused", "sent", "sent", "trial", "receiving"), 0.05, False, False),
+        (("refused", "sent", "sent", "trial", "receiving"), 0.05, True, True),
+        (("unreachable", "sent", "sent"), 0.0, True, False),
+    ],
+)
+def test_a_share_of_failures_halts_once_enough_devices_have_come_to_an_end(
+    states: tuple[DeviceState, ...], max_failures: float, final: bool, halted: bool
+) -> None:
+    assert (progress(*states).verdict(max_failures, final=final) is not None) == halted
+
+
+def test_why_it_was_halted_names_the_reasons() -> None:
+    found = progress("failed", "rolled_back", "installed")
+    found.devices["ward_d0"].note(report("failed", "wrong_answers"))
+
+    assert (
+        found.verdict(0.1, final=True)
+        == "2 of 3 devices did not do well with it (rolled_back, wrong_answers)"
+    )
+
+
+def test_what_has_ended_does_not_begin_again_and_may_end_otherwise() -> None:
+    device = DeviceProgress(state="sent")
+
+    for state in ("trial", "installed", "receiving", "trial"):
+        device.note(report(state))  # type: ignore[arg-type]  # a literal in a tuple
+    assert device.state == "installed"
+    device.note(report("rolled_back", "operator"))
+    assert (device.state, device.reason) == ("rolled_back", "operator")
+
+
+def test_the_file_is_read_as_it_was_written_and_a_damaged_one_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    progress_file.save(path, progress("sent", "failed"))
+    assert Progress.model_validate_json(path.read_bytes()) == progress("sent", "failed")
+
+    with pytest.raises(DeliveryError, match="cannot write"):
+        progress_file.save(tmp_path / "missing" / "state.json", progress())
