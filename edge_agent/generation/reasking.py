@@ -14,6 +14,7 @@ import structlog
 
 from broker import codec
 from broker.contract.denoise import DenoiseV1
+from broker.errors import Refused
 from edge_agent import clock
 from edge_agent.clock import Moment
 from edge_agent.errors import OutboxFull
@@ -93,20 +94,19 @@ class Reasker:
             with self._spool.transaction() as transaction:
                 if latents.is_answered(transaction, request.request_id, request.samples):
                     return
-                if request.repeats >= MAX_REPEATS:
+                question = _question(request.body)
+                if question is None or request.repeats >= MAX_REPEATS:
                     _give_up(transaction, request)
                 else:
-                    self._ask_again(transaction, request)
+                    self._ask_again(transaction, request, question)
         except OutboxFull as error:
             log.warning("request_waits_for_outbox", request_id=request.request_id, error=str(error))
 
-    def _ask_again(self, transaction: sqlite3.Connection, request: _Unanswered) -> None:
+    def _ask_again(self, transaction: sqlite3.Connection, request: _Unanswered, question: DenoiseV1) -> None:
         transaction.execute(
             "UPDATE requests SET repeats = repeats + 1, waited_seconds = 0 WHERE request_id = ?",
             (request.request_id,),
         )
-        question = codec.decode(DenoiseV1.type_name, request.body)
-        assert isinstance(question, DenoiseV1)
         outbox.put_request(transaction, question, request.job_id, self._settings.outbox_max_bytes)
         log.warning(
             "request_repeated",
@@ -114,6 +114,15 @@ class Reasker:
             request_id=request.request_id,
             repeats=request.repeats + 1,
         )
+
+
+def _question(body: bytes) -> DenoiseV1 | None:
+    """The request as it was asked; None when another version of the program wrote it and this one cannot read it."""
+    try:
+        message = codec.decode(DenoiseV1.type_name, body)
+    except Refused:
+        return None
+    return message if isinstance(message, DenoiseV1) else None
 
 
 def _count(transaction: sqlite3.Connection, seconds: float) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 from broker import codec
 from broker.contract.denoise import DenoiseV1
 from broker.contract.message import Message
+from broker.contract.telemetry import TelemetryV1
 from broker.contract.types import MESSAGE_TYPES
 from broker.errors import Refused
 from diffusion.errors import ReleaseRefused
@@ -24,7 +25,6 @@ from edge_agent.storage.spool import Spool
 
 Kind = Literal["samples", "denoise", "prefetch", "telemetry"]
 PRIORITY: dict[Kind, int] = {"denoise": 0, "prefetch": 1, "samples": 2, "telemetry": 3}
-TELEMETRY = "telemetry.v1"
 INTERACTIVE = PRIORITY["denoise"]
 LEAST_URGENT = 9
 
@@ -86,19 +86,19 @@ def put_request(
     )
 
 
-def put_telemetry(transaction: sqlite3.Connection, message: Message, max_bytes: int) -> None:
+def put_telemetry(transaction: sqlite3.Connection, message: TelemetryV1, max_bytes: int) -> None:
     """Accept what the device says of itself, in place of an older word that was not sent yet.
 
     Raises ReleaseRefused for a message of another type than `telemetry.v1`; OutboxFull when the quota would be passed, and the
     transaction is to be given up.
     """
-    body = _written(message, TELEMETRY)
+    body = _written(message, TelemetryV1.type_name)
     transaction.execute("DELETE FROM outbox WHERE kind = 'telemetry'")
     _put(
         transaction,
         message_id=codec.digest(body),
         kind="telemetry",
-        type_name=TELEMETRY,
+        type_name=TelemetryV1.type_name,
         body=body,
         max_bytes=max_bytes,
     )

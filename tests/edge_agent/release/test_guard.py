@@ -178,7 +178,7 @@ def test_samples_pass_for_neither_a_request_nor_telemetry(spool: Spool) -> None:
         with pytest.raises(ReleaseRefused, match=r"SamplesV1 cannot be put into the outbox as denoise\.v1"):
             outbox.put_request(transaction, samples(), None, QUOTA_BYTES)  # type: ignore[arg-type]
         with pytest.raises(ReleaseRefused, match=r"SamplesV1 cannot be put into the outbox as telemetry\.v1"):
-            outbox.put_telemetry(transaction, samples(), QUOTA_BYTES)
+            outbox.put_telemetry(transaction, samples(), QUOTA_BYTES)  # type: ignore[arg-type]
         with pytest.raises(ReleaseRefused):
             outbox.put_samples(transaction, samples(), QUOTA_BYTES)  # type: ignore[arg-type]
         with pytest.raises(ReleaseRefused):
@@ -259,6 +259,13 @@ def names(tree: ast.AST) -> Iterator[str]:
             yield node.attr
 
 
+def is_the_door(module: str, function: ast.expr) -> bool:
+    """Whether a call is one of `outbox._put`, by that name from elsewhere, or by its own within."""
+    if isinstance(function, ast.Attribute):
+        return function.attr == "_put"
+    return module == "link/outbox.py" and isinstance(function, ast.Name) and function.id == "_put"
+
+
 def test_no_other_place_writes_rows_of_the_outbox() -> None:
     writers = {
         module for module, tree in modules() if any(WRITES_TO_THE_OUTBOX.search(text) for text in texts(tree))
@@ -282,7 +289,7 @@ def test_the_door_of_the_outbox_itself_is_used_by_its_three_ways_in_alone() -> N
         for function in ast.walk(tree)
         if isinstance(function, ast.FunctionDef)
         for call in ast.walk(function)
-        if isinstance(call, ast.Call) and "_put" in names(call.func)
+        if isinstance(call, ast.Call) and is_the_door(module, call.func)
     }
 
     ways = {"put_samples", "put_request", "put_telemetry"}
@@ -308,5 +315,5 @@ def test_only_the_relay_publishes_and_only_what_the_outbox_holds() -> None:
     ]
 
     assert speakers == {"link/relay.py"}
-    assert publishers == {"agent.py"}, "which hands it to the relay"
+    assert publishers == {"assembly.py"}, "which hands it to the relay"
     assert bodies == ["entry.body"]
