@@ -29,7 +29,7 @@ class Bar:
 BARS: dict[Precision, Bar] = {
     "fp32": Bar(step_relative_rms=1e-4, psnr_db=60.0, golden_relative_rms=1e-3),
     "fp16": Bar(step_relative_rms=1e-2, psnr_db=40.0, golden_relative_rms=3e-2),
-    "int8": Bar(step_relative_rms=0.10, psnr_db=20.0, golden_relative_rms=0.25),
+    "int8": Bar(step_relative_rms=0.20, psnr_db=30.0, golden_relative_rms=0.30),
 }
 
 

@@ -4,6 +4,8 @@ The model is TUF's root role. A device starts from the keys that its owner wrote
 follows a history of key lists: a list is accepted when enough keys of the list before it and enough of its own keys
 have signed it, and never one of an older version. Every signature is made over a domain, a zero byte and the
 document, so that a signature of one kind of document is none of another.
+
+`cryptography` is imported where it is used: a device that takes no heads need not hold its seven megabytes.
 """
 
 import base64
@@ -11,18 +13,20 @@ import binascii
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import AfterValidator, Field, model_validator
 
 from export.canonical import Canonical
 from export.errors import BundleError, KeyUnusable, SignatureRefused
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 PREFIX: Final = "ed25519:"
 BUNDLE_DOMAIN: Final = b"collafuse-bundle-v2\0"
 KEYS_DOMAIN: Final = b"collafuse-keys-v1\0"
+PUBLIC_KEY_BYTES = 32
 MAX_KEYS = 64
 MAX_SIGNATURES = 64
 MAX_LISTS = 64
@@ -41,9 +45,12 @@ class PublicKey:
         """Raises KeyUnusable for anything but the one spelling of a key."""
         try:
             raw = base64.b64decode(text.removeprefix(PREFIX), validate=True)
-            Ed25519PublicKey.from_public_bytes(raw)
         except (binascii.Error, ValueError) as error:
             raise KeyUnusable(f"{text!r} is not a public key; one looks like {PREFIX}<44 letters>") from error
+        if len(raw) != PUBLIC_KEY_BYTES:
+            raise KeyUnusable(
+                f"{text!r} is not a public key: it has {len(raw)} bytes, not {PUBLIC_KEY_BYTES}"
+            )
         key = cls(raw)
         if key.text != text:
             raise KeyUnusable(f"{text!r} is not a public key as it is written; it should be {key.text}")
@@ -61,6 +68,9 @@ class PublicKey:
 
     def vouches(self, signature: bytes, message: bytes) -> bool:
         """Whether this key's owner made `signature` (64 bytes) over `message`."""
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+
         try:
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
         except InvalidSignature:
@@ -79,11 +89,13 @@ class Signature(Canonical):
 class PrivateKey:
     """The half that signs; it never leaves its owner's machine."""
 
-    key: Ed25519PrivateKey
+    key: "Ed25519PrivateKey"
 
     @classmethod
     def generate(cls) -> "PrivateKey":
         """A new key from the system's randomness."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+
         return cls(Ed25519PrivateKey.generate())
 
     @property
