@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_the_head_before_stays_in_reserve_and_older_ones_go(
     assert head_device.files == {second, third}
 
 
-REFUSED = {
+REFUSED: dict[str, dict[str, Any]] = {
     "unsigned": {"key": None},
     "counter_older": {"counter": 1},
     "counter_equal": {"counter": 2, "minimum_agent": "0.0.1"},

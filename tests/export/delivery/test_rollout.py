@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pika
 import pytest
@@ -84,7 +85,7 @@ def test_a_bad_head_ends_nowhere_and_halts_its_rollout(
     before = signed_for(devices, 1)
     assert roll_out(devices, before).count("installed") == 3
     makers = BAD | {"nan": with_nan_weights}
-    facts: dict[str, object] = {
+    facts: dict[str, Any] = {
         "unsigned": {"key": PrivateKey.generate()},
         "expired": {"issued_at": 1, "expires_at": 1000},
         "agent_too_old": {"minimum_agent": "99.0"},
@@ -236,7 +237,7 @@ def test_the_commands_send_watch_and_say_what_came_of_it(
     )
 
     assert done.exit_code == 0, done.output
-    facts = json.loads(done.stdout)
+    facts = json.loads(done.stdout.splitlines()[-1])
     assert (facts["sent"], facts["installed"], facts["silent"]) == (2, 2, 0)
     nobody = CliRunner().invoke(app, ["publish", str(path), *common])
     assert "--device NAME, --devices FILE or --all" in str(nobody.exception)
