@@ -85,12 +85,12 @@ def test_a_bad_head_ends_nowhere_and_halts_its_rollout(
     before = signed_for(devices, 1)
     assert roll_out(devices, before).count("installed") == 3
     makers = BAD | {"nan": with_nan_weights}
-    facts: dict[str, Any] = {
+    said: dict[str, dict[str, Any]] = {
         "unsigned": {"key": PrivateKey.generate()},
         "expired": {"issued_at": 1, "expires_at": 1000},
         "agent_too_old": {"minimum_agent": "99.0"},
-    }.get(reason, {})
-    bad = signed_for(devices, 2, makers[reason](good) if reason in makers else None, **facts)
+    }
+    bad = signed_for(devices, 2, makers[reason](good) if reason in makers else None, **said.get(reason, {}))
 
     with pytest.raises(RolloutHalted, match="3 of 3 devices did not do well"):
         roll_out(devices, bad)
