@@ -242,4 +242,5 @@ def _first(connection: sqlite3.Connection, where: str, parameters: Sequence[str]
 
 
 def _row(row: sqlite3.Row) -> HeadRow:
-    return HeadRow(*row[:11], bool(row[11]), row[12])
+    fields = dict(row)
+    return HeadRow(**(fields | {"allow_older": bool(fields["allow_older"])}))

@@ -41,6 +41,9 @@ def publish(
     from broker.errors import ConfigError
     from broker.topology import client_key, device_key
     from export.delivery.post import opened
+    from monitoring.logs import configure
+
+    configure("publish", level="warning")
 
     if sum((bool(device), devices is not None, everybody)) != 1:
         raise ConfigError("say who is to have it: --device NAME, --devices FILE or --all")
@@ -82,6 +85,9 @@ def rollout(
     """Send a bundle to a share of the devices and watch how they do; a larger share later goes on from there."""
     from export.delivery.post import opened
     from export.delivery.rollout import Plan, Rollout
+    from monitoring.logs import configure
+
+    configure("rollout", level="warning")
 
     broker, client = _owner(config)
     parcel = _parcel(bundle, client, key)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from broker.contract.heads import MIN_CHUNK_BYTES, BundleV1, ChunkV1
 from export.bundle import Bundle, member_digests, pack_bundle, read_bundle
@@ -36,6 +36,26 @@ def with_nan_weights(bundle: Bundle) -> Bundle:
         if len(tensor.dims) == 4:  # of a convolution; smaller ones may be sizes that shapes depend on
             values = np.full_like(numpy_helper.to_array(tensor), np.nan)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return dataclasses.replace(bundle, onnx=model.SerializeToString(deterministic=True))
+
+
+def with_runs_that_fail(bundle: Bundle) -> Bundle:
+    """A head that loads, and ends every run with an error: it looks up the step's place in a table of one."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "t"], ["found"]),
+            helper.make_node("Reshape", ["found", "sides"], ["column"]),
+            helper.make_node("Add", ["x", "column"], ["eps"]),
+        ],
+        "fails",
+        onnx.load_from_string(bundle.onnx).graph.input,
+        onnx.load_from_string(bundle.onnx).graph.output,
+        [
+            numpy_helper.from_array(np.zeros(1, np.float32), "table"),
+            numpy_helper.from_array(np.array([-1, 1, 1, 1], np.int64), "sides"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     return dataclasses.replace(bundle, onnx=model.SerializeToString(deterministic=True))
 
 

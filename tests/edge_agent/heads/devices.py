@@ -131,5 +131,10 @@ class HeadDevice:
         return report.missing
 
     @property
+    def loaded_counter(self) -> int | None:
+        """Of the head in use."""
+        return None if self.slot.loaded is None else self.slot.loaded.head.manifest.counter
+
+    @property
     def files(self) -> set[str]:
         return {path.stem for path in self.directory.iterdir()}

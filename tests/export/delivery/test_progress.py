@@ -60,7 +60,7 @@ def test_what_has_ended_does_not_begin_again_and_may_end_otherwise() -> None:
     device = DeviceProgress(state="sent")
 
     for state in ("trial", "installed", "receiving", "trial"):
-        device.note(report(state))  # type: ignore[arg-type]  # a literal in a tuple
+        device.note(report(state))
     assert device.state == "installed"
     device.note(report("rolled_back", "operator"))
     assert (device.state, device.reason) == ("rolled_back", "operator")

@@ -1,0 +1,197 @@
+"""Heads on their way to a real agent, while processes are killed, links cut and the broker restarted: a head always works."""
+
+import hashlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker import identities
+from broker.management import Management
+from broker.node.local_node import NodeInfo
+from broker.settings import BrokerSettings
+from broker.topology import device_key
+from edge_agent.heads import store
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
+from export.delivery.parcel import pack
+from export.delivery.post import opened
+from tests.brokers import Brokers
+from tests.conftest import wait_until
+from tests.edge_agent.agents import COMMAND, MORTAL, Process, collafuse, edge_json
+from tests.edge_agent.conftest import Device
+from tests.edge_agent.heads.conftest import KEY
+from tests.link import Link
+
+Publish = Callable[..., Path]
+RunAgent = Callable[..., Process]
+
+
+@pytest.fixture
+def run_agent(state: StateDirectory, tmp_path: Path) -> Iterator[RunAgent]:
+    """Agents that believe the test's key and need little to believe a head; killed at the end if they still run."""
+    started: list[Process] = []
+
+    def start(url: str, *flags: object, code: str = COMMAND, **extra: str) -> Process:
+        process = Process(
+            tmp_path / f"agent-{len(started)}.log",
+            *("edge", "run", "--state", state.path, "--broker-url", url, "--schedule-steps", 200),
+            *("--threads", 1, "--provider", "cpu", "--head-keys", KEY.public.text, "--trial", 1),
+            *flags,
+            code=code,
+            **extra,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.exit_code is None:
+            process.kill()
+
+
+@pytest.fixture
+def owner(node: NodeInfo, device: Device) -> Iterator[BrokerSettings]:
+    with Management(node.management_url, node.user, node.password) as management:
+        yield identities.owner(management, device.client, address=BrokerSettings.from_url(node.amqp_url))
+
+
+def send(owner: BrokerSettings, user: str, path: Path, chunk_bytes: int = 64 * 1024) -> str:
+    parcel = pack(path, client="ward", chunk_bytes=chunk_bytes)
+    with opened(owner, "ward", with_reports=False) as post:
+        post.send(parcel, device_key(user))
+    return parcel.announcement.bundle
+
+
+def states(state: StateDirectory) -> dict[str, str]:
+    with Spool(state.spool) as spool:
+        return {row.bundle: row.state for row in store.all_of(spool)}
+
+
+def status(state: StateDirectory) -> dict[str, Any]:
+    return edge_json("status", "--state", state.path)
+
+
+def test_a_head_comes_over_a_link_that_is_cut_again_and_again(
+    node: NodeInfo,
+    device: Device,
+    owner: BrokerSettings,
+    state: StateDirectory,
+    publish: Publish,
+    run_agent: RunAgent,
+) -> None:
+    bundle = send(owner, device.user, publish(1))
+    with Link(node.ports.amqp, bytes_per_second=600_000) as link:
+        run_agent(device.url.replace(f":{node.ports.amqp}/", f":{link.port}/"))
+        wait_until(lambda: states(state) == {bundle: "receiving"}, "the device receives")
+        for pieces in (3, 8, 14):
+
+            def enough(pieces: int = pieces) -> bool:
+                with Spool(state.spool) as spool:
+                    return int(spool.rows("SELECT count(*) FROM head_chunks")[0][0]) >= pieces
+
+            wait_until(enough, f"{pieces} pieces are there")
+            assert link.cut() > 0
+        wait_until(lambda: states(state) == {bundle: "live"}, "the head is live", 60)
+
+
+def test_a_head_comes_through_a_restart_of_the_broker(
+    state: StateDirectory, publish: Publish, run_agent: RunAgent, tmp_path: Path
+) -> None:
+    with Brokers(tmp_path / "brokers") as brokers:
+        with brokers.management as management:
+            credentials = identities.enroll(management, "ward", "one", address=brokers.settings)
+            owner = identities.owner(management, "ward", address=brokers.settings)
+        bundle = send(owner, "ward_one", publish(1))
+        brokers.kill(0)
+        agent = run_agent(credentials.amqp_url)
+        brokers.start(0)
+        wait_until(lambda: states(state) == {bundle: "live"}, "the head is live", 60)
+        assert agent.exit_code is None
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_every_step_of_a_delivery_a_head_always_works(
+    device: Device,
+    owner: BrokerSettings,
+    state: StateDirectory,
+    publish: Publish,
+    run_agent: RunAgent,
+    when: str,
+) -> None:
+    old = publish(1)
+    bundle = send(owner, device.user, publish(2))
+    deaths, commits = 0, 2
+    while deaths < 40 and states(state).get(bundle) not in ("live", "rolled_back", "failed"):
+        agent = run_agent(device.url, "--head", old, code=MORTAL, COMMITS=str(commits), WHEN=when)
+        wait_until(
+            lambda agent=agent: (
+                agent.exit_code is not None  # type: ignore[misc]
+                or states(state).get(bundle) in ("live", "rolled_back", "failed")
+            ),
+            "the agent dies or is done",
+            60,
+        )
+        if agent.exit_code is None:
+            agent.kill()
+            break
+        assert agent.wait() == -signal.SIGKILL, agent.log.read_text()
+        deaths, commits = deaths + 1, commits + 3
+
+    assert deaths >= 5
+    run_agent(device.url, "--head", old)
+    wait_until(
+        lambda: (
+            states(state)[bundle] in ("live", "rolled_back", "failed")
+            and (status(state)["head"] or {}).get("identity") is not None
+        ),
+        "the device is done with the head and has one that works",
+    )
+    head = status(state)["head"]
+    assert head["error"] is None
+    assert head["delivered"] == (states(state)[bundle] == "live")
+    assert not list((state.heads).glob(".*"))
+
+
+def test_a_head_is_installed_looked_at_and_taken_back_by_hand(
+    device: Device, state: StateDirectory, publish: Publish, run_agent: RunAgent
+) -> None:
+    common = ("--state", state.path)
+    config = state.path.parent / "device.toml"
+    config.write_text(f'client = "ward"\nhead_keys = ["{KEY.public.text}"]\n')
+    first, second = publish(3), publish(4)
+
+    unsigned = collafuse("edge", "head", "install", publish(9, key=None), *common, "--config", config)
+    assert unsigned.returncode == 1
+    assert "sign it with" in unsigned.stderr
+    assert len(unsigned.stderr.splitlines()) == 1
+
+    run_agent(device.url)
+    for path in (first, second):
+        done = collafuse("edge", "head", "install", path, *common, "--config", config)
+        assert done.returncode == 0, done.stderr
+        assert "is staged" in done.stdout
+        wait_until(lambda path=path: live(state) == path_digest(path), "the head is live", 60)  # type: ignore[misc]
+    older = collafuse("edge", "head", "install", publish(2), *common, "--config", config)
+    assert "is not newer than the installed counter 4" in older.stderr
+
+    back = collafuse("edge", "head", "rollback", *common)
+    assert "is given up" in back.stdout
+    wait_until(lambda: live(state) == path_digest(first), "the head before is live")
+    again = collafuse("edge", "head", "install", second, *common, "--config", config)
+    assert again.returncode == 0, "the operator's hand undoes what the operator's hand did"
+    wait_until(lambda: live(state) == path_digest(second), "the head is live again", 60)
+    shown = edge_json("head", "status", *common)["heads"]
+    assert {head["counter"]: head["state"] for head in shown} == {4: "live", 3: "previous"}
+    assert "previous" in collafuse("edge", "head", "status", *common).stdout
+
+
+def live(state: StateDirectory) -> str | None:
+    return next((bundle for bundle, found in states(state).items() if found == "live"), None)
+
+
+def path_digest(path: Path) -> str:
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()

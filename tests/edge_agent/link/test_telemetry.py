@@ -1,0 +1,180 @@
+"""What a device says of itself, and when; nothing here touches a broker."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from broker import codec
+from broker.contract.telemetry import TelemetryV1
+from edge_agent.heads import store
+from edge_agent.heads.head_slot import HeadSlot
+from edge_agent.link import outbox, senders
+from edge_agent.link.inbox import count
+from edge_agent.link.telemetry import Reporter
+from edge_agent.settings import EdgeSettings
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
+from monitoring.metrics import EdgeMetrics
+from tests.conftest import wait_until
+
+
+@pytest.fixture
+def metrics() -> EdgeMetrics:
+    return EdgeMetrics(CollectorRegistry())
+
+
+@pytest.fixture
+def slot() -> HeadSlot:
+    return HeadSlot(None)
+
+
+@pytest.fixture
+def reporter(
+    state: StateDirectory,
+    spool: Spool,
+    slot: HeadSlot,
+    metrics: EdgeMetrics,
+    settings: Callable[..., EdgeSettings],
+) -> Callable[..., Reporter]:
+    def make(**changes: float) -> Reporter:
+        values = {"telemetry_seconds": 86_400} | changes
+        return Reporter(state, spool, slot, metrics, settings(**values), wake=lambda: None)
+
+    return make
+
+
+def waiting(spool: Spool) -> list[TelemetryV1]:
+    rows = spool.rows("SELECT type, body FROM outbox WHERE kind = 'telemetry' ORDER BY sequence")
+    found = [codec.decode(row["type"], row["body"]) for row in rows]
+    assert all(isinstance(message, TelemetryV1) for message in found)
+    return found  # type: ignore[return-value]  # the line above
+
+
+def something_happens(spool: Spool, bundle: str, state: store.State) -> None:
+    with spool.transaction() as transaction:
+        store.put(
+            transaction, bundle * 64, name="ward", version="1", counter=1, state=state, reason="expired"
+        )
+
+
+def test_it_reports_now_and_then_and_the_newest_takes_the_place_of_the_unsent(
+    spool: Spool, reporter: Callable[..., Reporter]
+) -> None:
+    device = reporter(telemetry_seconds=1)
+
+    def told(sequence: int) -> bool:
+        device.turn()
+        return [message.sequence for message in waiting(spool)] == [sequence]
+
+    wait_until(lambda: told(1), "a report is waiting")
+    wait_until(lambda: told(2), "the next one is waiting in its place")
+
+
+def test_what_happens_to_a_head_is_said_at_once(spool: Spool, reporter: Callable[..., Reporter]) -> None:
+    device = reporter()
+    device.turn()
+    before = len(waiting(spool))
+
+    something_happens(spool, "a", "refused")
+    device.turn()
+
+    (message,) = waiting(spool)
+    assert message.update is not None
+    assert (message.update.bundle, message.update.state, message.update.reason) == (
+        "a" * 64,
+        "refused",
+        "expired",
+    )
+    assert before in (0, 1)
+    assert message.head is None
+
+
+def test_its_numbers_rise_over_restarts(spool: Spool, reporter: Callable[..., Reporter]) -> None:
+    sequences = []
+    for name in "abc":
+        device = reporter()
+        something_happens(spool, name, "refused")
+        device.turn()
+        sequences.append(waiting(spool)[0].sequence)
+
+    assert sequences == [1, 2, 3]
+
+
+def test_it_counts_and_measures(
+    spool: Spool, metrics: EdgeMetrics, reporter: Callable[..., Reporter]
+) -> None:
+    metrics.head_step_seconds.labels(provider="cpu").observe(5.0)
+    device = reporter()
+    metrics.head_step_seconds.labels(provider="cpu").observe(0.001)
+    metrics.head_step_seconds.labels(provider="cpu").observe(1e6)
+    with spool.transaction() as transaction:
+        count(transaction, "late")
+        count(transaction, "Not a name")
+
+    something_happens(spool, "a", "refused")
+    device.turn()
+
+    (message,) = waiting(spool)
+    assert message.counters["late"] == 1
+    assert "telemetry_sequence" not in message.counters
+    assert message.counters["jobs_completed"] == 0
+    assert message.gauges["outbox_messages"] == 0.0
+    assert message.step_seconds is not None
+    assert sum(message.step_seconds.counts) == 2
+    assert message.step_seconds.counts[-1] == 1
+    assert message.step_seconds.sum_seconds == pytest.approx(1e6 + 0.001)
+
+
+def test_a_full_outbox_costs_the_report_and_nothing_else(
+    spool: Spool, reporter: Callable[..., Reporter]
+) -> None:
+    with spool.transaction() as transaction:
+        outbox._put(
+            transaction,
+            message_id="m",
+            kind="samples",
+            type_name="samples.v1",
+            body=bytes(2**20),
+            max_bytes=2**20,
+        )
+    device = reporter(outbox_max_bytes=2**20)
+
+    something_happens(spool, "a", "refused")
+    device.turn()
+
+    assert waiting(spool) == []
+    assert outbox.load(spool).messages == 1
+
+
+@pytest.mark.parametrize(
+    ("user", "type_name", "taken"),
+    [
+        ("denoiser", "latents.v1", True),
+        ("ward__owner", "bundle.v1", True),
+        ("ward__owner", "chunk.v1", True),
+        ("ward__owner", "round.v1", False),
+        ("ward__owner", "latents.v1", False),
+        ("clinic__owner", "bundle.v1", False),
+        ("clinic__owner", "round.v1", False),
+        (None, "round.v1", False),
+    ],
+)
+def test_a_letter_is_taken_from_whom_it_may_come(user: str | None, type_name: str, taken: bool) -> None:
+    assert (senders.objection(user, type_name, "ward_one") is None) == taken
+
+
+def test_the_secret_of_the_device_is_in_no_report(
+    spool: Spool, state: StateDirectory, reporter: Callable[..., Reporter], tmp_path: Path
+) -> None:
+    secret = state.secret()
+    device = reporter()
+    something_happens(spool, "a", "refused")
+    device.turn()
+
+    row = spool.row("SELECT body FROM outbox WHERE kind = 'telemetry'")
+    assert row is not None
+    assert secret not in row[0]
+    assert secret.hex().encode() not in row[0]
+    assert str(tmp_path).encode() not in row[0]

@@ -1,0 +1,243 @@
+"""A head reaches real devices over the real broker, share by share, and goes no further when it does badly."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from typer.testing import CliRunner
+
+from broker.codec import encode
+from broker.node.local_node import NodeInfo
+from broker.topology import EXCHANGE_DOWN, device_key
+from export.bundle import Bundle
+from export.cli import app
+from export.delivery import progress as progress_file
+from export.delivery.cohorts import in_cohort
+from export.delivery.errors import DeliveryError, RolloutHalted
+from export.delivery.parcel import Parcel, pack
+from export.delivery.post import opened
+from export.delivery.progress import DeviceProgress, Progress
+from export.delivery.rollout import Plan, Rollout
+from export.keys import PrivateKey
+from tests.conftest import wait_until
+from tests.edge_agent.heads.bundles import messages, with_nan_weights, with_runs_that_fail, with_wrong_answers
+from tests.export.delivery.conftest import Fleet
+
+MakeFleet = Callable[..., Fleet]
+SignedFor = Callable[..., Path]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def roll_out(fleet: Fleet, path: Path, users: list[str] | None = None, **plan: float | bool) -> Progress:
+    parcel = pack(path, client=fleet.client)
+    values = {"percent": 100.0, "wait_seconds": 60.0, "ask_seconds": 1.0} | plan
+    with opened(fleet.owner, fleet.client, with_reports=True) as post:
+        return Rollout(post, parcel, path.with_suffix(".json"), None).run(
+            fleet.users if users is None else users,
+            Plan(**values),  # type: ignore[arg-type]  # numbers and a truth value by name
+        )
+
+
+def started(fleet: Fleet) -> Fleet:
+    for device in fleet.devices:
+        device.start()
+    return fleet
+
+
+def test_a_share_gets_the_head_and_a_larger_share_goes_on_from_there(
+    fleet: MakeFleet, signed_for: SignedFor
+) -> None:
+    devices = started(fleet(5))
+    path = signed_for(devices)
+    parcel = pack(path, client=devices.client)
+    assert parcel.announcement.chunks > 20
+    first = {user for user in devices.users if in_cohort("ward", 1, user, 50)}
+
+    some = roll_out(devices, path, percent=50)
+
+    assert set(some.devices) == first
+    assert some.count("installed") == len(first)
+    everyone = roll_out(devices, path, percent=100)
+    assert set(everyone.devices) == set(devices.users)
+    assert everyone.count("installed") == 5
+    assert all(device.heads() == {digest(path): ("live", None)} for device in devices.devices)
+    assert sum(device.counted("head_announcements") for device in devices.devices) == 5, "nobody got it twice"
+
+
+BAD = {
+    "wrong_answers": with_wrong_answers,
+    "check_crashed": with_runs_that_fail,
+}
+
+
+@pytest.mark.parametrize("reason", [*BAD, "nan", "unsigned", "expired", "agent_too_old"])
+def test_a_bad_head_ends_nowhere_and_halts_its_rollout(
+    fleet: MakeFleet, signed_for: SignedFor, good: Bundle, reason: str
+) -> None:
+    devices = started(fleet(3))
+    before = signed_for(devices, 1)
+    assert roll_out(devices, before).count("installed") == 3
+    makers = BAD | {"nan": with_nan_weights}
+    said: dict[str, dict[str, Any]] = {
+        "unsigned": {"key": PrivateKey.generate()},
+        "expired": {"issued_at": 1, "expires_at": 1000},
+        "agent_too_old": {"minimum_agent": "99.0"},
+    }
+    bad = signed_for(devices, 2, makers[reason](good) if reason in makers else None, **said.get(reason, {}))
+
+    with pytest.raises(RolloutHalted, match="3 of 3 devices did not do well"):
+        roll_out(devices, bad)
+
+    told = Progress.model_validate_json(bad.with_suffix(".json").read_bytes())
+    expected = "wrong_answers" if reason == "nan" else reason
+    assert {device.reason for device in told.devices.values()} == {expected}
+    for device in devices.devices:
+        assert device.heads()[digest(before)] == ("live", None)
+    with pytest.raises(RolloutHalted, match="was halted"):
+        roll_out(devices, bad)
+
+
+def test_an_older_head_is_refused_and_halts(fleet: MakeFleet, signed_for: SignedFor) -> None:
+    devices = started(fleet(1))
+    roll_out(devices, signed_for(devices, 5))
+
+    with pytest.raises(RolloutHalted, match="counter_older"):
+        roll_out(devices, signed_for(devices, 4))
+
+
+def test_pieces_that_were_lost_are_sent_again(fleet: MakeFleet, signed_for: SignedFor) -> None:
+    devices = started(fleet(1))
+    path = signed_for(devices)
+    parcel = pack(path, client=devices.client)
+    user = devices.users[0]
+    with opened(devices.owner, devices.client, with_reports=False) as post:
+        post.send(parcel, device_key(user), [(0, 5), (9, 12), (13, parcel.announcement.chunks)])
+    state = progress_file.load(path.with_suffix(".json"), parcel)
+    state.devices[user] = DeviceProgress(state="sent")
+    progress_file.save(path.with_suffix(".json"), state)
+
+    done = roll_out(devices, path)
+
+    assert done.devices[user].state == "installed"
+    assert done.devices[user].resent == 1
+
+
+def test_a_device_that_was_off_is_silent_and_a_later_run_hears_of_it(
+    fleet: MakeFleet, signed_for: SignedFor
+) -> None:
+    devices = fleet(2)
+    devices.devices[0].start()
+    path = signed_for(devices)
+
+    first = roll_out(devices, path, [*devices.users, f"{devices.client}_nobody"], wait_seconds=8.0)
+
+    assert [first.devices[user].state for user in devices.users] == ["installed", "sent"]
+    assert first.devices[f"{devices.client}_nobody"].state == "unreachable"
+    devices.devices[1].start()
+    assert roll_out(devices, path).count("installed") == 2
+
+
+def test_halted_means_that_nobody_else_gets_it_unless_the_owner_insists(
+    fleet: MakeFleet, signed_for: SignedFor, good: Bundle
+) -> None:
+    devices = started(fleet(6))
+    path = signed_for(devices, 1, with_wrong_answers(good))
+
+    with pytest.raises(RolloutHalted):
+        roll_out(devices, path, percent=80)
+    reached = len(Progress.model_validate_json(path.with_suffix(".json").read_bytes()).devices)
+    with pytest.raises(RolloutHalted):
+        roll_out(devices, path, percent=100)
+    assert len(Progress.model_validate_json(path.with_suffix(".json").read_bytes()).devices) == reached
+    with pytest.raises(RolloutHalted):
+        roll_out(devices, path, percent=100, resume_halted=True)
+    assert len(Progress.model_validate_json(path.with_suffix(".json").read_bytes()).devices) == 6
+
+
+def test_a_stranger_who_owns_other_devices_is_dropped_whatever_he_sends(
+    fleet: MakeFleet, signed_for: SignedFor, node: NodeInfo
+) -> None:
+    victim, stranger = started(fleet(1)), fleet(1)
+    announcement, _ = messages(signed_for(victim))
+    device = victim.devices[0]
+    wait_until(lambda: device.directory.exists() and device.heads() == {}, "the agent runs")
+    with pika.BlockingConnection(pika.URLParameters(stranger.owner.url.get_secret_value())) as link:
+        channel = link.channel()
+        properties = pika.BasicProperties(
+            type="bundle.v1",
+            message_id="m",
+            user_id=stranger.owner.user,
+            headers={"CC": [device_key(victim.users[0])]},
+        )
+        channel.basic_publish(EXCHANGE_DOWN, device_key(stranger.users[0]), encode(announcement), properties)
+
+    # RabbitMQ 3.10 lets the CC header through; a broker that does not has nothing for the device to count.
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as link:
+        channel = link.channel()
+        channel.basic_publish(
+            EXCHANGE_DOWN,
+            device_key(victim.users[0]),
+            encode(announcement),
+            pika.BasicProperties(type="bundle.v1", message_id="n"),
+        )
+    wait_until(lambda: device.counted("strangers") == 2, "both letters are dropped and counted")
+    assert device.heads() == {}
+
+
+def test_what_no_device_would_take_is_not_sent(
+    fleet: MakeFleet, signed_for: SignedFor, tmp_path: Path
+) -> None:
+    devices = fleet(1)
+    damaged = tmp_path / "damaged.bundle"
+    damaged.write_bytes(signed_for(devices).read_bytes()[:-3])
+
+    with pytest.raises(DeliveryError, match="is not signed"):
+        pack(signed_for(devices, key=None), client=devices.client)
+    with pytest.raises(DeliveryError, match="and the devices to clinic"):
+        pack(signed_for(devices), client="clinic")
+    with pytest.raises(DeliveryError, match="would be refused by the devices"):
+        pack(signed_for(devices), client=devices.client, keys=[PrivateKey.generate().public.text])
+    with pytest.raises(DeliveryError, match="is not a usable bundle"):
+        pack(damaged, client=devices.client)
+    with pytest.raises(DeliveryError, match="cannot be read"):
+        pack(tmp_path / "missing", client=devices.client)
+
+
+def test_a_parcel_is_its_file(fleet: MakeFleet, signed_for: SignedFor) -> None:
+    devices = fleet(1)
+    path = signed_for(devices)
+    parcel: Parcel = pack(path, client=devices.client)
+
+    assert b"".join(chunk.content for chunk in parcel.chunks()) == path.read_bytes()
+    assert [chunk.index for chunk in parcel.chunks([(2, 4), (20, 10**6)])][:3] == [2, 3, 20]
+
+
+def test_the_commands_send_watch_and_say_what_came_of_it(
+    fleet: MakeFleet, signed_for: SignedFor, good: Bundle, tmp_path: Path
+) -> None:
+    devices = started(fleet(2))
+    names = tmp_path / "devices"
+    names.write_text("# the two\nd0\n" + f"{devices.users[1]} # by its user\n")
+    path = signed_for(devices)
+    common = ["--config", str(devices.config)]
+
+    sent = CliRunner().invoke(app, ["publish", str(path), *common, "--device", "d0"])
+    assert sent.exit_code == 0, sent.output
+    assert "is on its way to 1 devices" in sent.output
+    wait_until(lambda: digest(path) in devices.devices[0].heads(), "the first device gets it")
+    done = CliRunner().invoke(
+        app, ["rollout", str(path), *common, "--devices", str(names), "--percent", "100", "--json"]
+    )
+
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert (facts["sent"], facts["installed"], facts["silent"]) == (2, 2, 0)
+    nobody = CliRunner().invoke(app, ["publish", str(path), *common])
+    assert "--device NAME, --devices FILE or --all" in str(nobody.exception)
