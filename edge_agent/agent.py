@@ -66,14 +66,15 @@ def assemble(
     connection: Connection,
     metrics: EdgeMetrics,
     metrics_port: int | None = None,
+    slot: HeadSlot | None = None,
 ) -> Iterator[Parts]:
     """Open the spool, load the head and start the threads; all is closed again at the end.
 
-    The caller holds the agent lock of `state`. Raises SpoolError when the spool cannot be used; a bad head and an unreachable
+    The caller holds the agent lock of `state`; `slot` is a head that several agents of one process share, if they do. Raises SpoolError when the spool cannot be used; a bad head and an unreachable
     broker are reported and lived with.
     """
     with Spool(state.spool, verify=True) as spool:
-        slot = HeadSlot(settings.head, settings.provider, settings.threads)
+        slot = slot or HeadSlot(settings.head, settings.provider, settings.threads)
         relay = Relay(
             state.spool,
             connection.publisher(window=WINDOW),
@@ -114,7 +115,7 @@ class Agent:
         log.info("agent_started", user=self._parts.connection.user, state=str(self._parts.state.path))
         while not self._stopping.is_set():
             try:
-                self._turn()
+                self.turn()
             except SpoolError as error:
                 if error.disposition is not Disposition.RETRY:
                     raise
@@ -122,10 +123,14 @@ class Agent:
                 self._stopping.wait(_FULL_DISK_SECONDS)
         log.info("agent_stopped")
 
-    def _turn(self) -> None:
+    def turn(self, wait_seconds: float = _TURN_SECONDS) -> None:
+        """Do what there is to do, or wait so long for a letter; `run` does nothing else. Raises SpoolError.
+
+        Always in the thread that made the parts.
+        """
         if self._parts.relay.error is not None:
             raise self._parts.relay.error
-        self._take_letters()
+        self._take_letters(wait_seconds)
         self._look_around()
         if self._spool.changed_elsewhere() or self._jobs_may_have_changed:
             self._jobs_may_have_changed, self._unobserved = False, True
@@ -133,9 +138,9 @@ class Agent:
             self._start_jobs()
             self._finish_jobs()
 
-    def _take_letters(self) -> None:
+    def _take_letters(self, wait_seconds: float) -> None:
         """Wait a moment for a letter, then take all that have come."""
-        letter = self._parts.consumer.get(0 if self._jobs_may_have_changed else _TURN_SECONDS)
+        letter = self._parts.consumer.get(0 if self._jobs_may_have_changed else wait_seconds)
         while letter is not None and not self._stopping.is_set():
             inbox.take(self._spool, letter)
             self._jobs_may_have_changed = True

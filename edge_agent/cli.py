@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.options import options_of
+from edge_agent.fleet.cli import simulate
 from edge_agent.settings import EdgeSettings
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from edge_agent.storage.state import StateDirectory
 
 app = typer.Typer(help="The device: release images once, finish pictures locally.", no_args_is_help=True)
+app.command()(simulate)
 
 Config = Annotated[
     Path | None,

@@ -11,7 +11,8 @@ EdgeError
 ├── JobRefused            a request for images makes no sense and was not accepted
 ├── JobFailed             a job ended without pictures; `reason` says why
 ├── HeadError             the head bundle cannot be used
-└── TrainingError         training a head failed
+├── TrainingError         training a head failed
+└── SimulationError       a fleet cannot be simulated as it was asked for
 """
 
 from monitoring.errors import CollafuseError, Disposition
@@ -77,3 +78,7 @@ class HeadError(EdgeError):
 
 class TrainingError(EdgeError):
     """Training a head failed."""
+
+
+class SimulationError(EdgeError):
+    """A fleet cannot be simulated as it was asked for, or a part of it failed."""
