@@ -70,8 +70,8 @@ def assemble(
 ) -> Iterator[Parts]:
     """Open the spool, load the head and start the threads; all is closed again at the end.
 
-    The caller holds the agent lock of `state`; `slot` is a head that several agents of one process share, if they do. Raises SpoolError when the spool cannot be used; a bad head and an unreachable
-    broker are reported and lived with.
+    The caller holds the agent lock of `state`; `slot` is a head that several agents of one process share, if they do. Raises
+    SpoolError when the spool cannot be used; a bad head and an unreachable broker are reported and lived with.
     """
     with Spool(state.spool, verify=True) as spool:
         slot = slot or HeadSlot(settings.head, settings.provider, settings.threads)

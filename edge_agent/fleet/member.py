@@ -96,7 +96,7 @@ class Member:
         if time.monotonic() < self._not_before:
             return
         try:
-            if self._begun < int(share * self._assignment.images):
+            if self._begun < int(share * self._assignment.images + 0.5):
                 self._contribute()
             self._agent.turn(wait_seconds=0)
         except SpoolError as error:

@@ -2,11 +2,13 @@
 
 import contextlib
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from broker.depth import depth
 from broker.management import Management
 from broker.settings import BrokerSettings
 from broker.topology import QUEUE_SAMPLES
@@ -39,7 +41,10 @@ class Devices:
         """Give each device its identity and a state directory of its own below `folder`."""
         found = []
         for link, path in zip(self.links, credentials, strict=True):
-            settings = EdgeSettings.load(path, state=folder / path.stem, **self.values)
+            EdgeSettings.load(path)  # says in one line what is wrong with the file, if something is
+            # As flags, for the environment may hold the operator's URL, and goes before a file.
+            own = tomllib.loads(path.read_text(encoding="utf-8"))
+            settings = EdgeSettings.load(**own, state=folder / path.stem, **self.values)
             found.append(Assignment(settings, link, self.images, self.shape))
         return found
 
@@ -117,7 +122,7 @@ def simulate(
         paths = stack.enter_context(_identities(devices, place, folder, management, operator, screen))
         assignments = devices.assignments(paths, folder / "devices")
         users = [assignment.settings.broker().user for assignment in assignments]
-        answered_by, stand_in = stack.enter_context(answering(management, operator, users, screen.say))
+        answered_by, stand_in = stack.enter_context(answering(operator, users, screen.say))
 
         def watch(look: Look) -> None:
             if stand_in is not None and stand_in.foreign is not None:
@@ -173,23 +178,23 @@ def _identities(
 
 @contextlib.contextmanager
 def answering(
-    management: Management, operator: BrokerSettings, users: Sequence[str], say: Say
+    operator: BrokerSettings, users: Sequence[str], say: Say
 ) -> Iterator[tuple[Answerer, StandIn | None]]:
     """See that somebody sends receipts: the workers that take the samples, or a stand-in when there are none.
 
     Raises SimulationError when there is no queue of samples, or messages in it that nobody takes.
     """
-    queue = management.queue(operator.vhost, QUEUE_SAMPLES)
-    if queue is None:
+    found = depth(operator, QUEUE_SAMPLES)
+    if found is None:
         raise SimulationError(
             f"{operator} has no queue {QUEUE_SAMPLES}: declare the federation's with `collafuse broker init`"
         )
-    if queue.get("consumers", 0) > 0:
+    if found.consumers:
         yield "server", None
         return
-    if queue.get("messages", 0) > 0:
+    if found.messages:
         raise SimulationError(
-            f"{queue['messages']} messages wait in the queue {QUEUE_SAMPLES} and nobody takes them: start"
+            f"{found.messages} messages wait in the queue {QUEUE_SAMPLES} and nobody takes them: start"
             " `collafuse worker train`, or simulate on a broker of its own"
         )
     say("no worker takes samples here: standing in for the server")

@@ -41,7 +41,8 @@ class Plan:
     def crews(self, assignments: Sequence[Assignment]) -> list[Crew]:
         """Share the devices out, every class of link to every process."""
         wanted = self.processes or -(-len(assignments) // AGENTS_PER_PROCESS)
-        shares = [tuple(assignments[first::wanted]) for first in range(min(wanted, len(assignments)))]
+        by_class = sorted(assignments, key=lambda one: one.link.kind)
+        shares = [tuple(by_class[first::wanted]) for first in range(min(wanted, len(by_class)))]
         speedup = self.speedup or DAY_SECONDS / self.duration_seconds
         return [Crew(share, speedup, self.duration_seconds, self.log_level) for share in shares]
 
