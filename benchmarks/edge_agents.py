@@ -99,7 +99,10 @@ def running_agent(root: Path, url: str, head: Path, steps: int) -> Iterator[Runn
     command = [sys.executable, "-m", "collafuse", "edge", "run", "--state", str(root), "--head", str(head)]
     command += ["--provider", "cpu", "--threads", "1", "--head-steps", str(steps)]
     command += ["--api-port", "0", "--log-level", "error"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COLLAFUSE_")}
+    # As an integrator starts it: nothing of this benchmark's own settings.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("COLLAFUSE_", "OMP_"))
+    }
     process = subprocess.Popen(command, env=environment | {"COLLAFUSE_BROKER_URL": url})
     try:
         wait_until(state.spool.exists, "the agent has a spool", START_SECONDS)
