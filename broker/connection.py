@@ -83,9 +83,9 @@ class Connection:
         self._address = settings.addresses[0]
         self._ready = threading.Event()
         self._stopping = False
-        self._suspended = False
-        self._connecting = False
-        self._retry: object | None = None
+        self._paused = False
+        self._dialling = False
+        self._hung_up = False
 
     # -- for every thread ---------------------------------------------------------------------------------------------
 
@@ -124,19 +124,19 @@ class Connection:
             self.call(self._close)
             self._thread.join(timeout_seconds)
 
-    def suspend(self) -> None:
-        """Hang up, and stay away until `resume`. What is not confirmed by then fails with ConnectionLost.
+    def pause(self) -> None:
+        """Close the link and leave it closed until `resume`; what is not confirmed by then fails with ConnectionLost.
 
-        Before `start`, it does not even begin.
+        Before `start` as well, to begin without a link. Calling it again does nothing.
         """
-        self._suspended = (
-            True  # at once, for `start`; what comes after it is in order again on the I/O thread
-        )
-        self.call(self._suspend)
+        self._paused = True
+        self.call(self._hang_up)
 
     def resume(self) -> None:
-        """Connect again after `suspend`, at once."""
-        self.call(self._resume)
+        """Connect again, at once, after `pause`. Calling it again does nothing."""
+        if self._paused:
+            self._paused = False
+            self.call(self._connect)
 
     def cut(self) -> None:
         """End the link without a word of AMQP, as a broken wire does; it is made again like any that was lost."""
@@ -230,17 +230,16 @@ class Connection:
             "io_thread_failed", connection=self.name, error=f"{type(error).__name__}: {error}", exc_info=error
         )
         if self._amqp is None:
-            self._connecting = False
-            self._retry = self._ioloop.call_later(self._backoff.next_seconds(), self._connect)
+            self._dialling = False
+            self._ioloop.call_later(self._backoff.next_seconds(), self._connect)
             return
         # Not `close`, which waits for an answer that the fault may keep from coming; pika offers no public abort.
         self._amqp._terminate_stream(error)
 
     def _connect(self) -> None:
-        self._retry = None
-        if self._stopping or self._suspended or self._connecting or self._amqp is not None:
+        if self._stopping or self._paused or self._dialling:
             return
-        self._connecting = True
+        self._dialling = True
         self._address = next(self._addresses)
         pika.SelectConnection(
             connection_parameters(self._settings, name=self.name, address=self._address),
@@ -252,18 +251,21 @@ class Connection:
 
     def _opened(self, amqp: pika.SelectConnection) -> None:
         log.info("broker_connected", connection=self.name, host=self._address[0], port=self._address[1])
-        self._amqp, self._connecting = amqp, False
+        self._amqp = amqp
         self._opened_at[self] = time.monotonic()
         amqp.add_on_connection_blocked_callback(lambda _, frame: self._tell_blocked(str(frame.method.reason)))
         amqp.add_on_connection_unblocked_callback(lambda _, __: self._tell_blocked(None))
         for user in list(self._users):
             self._open_channel(user)
         self.check_ready()
-        if self._stopping or self._suspended:
+        if self._stopping:
             self._close()
+        elif self._paused:
+            self._hang_up()
 
     def _closed(self, _: pika.SelectConnection, error: BaseException | str) -> None:
-        was_open, self._amqp, self._connecting = self._amqp is not None, None, False
+        was_open, self._amqp = self._amqp is not None, None
+        self._dialling = False
         self._last_error = in_words(error)
         self._ready.clear()
         self.metrics.connected.set(0)
@@ -274,7 +276,14 @@ class Connection:
         if self._stopping:
             self._ioloop.stop()
             return
-        if self._suspended:
+        if self._paused:
+            self._hung_up = False
+            self._backoff.reset()
+            log.info("broker_link_closed", connection=self.name)
+            return
+        if was_open and self._hung_up:
+            self._hung_up = False
+            self._connect()  # `resume` came while the link was being closed
             return
         wait_seconds = self._wait_seconds(self, self._backoff)
         self.metrics.reconnects_total.inc()
@@ -286,24 +295,7 @@ class Connection:
             error=self._last_error,
             retry_in_seconds=round(wait_seconds, 2),
         )
-        self._retry = self._ioloop.call_later(wait_seconds, self._connect)
-
-    def _suspend(self) -> None:
-        self._suspended = True
-        if self._amqp is not None:
-            self._close()
-
-    def _resume(self) -> None:
-        self._suspended = False
-        if self._retry is not None:
-            self._ioloop.remove_timeout(self._retry)
-        self._backoff.reset()
-        self._connect()
-
-    def _cut(self) -> None:
-        if self._amqp is not None:
-            # Not `close`, which says goodbye; pika offers no public abort.
-            self._amqp._terminate_stream(ConnectionLost("the link was cut"))
+        self._ioloop.call_later(wait_seconds, self._connect)
 
     def _close(self) -> None:
         """Close what stands; the I/O loop ends once it is closed."""
@@ -313,6 +305,17 @@ class Connection:
             self._ioloop.stop()
         elif self._amqp.is_open:
             self._amqp.close()
+
+    def _hang_up(self) -> None:
+        """Close the link, if it stands and nobody has called `resume` since."""
+        if self._paused and self._amqp is not None and self._amqp.is_open:
+            self._hung_up = True
+            self._amqp.close()
+
+    def _cut(self) -> None:
+        if self._amqp is not None:
+            # Not `close`, which says goodbye; pika offers no public abort.
+            self._amqp._terminate_stream(ConnectionLost("the link was cut"))
 
     def _attach(self, user: ChannelUser) -> None:
         self._users[user] = None

@@ -35,6 +35,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-').removesuffix('-seconds')}"
     kind = _option_type(field.annotation)
     names = (f"{flag}/--no-{flag[2:]}",) if kind is bool else (flag,)
+    if _is_list(field.annotation) and flag.endswith("s"):
+        names = (flag, flag[:-1])  # of a list with one member one speaks in the singular
     text = f"{field.description or name}{_shown_default(field)}"
     option = typer.Option(*names, help=text, show_default=False)
     return inspect.Parameter(
@@ -48,6 +50,10 @@ def _option_type(annotation: Any) -> Any:
         return annotation
     members = [member for member in get_args(annotation) if member is not type(None)] or [annotation]
     return members[0] if members[0] in (bool, int, float, str, Path) and len(members) == 1 else str
+
+
+def _is_list(annotation: Any) -> bool:
+    return get_origin(annotation) is tuple
 
 
 def _shown_default(field: FieldInfo) -> str:

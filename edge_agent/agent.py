@@ -17,11 +17,17 @@ from edge_agent import clock, status
 from edge_agent.errors import JobFailed, OutboxFull, SpoolError
 from edge_agent.generation import jobs, lifecycle
 from edge_agent.generation.jobs import Job
+from edge_agent.generation.reasking import Reasker
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import inbox
+from edge_agent.link.doorkeeper import Doorkeeper
 from edge_agent.link.relay import WINDOW, Relay
+from edge_agent.link.windows import Windows
 from edge_agent.observation import Observer
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage import quarantine
+from edge_agent.storage.housekeeping import Housekeeper, Keeping
+from edge_agent.storage.journal import reconcile
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from monitoring.errors import Disposition
@@ -58,6 +64,7 @@ class Parts:
     connection: Connection
     consumer: Consumer
     relay: Relay
+    doorkeeper: Doorkeeper
     duties: tuple[Duty, ...]
     metrics_port: int | None
 
@@ -74,24 +81,57 @@ def assemble(
     """Open the spool, load the head and start the threads; all is closed again at the end.
 
     The caller holds the agent lock of `state`; `slot` is a head that several agents of one process share, if they do. Raises
-    SpoolError when the spool cannot be used; a bad head and an unreachable broker are reported and lived with.
+    SpoolError when the spool cannot be used (SpoolDamaged when it is to be set aside), WindowError when a connect window makes no
+    sense; a bad head and an unreachable broker are reported and lived with.
     """
+    windows = Windows.parse(settings.windows)
     with Spool(state.spool, verify=True) as spool:
+        reconciled = reconcile(spool)
+        if reconciled.restored or reconciled.written:
+            log.warning("ledger_reconciled", restored=reconciled.restored, written=reconciled.written)
         slot = slot or HeadSlot(settings.head, settings.provider, settings.threads)
         relay = Relay(
             state.spool,
             connection.publisher(window=WINDOW),
             user=connection.user,
             connected=lambda: connection.connected,
+            bytes_per_second=settings.bytes_per_second,
+            metered=settings.metered,
         )
+        doorkeeper = Doorkeeper(windows, connection)
         consumer = connection.consumer(inbox_queue(connection.user), prefetch=INBOX_PREFETCH)
+        doorkeeper.turn()
         connection.start()
         relay.start()
         try:
-            yield Parts(settings, state, spool, slot, metrics, connection, consumer, relay, (), metrics_port)
+            duties: tuple[Duty, ...] = (
+                doorkeeper,
+                Reasker(spool, settings, lambda: connection.connected),
+                _housekeeper(settings, state, spool, metrics),
+            )
+            yield Parts(
+                settings=settings,
+                state=state,
+                spool=spool,
+                slot=slot,
+                metrics=metrics,
+                connection=connection,
+                consumer=consumer,
+                relay=relay,
+                doorkeeper=doorkeeper,
+                duties=duties,
+                metrics_port=metrics_port,
+            )
         finally:
             relay.stop()
             connection.stop()
+
+
+def _housekeeper(
+    settings: EdgeSettings, state: StateDirectory, spool: Spool, metrics: EdgeMetrics
+) -> Housekeeper:
+    keeping = Keeping(settings.results_keep_days, settings.results_max_bytes)
+    return Housekeeper(spool, state, keeping, metrics)
 
 
 class Agent:
@@ -168,6 +208,7 @@ class Agent:
         if moment >= self._look_at:
             self._look_at = moment + _LOOK_SECONDS
             self._parts.slot.refresh()
+            quarantine.follow_up(self._parts.state)
             for duty in self._parts.duties:
                 duty.turn()
             if self._unobserved:
@@ -184,7 +225,13 @@ class Agent:
         facts = {
             "pid": os.getpid(),
             "metrics_port": parts.metrics_port,
-            "link": {"connected": parts.connection.connected, "user": parts.connection.user},
+            "link": {
+                "connected": parts.connection.connected,
+                "user": parts.connection.user,
+                "closed_until": parts.doorkeeper.closed_until,
+                "metered": parts.settings.metered,
+                "bytes_per_second": parts.settings.bytes_per_second,
+            },
             "head": None
             if slot.loaded is None and slot.error is None
             else {

@@ -84,9 +84,11 @@ def contribute(
 
     from edge_agent.release import contribution
     from edge_agent.release.images import open_images
-    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import contribution_lock, open_state
+    from monitoring.logs import configure
 
+    configure("edge", level="error")
     settings = EdgeSettings.load(
         config,
         state=state,
@@ -101,7 +103,7 @@ def contribute(
     place = open_state(settings.state)
     with (
         contribution_lock(place),
-        Spool(place.spool, verify=True) as spool,
+        open_spool(place, say=_say, verify=True) as spool,
         _bar("releasing", len(source), quiet=as_json) as update,
     ):
         summary = contribution.contribute(spool, source, place.secret(), settings, update)
@@ -207,16 +209,18 @@ def generate(
     from edge_agent import clock
     from edge_agent.generation import jobs
     from edge_agent.link import outbox
-    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import agent_is_running, open_state
+    from monitoring.logs import configure
 
+    configure("edge", level="error")
     if out is not None and not wait:
         raise ConfigError("--out needs --wait: without waiting there is nothing to copy yet")
     settings = EdgeSettings.load(config, state=state)
     place = open_state(settings.state)
     seeded = seed is not None
     seed = secrets.randbelow(2**63) if seed is None else seed
-    with Spool(place.spool) as spool:
+    with open_spool(place, say=_say) as spool:
         outbox.check_room(spool, settings.outbox_max_bytes)
         job_id = jobs.accept(
             spool,
@@ -247,12 +251,14 @@ def status(*, config: Config = None, state: State = None, as_json: Json = False)
     from rich.table import Table
 
     from edge_agent.status import collect
-    from edge_agent.storage.spool import Spool
+    from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import open_state
+    from monitoring.logs import configure
 
+    configure("edge", level="error")
     settings = EdgeSettings.load(config, state=state)
     place = open_state(settings.state)
-    with Spool(place.spool) as spool:
+    with open_spool(place, say=_say) as spool:
         facts = collect(place, spool)
     if as_json:
         _print_json(facts)

@@ -1,9 +1,12 @@
 """What can go wrong on a device.
 
 EdgeError
-├── SpoolError            the database cannot be used: damaged, unreadable, newer than this program
-│   └── SpoolFull         the disk has no room: try again once there is some
+├── SpoolError            the database cannot be used: unreadable, busy, newer than this program
+│   ├── SpoolFull         the disk has no room: try again once there is some
+│   ├── SpoolDamaged      the file is not what was written: it is set aside and a new one begun
+│   └── SpoolReplaced     the file was set aside by another process while this one had it open
 ├── OutboxFull            the byte quota is reached: new work is refused, the oldest is kept
+├── WindowError           a time of day to connect at cannot be read
 ├── StateError            the state directory cannot be used
 ├── AgentRunning          another agent holds the state directory
 ├── ImageError            an image cannot be read or is not what it should be
@@ -32,10 +35,22 @@ class SpoolFull(SpoolError):
     disposition = Disposition.RETRY
 
 
+class SpoolDamaged(SpoolError):
+    """The spool's file is not what was written; whoever holds the agent lock may set it aside."""
+
+
+class SpoolReplaced(SpoolError):
+    """Another process found the spool damaged and set it aside while this one was at work on it."""
+
+
 class OutboxFull(EdgeError):
     """The outbox has reached its byte quota; new work is refused and the oldest is kept."""
 
     disposition = Disposition.RETRY
+
+
+class WindowError(EdgeError, ValueError):
+    """A connect window is not written as it should be."""
 
 
 class StateError(EdgeError):

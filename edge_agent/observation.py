@@ -40,5 +40,8 @@ def _durable_counts(spool: Spool) -> dict[str, int]:
         "releases": status.ledger(spool)["releases"],
         "receipts": status.receipt_count(spool),
         "late": status.counter(spool, "late"),
-        **{outcome: by_state.get(outcome, 0) for outcome in jobs.ENDED},
+        **{
+            outcome: by_state.get(outcome, 0) + status.counter(spool, f"forgotten_{outcome}")
+            for outcome in jobs.ENDED
+        },
     }

@@ -134,7 +134,9 @@ class EdgeSettings(ProcessSettings):
         default=30, gt=0, description="days for which finished pictures and ended jobs are kept"
     )
     reask_seconds: float = Field(
-        default=1800, ge=1, description="after so long without an answer the server is asked again"
+        default=1800,
+        ge=1,
+        description="connected for so long without an answer, the device asks the server again",
     )
 
     windows: Names = Field(
@@ -144,7 +146,8 @@ class EdgeSettings(ProcessSettings):
         default=None, ge=1024, description="cap of what is sent to the broker; none for no cap"
     )
     metered: bool = Field(
-        default=False, description="the link costs by the byte: no contributions, no stock, no heads over it"
+        default=False,
+        description="the link costs by the byte: contributions, stock and telemetry wait, requests for images go",
     )
     telemetry_seconds: float = Field(
         default=300, ge=1, le=86_400, description="how often the device says how it is"

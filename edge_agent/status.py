@@ -1,10 +1,11 @@
-"""What the device can say of itself: link, outbox, ledger, receipts, jobs, head, contract."""
+"""What the device can say of itself: link, outbox, ledger, receipts, jobs, head, contract, damaged spools."""
 
 import json
 from typing import Any
 
 from edge_agent.generation import jobs
 from edge_agent.link import contract, outbox
+from edge_agent.storage import quarantine
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, agent_is_running
 
@@ -38,6 +39,7 @@ def collect(state: StateDirectory, spool: Spool) -> dict[str, Any]:
             "bytes": load.size_bytes,
             "oldest_seconds": round(load.oldest_seconds, 1),
             "last_error": _last_error(spool),
+            "held_back": _held_back(spool, facts.get("link")),
         },
         "ledger": ledger(spool),
         "receipts": _receipts(spool),
@@ -45,6 +47,7 @@ def collect(state: StateDirectory, spool: Spool) -> dict[str, Any]:
         "late_results": counter(spool, "late"),
         "duplicates": counter(spool, "duplicate"),
         "contract": _contract(spool),
+        "quarantine": quarantine.names(state),
     }
 
 
@@ -70,6 +73,23 @@ def _receipts(spool: Spool) -> dict[str, int]:
         "SELECT count(*), coalesce(sum(samples), 0), coalesce(sum(duplicates), 0) FROM receipts"
     )[0]
     return {"batches": row[0], "samples": row[1], "duplicates": row[2]}
+
+
+def _held_back(spool: Spool, link: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What waits by intent, and why; None when nothing does, or when no agent runs that could say."""
+    if link is None:
+        return None
+    if link["closed_until"] is not None:
+        waiting, why = outbox.load(spool), f"the link is closed until {link['closed_until']}"
+    elif link["metered"]:
+        waiting, why = outbox.held_back(spool), "the link is metered: only requests for images are sent"
+    elif link["connected"] and link["bytes_per_second"] is not None:
+        waiting, why = outbox.held_back(spool), f"at most {link['bytes_per_second']} bytes a second are sent"
+    else:
+        return None
+    if waiting.messages == 0:
+        return None
+    return {"messages": waiting.messages, "bytes": waiting.size_bytes, "why": why}
 
 
 def _last_error(spool: Spool) -> str | None:

@@ -212,6 +212,11 @@ class EdgeMetrics:
         self.late_results_total = Counter(
             "collafuse_late_results_total", "Results for jobs already ended, dropped.", registry=registry
         )
+        self.quarantined_spools = Gauge(
+            "collafuse_quarantined_spools",
+            "Damaged spools that were set aside and are still there.",
+            registry=registry,
+        )
         self.head_info = Gauge(
             "collafuse_head_info", "1 for the provider that runs the head.", ["provider"], registry=registry
         )

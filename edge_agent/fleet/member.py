@@ -47,7 +47,7 @@ class Assignment:
             backoff=Backoff(limit_seconds=longest_wait_seconds),
         )
         if not self.link.is_up(0.0):
-            connection.suspend()
+            connection.pause()
         return connection
 
 
@@ -135,9 +135,9 @@ class Member:
             connection.resume()
         elif self._assignment.link.abrupt:
             connection.cut()
-            connection.suspend()
+            connection.pause()
         else:
-            connection.suspend()
+            connection.pause()
 
     def _contribute(self) -> None:
         source = DrawnImage(self._assignment, self._begun)

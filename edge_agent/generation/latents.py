@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from broker import codec
 from broker.contract.denoise import DenoiseV1, LatentsV1
 from edge_agent.generation.recipe import Recipe, Slice
 from edge_agent.storage.spool import Spool
@@ -25,10 +26,10 @@ Verdict = Literal["whole", "partial"]
 
 
 def note_request(transaction: sqlite3.Connection, job_id: str, part: Slice, request: DenoiseV1) -> None:
-    """Remember what was asked, so that the answer can be recognised."""
+    """Remember what was asked, so that the answer can be recognised, and the same be asked again."""
     transaction.execute(
-        "INSERT INTO requests (request_id, job_id, first, samples, seed) VALUES (?, ?, ?, ?, ?)",
-        (request.request_id, job_id, part.first, part.samples, part.seed),
+        "INSERT INTO requests (request_id, job_id, first, samples, seed, body) VALUES (?, ?, ?, ?, ?, ?)",
+        (request.request_id, job_id, part.first, part.samples, part.seed, codec.encode(request)),
     )
 
 
@@ -92,17 +93,19 @@ def gather(spool: Spool, job_id: str, count: int, shape: tuple[int, int, int]) -
     return x
 
 
+def is_answered(transaction: sqlite3.Connection, request_id: str, samples: int) -> bool:
+    """Every sample of a request is there. Parts may overlap: two workers may have answered it with different cuts of it."""
+    covered = np.zeros(samples, bool)
+    for first, length in transaction.execute(
+        "SELECT first, samples FROM latents WHERE request_id = ?", (request_id,)
+    ):
+        covered[first : first + length] = True
+    return bool(covered.all())
+
+
 def _is_whole(transaction: sqlite3.Connection, job_id: str) -> bool:
-    """Every sample is there. Parts may overlap: two workers may have answered one request with different cuts of it."""
+    """Every sample of a job is there."""
     requests = transaction.execute(
         "SELECT request_id, samples FROM requests WHERE job_id = ?", (job_id,)
     ).fetchall()
-    for request_id, samples in requests:
-        covered = np.zeros(samples, bool)
-        for first, length in transaction.execute(
-            "SELECT first, samples FROM latents WHERE request_id = ?", (request_id,)
-        ):
-            covered[first : first + length] = True
-        if not covered.all():
-            return False
-    return True
+    return all(is_answered(transaction, request_id, samples) for request_id, samples in requests)

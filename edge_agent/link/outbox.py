@@ -12,6 +12,8 @@ from edge_agent.storage.spool import Spool
 
 Kind = Literal["samples", "denoise", "prefetch"]
 PRIORITY: dict[Kind, int] = {"denoise": 0, "prefetch": 1, "samples": 2}
+INTERACTIVE = PRIORITY["denoise"]
+LEAST_URGENT = 9
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,23 @@ def put(
     )
 
 
-def next_entries(spool: Spool, *, besides: Sequence[int], limit: int, limit_bytes: int) -> list[Entry]:
+def next_entries(
+    spool: Spool, *, besides: Sequence[int], limit: int, limit_bytes: int, urgent: bool = False
+) -> list[Entry]:
     """The messages to send next, interactive ones first, else oldest first; `besides` are in flight.
 
-    Up to `limit` of them, and no more than `limit_bytes` together, unless the first alone is larger.
+    Up to `limit` of them, and no more than `limit_bytes` together, unless the first alone is larger. `urgent`: interactive ones
+    alone.
     """
     rows = spool.rows(
         "WITH first AS (SELECT sequence, priority, size_bytes FROM outbox"
-        " WHERE sequence NOT IN (SELECT value FROM json_each(?)) ORDER BY priority, sequence LIMIT ?),"
+        " WHERE sequence NOT IN (SELECT value FROM json_each(?)) AND priority <= ?"
+        " ORDER BY priority, sequence LIMIT ?),"
         " placed AS (SELECT sequence, sum(size_bytes) OVER place AS total_bytes, row_number() OVER place AS place"
         " FROM first WINDOW place AS (ORDER BY priority, sequence))"
         " SELECT sequence, message_id, kind, type, job_id, body FROM placed JOIN outbox USING (sequence)"
         " WHERE total_bytes <= ? OR place = 1 ORDER BY place",
-        (json.dumps(list(besides)), limit, limit_bytes),
+        (json.dumps(list(besides)), INTERACTIVE if urgent else LEAST_URGENT, limit, limit_bytes),
     )
     return [Entry(*row) for row in rows]
 
@@ -98,9 +104,12 @@ def failed(spool: Spool, failures: Sequence[tuple[int, str]]) -> None:
 
 def load(spool: Spool) -> Load:
     """Messages, bytes and age of what waits."""
-    row = spool.rows("SELECT count(*), coalesce(sum(size_bytes), 0), min(created_at) FROM outbox")[0]
-    oldest_seconds = 0.0 if row[2] is None else max(0.0, time.time() - row[2])
-    return Load(messages=row[0], size_bytes=row[1], oldest_seconds=oldest_seconds)
+    return _load(spool, INTERACTIVE)
+
+
+def held_back(spool: Spool) -> Load:
+    """Of what waits, all that is not interactive: what a metered link or a cap keeps back."""
+    return _load(spool, INTERACTIVE + 1)
 
 
 def check_room(spool: Spool, max_bytes: int) -> None:
@@ -111,3 +120,12 @@ def check_room(spool: Spool, max_bytes: int) -> None:
             f"the outbox is full: {waiting.messages} messages of {waiting.size_bytes} bytes wait for the broker and the quota"
             f" is {max_bytes}; connect the device to let it drain, or raise outbox_max_bytes"
         )
+
+
+def _load(spool: Spool, from_priority: int) -> Load:
+    row = spool.rows(
+        "SELECT count(*), coalesce(sum(size_bytes), 0), min(created_at) FROM outbox WHERE priority >= ?",
+        (from_priority,),
+    )[0]
+    oldest_seconds = 0.0 if row[2] is None else max(0.0, time.time() - row[2])
+    return Load(messages=row[0], size_bytes=row[1], oldest_seconds=oldest_seconds)

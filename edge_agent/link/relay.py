@@ -21,6 +21,7 @@ from edge_agent import clock
 from edge_agent.errors import SpoolError
 from edge_agent.generation import jobs
 from edge_agent.link import outbox
+from edge_agent.link.allowance import Allowance
 from edge_agent.storage.spool import Spool
 from monitoring.errors import Disposition
 
@@ -52,6 +53,8 @@ class Relay:
     spool_path: the outbox's database; the thread opens a connection of its own.
     sender, connected: the link to the broker, and whether it stands.
     user: who this device is; its routing keys begin with it.
+    bytes_per_second: cap of what is sent, or None. Interactive messages do not wait for it, and count.
+    metered: the link costs by the byte: interactive messages alone are sent, the others stay in the outbox.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class Relay:
         *,
         user: str,
         connected: Callable[[], bool],
+        bytes_per_second: int | None = None,
+        metered: bool = False,
         backoff: Backoff | None = None,
     ) -> None:
         self.error: SpoolError | None = None
@@ -68,6 +73,8 @@ class Relay:
         self._sender = sender
         self._user = user
         self._connected = connected
+        self._allowance = Allowance(bytes_per_second)
+        self._metered = metered
         self._backoff = backoff or Backoff()
         self._ended: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
         self._in_flight: dict[int, int] = {}
@@ -123,13 +130,19 @@ class Relay:
         room, room_bytes = WINDOW - len(self._in_flight), WINDOW_BYTES - sum(self._in_flight.values())
         if room <= 0 or room_bytes <= 0:
             return
+        allowed_bytes = self._allowance.available(time.monotonic())
         for entry in outbox.next_entries(
-            spool, besides=sorted(self._in_flight), limit=room, limit_bytes=room_bytes
+            spool,
+            besides=sorted(self._in_flight),
+            limit=room,
+            limit_bytes=int(max(1.0, min(room_bytes, allowed_bytes))),
+            urgent=self._metered or allowed_bytes <= 0,
         ):
             message = self._outgoing(spool, entry)
             if message is None:
                 continue
             self._in_flight[entry.sequence] = len(entry.body)
+            self._allowance.spend(len(entry.body), time.monotonic())
             try:
                 future = self._sender.send(message)
             except PublishFailed as error:
@@ -160,7 +173,8 @@ class Relay:
 
     def _settle(self, spool: Spool) -> None:
         """Wait a moment for confirms, then write down all that have come, in one transaction."""
-        patience_seconds = _POLL_SECONDS if self._in_flight or self._not_before else _IDLE_SECONDS
+        busy = self._in_flight or self._not_before or self._allowance.available(time.monotonic()) <= 0
+        patience_seconds = _POLL_SECONDS if busy else _IDLE_SECONDS
         try:
             ended = [self._ended.get(timeout=patience_seconds)]
         except queue.Empty:

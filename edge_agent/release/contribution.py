@@ -2,9 +2,11 @@
 
 Only a `diffusion.privacy.Release` can become part of a message, and the ledger row that counts it is written in the
 transaction that accepts the message. So whatever happens in between, an image that is in the outbox is in the ledger, and the
-other way round.
+other way round. A row that was restored from the journal is the exception: its message may be lost. Such a release may be made
+again when it comes out the same to the last bit, since the same bytes a second time disclose nothing.
 """
 
+import hashlib
 import math
 import sqlite3
 import time
@@ -26,6 +28,7 @@ from edge_agent.link import contract as contracts
 from edge_agent.link import outbox
 from edge_agent.release.images import Image, ImageSource
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage.journal import Journal, reconcile
 from edge_agent.storage.spool import Spool
 
 BATCH_IMAGES = 64
@@ -70,6 +73,7 @@ def contribute(
         ContributionError: cut, schedule or shape disagree with the server's contract, or with what may be released at all.
         ImageError, OutboxFull, SpoolError: reading or keeping failed; what was accepted before stays.
     """
+    reconcile(spool)
     contract = contracts.latest(spool)
     cut = Cut(NoiseSchedule.named(settings.schedule, settings.schedule_steps), settings.cut_ratio)
     check_cut(cut, contract, settings.noise_floor)
@@ -83,15 +87,17 @@ def contribute(
         labelled = labelled or image.label is not None
         digest = privacy.image_digest(image.x0)
         wanted = _is_wanted(image, contract)
-        missing = _missing_releases(spool, digest, settings.releases) - batches.pending(digest)
+        missing = _missing_releases(spool, digest, settings.releases, cut) - batches.pending(digest)
         now = {index for index in missing if index < asked} if wanted else set()
-        before += not missing
         held_back += bool(missing) and not now
         for index in sorted(now):
             label = None if withhold else image.label
-            batches.add(
-                privacy.release(cut, image.x0, secret, index, clip_norm=settings.clip_norm, label=label)
-            )
+            release = privacy.release(cut, image.x0, secret, index, clip_norm=settings.clip_norm, label=label)
+            if _is_new_or_the_same(spool, release):
+                batches.add(release)
+            else:
+                missing.discard(index)
+        before += not missing
         read += 1
         if on_image is not None:
             on_image(read)
@@ -174,7 +180,9 @@ class _Batches:
             return
         body = codec.encode(self._message(releases))
         with self._spool.transaction() as transaction:
-            accept_batch(transaction, releases, body, self._settings.outbox_max_bytes)
+            accept_batch(
+                transaction, Journal.of(self._spool), releases, body, self._settings.outbox_max_bytes
+            )
         for release in releases:
             self._pending[release.digest].discard(release.release)
         self.made += 1
@@ -193,9 +201,16 @@ class _Batches:
 
 
 def accept_batch(
-    transaction: sqlite3.Connection, releases: Sequence[Release], body: bytes, outbox_max_bytes: int
+    transaction: sqlite3.Connection,
+    journal: Journal,
+    releases: Sequence[Release],
+    body: bytes,
+    outbox_max_bytes: int,
 ) -> None:
-    """Put one message into the outbox and its images into the ledger, as part of one transaction."""
+    """Put one message into the outbox and its images into the ledger, as part of one transaction.
+
+    The journal has them before the transaction commits, so nothing can be sent that a damaged spool would forget.
+    """
     batch_id = codec.digest(body)
     outbox.put(
         transaction,
@@ -205,16 +220,57 @@ def accept_batch(
         body=body,
         max_bytes=outbox_max_bytes,
     )
-    transaction.executemany(
-        "INSERT INTO ledger (image, release, t_cut, schedule_id, batch_id, released_at) VALUES (?, ?, ?, ?, ?, ?)",
-        [(r.digest, r.release, r.t_cut, r.schedule_id, batch_id, time.time()) for r in releases],
+    rows = [_ledger_row(release, batch_id) for release in releases]
+    changed = transaction.executemany(
+        "INSERT INTO ledger (image, release, t_cut, schedule_id, batch_id, released_at, content)"
+        " VALUES (:image, :release, :t_cut, :schedule_id, :batch_id, :released_at, :content)"
+        " ON CONFLICT (image, release) DO UPDATE SET restored = 0, batch_id = excluded.batch_id,"
+        " released_at = excluded.released_at WHERE restored = 1 AND content = excluded.content",
+        rows,
     )
+    if changed.rowcount != len(rows):
+        raise ContributionError(
+            "an image of this batch was released by another process meanwhile: run it again"
+        )
+    journal.append(rows)
 
 
-def _missing_releases(spool: Spool, digest: str, limit: int) -> set[int]:
-    """Indices below `limit` at which an image has not been released yet, at whatever cut."""
-    rows = spool.rows("SELECT release FROM ledger WHERE image = ?", (digest,))
+def _ledger_row(release: Release, batch_id: str) -> dict[str, str | int | float | None]:
+    return {
+        "image": release.digest,
+        "release": release.release,
+        "t_cut": release.t_cut,
+        "schedule_id": release.schedule_id,
+        "batch_id": batch_id,
+        "released_at": time.time(),
+        "content": _content_digest(release),
+    }
+
+
+def _content_digest(release: Release) -> str:
+    """32 hex digits that name the released values; it never leaves the device."""
+    return hashlib.sha256(release.x_c.tobytes()).hexdigest()[:32]
+
+
+def _missing_releases(spool: Spool, digest: str, limit: int, cut: Cut) -> set[int]:
+    """Indices below `limit` at which an image has not been released, at whatever cut, or may be released again at this one."""
+    rows = spool.rows(
+        "SELECT release FROM ledger WHERE image = ?"
+        " AND NOT (restored AND content IS NOT NULL AND schedule_id = ? AND t_cut = ?)",
+        (digest, cut.schedule.schedule_id, cut.t_cut),
+    )
     return set(range(limit)) - {row[0] for row in rows}
+
+
+def _is_new_or_the_same(spool: Spool, release: Release) -> bool:
+    """Whether making this release discloses nothing that the ledger does not count, or counts already.
+
+    A release that the ledger knows from the journal alone must come out as it did then; clipped otherwise it would not.
+    """
+    row = spool.row(
+        "SELECT content FROM ledger WHERE image = ? AND release = ?", (release.digest, release.release)
+    )
+    return row is None or row["content"] == _content_digest(release)
 
 
 def _releases_asked(spool: Spool, contract: RoundV1) -> int:

@@ -125,6 +125,16 @@ CREATE TABLE ledger (
 ) WITHOUT ROWID
 """
 
+_KEPT = """
+CREATE TABLE kept (
+    name            TEXT PRIMARY KEY,      -- id of an ended job, or a folder of pictures whose job is not known
+    sequence        INTEGER NOT NULL,      -- the lower, the sooner it goes
+    size_bytes      INTEGER NOT NULL,
+    noticed_at      REAL NOT NULL,         -- wall clock
+    noticed_running REAL NOT NULL          -- seconds that agents had run here until then
+) WITHOUT ROWID
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "0001_spool",
@@ -152,6 +162,21 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE jobs ADD COLUMN seeded INTEGER NOT NULL DEFAULT 1",
             "ALTER TABLE jobs ADD COLUMN head_steps INTEGER",
             "ALTER TABLE jobs ADD COLUMN source TEXT CHECK (source IN ('server', 'pool', 'local'))",
+        ),
+    ),
+    Migration(
+        "0003_restored",
+        (
+            # 1: known from the journal alone; whether its message ever left is not known.
+            "ALTER TABLE ledger ADD COLUMN restored INTEGER NOT NULL DEFAULT 0",
+            # Digest of the released values; NULL for what was released before this column was there.
+            "ALTER TABLE ledger ADD COLUMN content TEXT",
+            _KEPT,
+            # To ask again: the message as it was, since the server takes another with its id for a mistake; how often that
+            # was done; and for how long the device has been connected since the broker confirmed it.
+            "ALTER TABLE requests ADD COLUMN body BLOB",
+            "ALTER TABLE requests ADD COLUMN repeats INTEGER NOT NULL DEFAULT 0",
+            "ALTER TABLE requests ADD COLUMN waited_seconds REAL NOT NULL DEFAULT 0",
         ),
     ),
 )

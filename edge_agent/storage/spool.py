@@ -1,10 +1,11 @@
 """The device's durable memory: one SQLite file that several processes and threads share.
 
 What a transaction here has committed survives kill -9 and a power cut (WAL, synchronous=FULL). A file that is damaged is reported
-and left alone: making a new one in its place would forget which images have been released.
+and left alone here; `edge_agent.storage.quarantine` sets it aside, so that which images have been released is not forgotten.
 """
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from edge_agent.errors import SpoolError, SpoolFull
+from edge_agent.errors import SpoolDamaged, SpoolError, SpoolFull, SpoolReplaced
 from edge_agent.storage import migrations
 
 BUSY_SECONDS = 15.0
 _SPARE_PAGES = 256
+_SPARE_LOG_BYTES = 2**20
 
 Parameter = str | int | float | bytes | None
 
@@ -25,7 +27,7 @@ class Spool:
     """One connection to the spool; each thread and each process opens its own.
 
     `verify` reads the whole file and checks its structure, which a start of the agent should do and a quick look need not.
-    Raises SpoolError when the file is damaged, SpoolFull when the disk is full.
+    Raises SpoolDamaged when the file is not what was written, SpoolFull when the disk is full.
     """
 
     def __init__(self, path: Path, *, verify: bool = False) -> None:
@@ -34,6 +36,7 @@ class Spool:
             _create(path)
         _check_size(path)
         with _translated(path):
+            self._file = _identity(path)
             self._connection = _connect(path)
         try:
             with _translated(path):
@@ -53,7 +56,11 @@ class Spool:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of the block or nothing of it; durable when the block has ended."""
+        """All of the block or nothing of it; durable when the block has ended.
+
+        Raises SpoolReplaced when another process has set the file aside meanwhile: what was committed went into a file that
+        nobody reads any more.
+        """
         with _translated(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -64,6 +71,7 @@ class Spool:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+        self._check_place()
 
     def rows(self, sql: str, parameters: Sequence[Parameter] = ()) -> list[sqlite3.Row]:
         """All rows of a query."""
@@ -77,23 +85,43 @@ class Spool:
 
     def changed_elsewhere(self) -> bool:
         """Whether another connection has committed since the last call; costs some microseconds and no disk access."""
+        self._check_place()
         with _translated(self.path):
             version = self._read_data_version()
         changed, self._data_version = version != self._data_version, version
         return changed
 
     def give_back_disk(self) -> None:
-        """Return the pages of deleted rows to the file system, once there are enough of them to be worth the writing."""
+        """Return the pages of deleted rows to the file system, once there are enough of them to be worth the writing.
+
+        While another connection reads, its part of the log has to stay; the next call returns it.
+        """
         with _translated(self.path):
-            if self._connection.execute("PRAGMA freelist_count").fetchone()[0] < _SPARE_PAGES:
+            free_pages = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
+            if free_pages < _SPARE_PAGES and _log_bytes(self.path) < _SPARE_LOG_BYTES:
                 return
             # As a script, because it frees one page a step, and `execute` takes a single step of what returns no columns.
             self._connection.executescript("PRAGMA incremental_vacuum")
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            # Whoever reads is not waited for: this is called by threads that have better things to do.
+            self._connection.execute("PRAGMA busy_timeout = 0")
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
 
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""
         self._connection.close()
+
+    def _check_place(self) -> None:
+        try:
+            replaced = _identity(self.path) != self._file
+        except FileNotFoundError:
+            replaced = True
+        if replaced:
+            raise SpoolReplaced(
+                f"the spool {self.path} was found damaged and set aside meanwhile; a new one was begun: try again"
+            )
 
     def _read_data_version(self) -> int:
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
@@ -114,22 +142,33 @@ def _create(path: Path) -> None:
 
     So a spool that lacks its tables, or is empty, is always a damaged one and never one that was about to be made.
     """
+    if log_of(path).exists() and not path.exists():
+        # A new database under this name would take the old one's log for its own.
+        raise _damaged(path, "the file is gone and its log is still there")
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with _translated(path):
         draft.unlink(missing_ok=True)
-        connection = sqlite3.connect(draft, isolation_level=None)
         try:
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            connection.execute("PRAGMA journal_mode = WAL")  # kept in the file
-            connection.execute("PRAGMA synchronous = FULL")
-            migrations.migrate(connection)
+            _fill(draft)
+            with contextlib.suppress(FileExistsError):  # another process was faster, and its spool is as good
+                os.link(draft, path)
         finally:
-            connection.close()
-        draft.chmod(0o600)
-        with contextlib.suppress(FileExistsError):  # another process was faster, and its spool is as good
-            os.link(draft, path)
-        draft.unlink()
+            for left in (draft, log_of(draft), draft.with_name(f"{draft.name}-shm")):
+                left.unlink(missing_ok=True)
         _sync_directory(path.parent)
+
+
+def _fill(draft: Path) -> None:
+    """A new database with all tables, readable by its owner only."""
+    connection = sqlite3.connect(draft, isolation_level=None)
+    try:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")  # kept in the file
+        connection.execute("PRAGMA synchronous = FULL")
+        migrations.migrate(connection)
+    finally:
+        connection.close()
+    draft.chmod(0o600)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -154,11 +193,26 @@ def _check_size(path: Path) -> None:
         raise _damaged(path, "it is empty")
 
 
-def _damaged(path: Path, what: str) -> SpoolError:
-    return SpoolError(
-        f"the spool {path} is damaged: {what}; it was left untouched: restore it from a backup, or move it away to start"
-        " a new one (its record of released images, waiting messages and jobs then starts empty)"
-    )
+def log_of(path: Path) -> Path:
+    """The write-ahead log of a database."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _log_bytes(path: Path) -> int:
+    try:
+        return log_of(path).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Which file it is, whatever its name; found out without opening it (see `_check_size`)."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _damaged(path: Path, what: str) -> SpoolDamaged:
+    return SpoolDamaged(f"the spool {path} is damaged: {what}")
 
 
 @contextlib.contextmanager
@@ -169,17 +223,25 @@ def _translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _translate(path, error) from error
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _full(path) from error
         raise SpoolError(
             f"the spool {path} cannot be used: {error.strerror or error}; check the directory"
         ) from error
 
 
+def _full(path: Path) -> SpoolFull:
+    return SpoolFull(
+        f"the disk is full: nothing can be added to the spool {path}; free some space and try again"
+    )
+
+
 def _translate(path: Path, error: sqlite3.Error) -> SpoolError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return SpoolFull(
-            f"the disk is full: nothing can be added to the spool {path}; free some space and try again"
-        )
+    extended = getattr(error, "sqlite_errorcode", 0)
+    code = extended & 0xFF
+    # The index of the log, which lies in a file of its own, is enlarged before anything is written to the database.
+    if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return _full(path)
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return _damaged(path, str(error))
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:

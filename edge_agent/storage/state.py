@@ -27,6 +27,11 @@ class StateDirectory:
         return self.path / "spool.sqlite3"
 
     @property
+    def quarantine(self) -> Path:
+        """Where damaged spools are set aside."""
+        return self.path / "quarantine"
+
+    @property
     def agent_lock(self) -> Path:
         """Held by the running agent."""
         return self.path / "agent.lock"

@@ -349,7 +349,7 @@ def test_a_lost_link_fails_what_is_in_flight_and_heals(
         delivery.ack()
 
 
-def test_a_suspended_connection_stays_away_until_it_is_resumed(
+def test_a_paused_connection_stays_away_through_cuts_until_it_is_resumed(
     server_settings: BrokerSettings, queue: str, connect: Connect, link: Link
 ) -> None:
     url = server_settings.url.get_secret_value().replace(f":{link.target_port}/", f":{link.port}/")
@@ -357,7 +357,7 @@ def test_a_suspended_connection_stays_away_until_it_is_resumed(
     publisher = connection.publisher()
     connection.wait_connected(20)
 
-    connection.suspend()
+    connection.pause()
     wait_until(lambda: not connection.connected, "it has hung up")
     for _ in range(2):  # a link that is made anew does not bring back what was told to stay away
         connection.cut()
@@ -371,13 +371,13 @@ def test_a_suspended_connection_stays_away_until_it_is_resumed(
     publisher.publish(Outgoing("", queue, "back", "receipt.v1", b"x"))
 
 
-def test_suspending_and_resuming_in_any_order_leaves_one_connection(
+def test_pausing_and_resuming_in_any_order_leaves_one_connection(
     server_settings: BrokerSettings, queue: str, connect: Connect
 ) -> None:
     connection = connect(server_settings)
     consumer = connection.consumer(queue, prefetch=10)
     publisher = connection.publisher()
-    for act in ("suspend", "resume", "suspend", "resume", "cut", "suspend", "cut", "resume", "resume", "cut"):
+    for act in ("pause", "resume", "pause", "resume", "cut", "pause", "cut", "resume", "resume", "cut"):
         getattr(connection, act)()
 
     connection.wait_connected(10)

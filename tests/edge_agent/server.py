@@ -51,12 +51,14 @@ class Server:
     """Answers while it is open; what it does can be changed between requests.
 
     parts: in how many messages an answer comes.  fail: answer with FailedV1.  repeats: send every answer so often.
+    swallows: so many requests are taken and never answered.
     """
 
     def __init__(self, settings: BrokerSettings, schedule: NoiseSchedule | None = None) -> None:
         self.parts = 2
         self.fail = False
         self.repeats = 1
+        self.swallows = 0
         self.requests: list[DenoiseV1] = []
         self.answering = threading.Event()
         self.answering.set()
@@ -100,6 +102,10 @@ class Server:
         request = delivery.message()
         assert isinstance(request, DenoiseV1)
         self.requests.append(request)
+        if self.swallows > 0:
+            self.swallows -= 1
+            delivery.ack()
+            return
         user = user_name(*expect_user(delivery))
         for _ in range(self.repeats):
             for index, message in enumerate(self._messages(request)):

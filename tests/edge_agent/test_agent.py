@@ -175,7 +175,7 @@ def test_images_are_contributed_and_pictures_made_without_torch(
     ((message_id, body),) = queued(node, "samples")
     assert codec.digest(body) == message_id
     assert status["agent"]["running"]
-    assert status["link"] == {"connected": True, "user": device.user}
+    assert (status["link"]["connected"], status["link"]["user"]) == (True, device.user)
     assert status["ledger"] == {"images": 10, "releases": 10}
     assert status["jobs"] == {"completed": 1}
     assert (status["head"]["provider"], status["head"]["t_cut"], status["head"]["error"]) == ("cpu", 60, None)
@@ -341,6 +341,22 @@ def test_a_server_that_cannot_help_fails_the_job_with_its_reason(
     assert failed.returncode == 1
     assert json.loads(failed.stdout)["reason"] == "no_version"
     assert "no backbone is published yet" in failed.stderr
+
+
+def test_a_request_that_was_swallowed_is_asked_again_and_answered(
+    device: Device, server: Server, state: StateDirectory, head_bundle: Path, run_agent: RunAgent
+) -> None:
+    server.swallows = 1
+    agent = ready(run_agent(device.url, "--head", head_bundle, "--reask", 1))
+
+    made = edge_json("generate", "--state", state.path, "--count", 2, "--ttl", 60)
+
+    assert made["state"] == "completed"
+    assert len(agent.events("request_repeated")) == 1
+    first, second = server.requests
+    assert codec.encode(first) == codec.encode(second), (
+        "word for word: the server refuses another with its id"
+    )
 
 
 def test_repeated_and_late_answers_are_recognised_and_counted(

@@ -119,6 +119,44 @@ def test_a_full_device_says_so_and_keeps_what_it_had_accepted(on_small_disk: Sta
     assert json.loads(text)["outbox"]["messages"] >= before["batches"]
 
 
+def test_a_spool_damaged_on_a_full_disk_is_set_aside_once_there_is_room(
+    on_small_disk: Start, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    np.savez(tmp_path / "few.npz", images=rng.uniform(-1, 1, (8, 1, 8, 8)).astype(np.float32))
+    state = tmp_path / "small" / "edge"
+    agent = on_small_disk("edge", "run", "--state", state, megabytes=3, environment={
+        "COLLAFUSE_BROKER_URL": "amqp://ward_x:secret@127.0.0.1:1/nowhere"
+    })  # fmt: skip
+    wait_for_event(agent, "agent_started")
+    code, text = _inside(agent, "edge", "contribute", tmp_path / "few.npz", "--state", state, "--json")
+    assert code == 0, text
+    agent.fill()
+
+    _overwrite(agent.outside / "edge" / "spool.sqlite3")
+    _overwrite(agent.outside / "edge" / "spool.sqlite3-wal")
+    (agent.outside / "edge" / "spool.suspect").touch()
+
+    wait_for_event(agent, "spool_full")
+    assert agent.process.poll() is None
+    agent.make_room()
+    wait_for_event(agent, "agent_started", 2)
+    assert agent.events().count('"event": "spool_quarantined"') == 1
+    code, text = _inside(agent, "edge", "status", "--state", state, "--json")
+    assert code == 0, text
+    facts = json.loads(text)
+    assert facts["ledger"]["releases"] == 8
+    assert len(facts["quarantine"]) == 1
+
+
+def _overwrite(path: Path) -> None:
+    """Damage that needs no room."""
+    size = path.stat().st_size
+    with path.open("r+b", buffering=0) as file:
+        file.seek(min(4096, size // 2))
+        file.write(b"\xff" * (size - min(4096, size // 2)))
+
+
 def _inside(disk: SmallDisk, *arguments: object) -> tuple[int, str]:
     """Run a command where the small disk can be seen; returns its exit code and what it said."""
     user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]

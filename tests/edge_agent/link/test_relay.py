@@ -1,3 +1,4 @@
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -48,14 +49,14 @@ def connection(device: Device, server_settings: BrokerSettings) -> Iterator[Conn
         yield connection
 
 
-def put(spool: Spool, message_id: str, kind: Kind = "samples") -> None:
+def put(spool: Spool, message_id: str, kind: Kind = "samples", size_bytes: int = 4) -> None:
     with spool.transaction() as transaction:
         outbox.put(
             transaction,
             message_id=message_id,
             kind=kind,
             type_name="samples.v1",
-            body=b"body",
+            body=b"x" * size_bytes,
             max_bytes=2**20,
         )
 
@@ -142,3 +143,92 @@ def test_while_the_link_is_down_nothing_is_tried_and_nothing_is_lost(
         relay.stop()
 
     assert sender.sent == ["batch", "second"]
+
+
+def test_a_request_overtakes_a_thousand_messages_that_were_there_before_it(
+    node: NodeInfo, spool: Spool, connection: Connection
+) -> None:
+    for number in range(1000):
+        put(spool, f"batch-{number}")
+    sender = Unlucky(connection.publisher(window=WINDOW), losses=0, error=ConnectionLost("unused"))
+    relay = run(spool, connection, sender)
+    try:
+        wait_until(lambda: len(sender.sent) > WINDOW, "it is at work")
+        put(spool, "request", kind="denoise")
+        relay.wake()
+        wait_until(lambda: "request" in sender.sent, "the request is sent")
+        behind = 1001 - sender.sent.index("request")
+        wait_until(lambda: waiting(spool) == 0, "the outbox is empty", 60)
+    finally:
+        relay.stop()
+
+    assert behind > 100, "most of the others went later"
+
+
+def test_after_a_success_the_next_failure_waits_like_the_first(spool: Spool, connection: Connection) -> None:
+    backoff = Backoff(first_seconds=0.01, limit_seconds=0.02)
+    sender = Unlucky(connection.publisher(), losses=6, error=ConfirmTimeout("no confirm came"))
+    relay = Relay(
+        spool.path, sender, user=connection.user, connected=lambda: connection.connected, backoff=backoff
+    )
+    relay.start()
+    try:
+        put(spool, "batch")
+        wait_until(lambda: len(sender.sent) >= 5, "it fails again and again")
+        assert backoff.failures >= 4
+        wait_until(lambda: waiting(spool) == 0, "the outbox is empty")
+    finally:
+        relay.stop()
+
+    assert backoff.failures == 0
+
+
+def test_a_metered_link_carries_requests_alone(
+    node: NodeInfo, spool: Spool, connection: Connection, server_settings: BrokerSettings
+) -> None:
+    put(spool, "batch")
+    put(spool, "pool", kind="prefetch")
+    sender = Unlucky(connection.publisher(), losses=0, error=ConnectionLost("unused"))
+    relay = Relay(
+        spool.path, sender, user=connection.user, connected=lambda: connection.connected, metered=True
+    )
+    relay.start()
+    try:
+        put(spool, "request", kind="denoise")
+        wait_until(lambda: waiting(spool) == 2, "the request is sent")
+    finally:
+        relay.stop()
+
+    assert sender.sent == ["request"]
+    assert outbox.held_back(spool).messages == 2
+
+
+def test_a_cap_holds_over_time_and_a_request_does_not_wait_for_it(
+    spool: Spool, connection: Connection
+) -> None:
+    for number in range(40):
+        put(spool, f"batch-{number}", size_bytes=1000)
+    sender = Unlucky(connection.publisher(), losses=0, error=ConnectionLost("unused"))
+    relay = Relay(
+        spool.path,
+        sender,
+        user=connection.user,
+        connected=lambda: connection.connected,
+        bytes_per_second=10_000,
+    )
+    started = time.monotonic()
+    relay.start()
+    try:
+        wait_until(lambda: len(sender.sent) >= 12, "the burst has gone")
+        put(spool, "request", kind="denoise", size_bytes=1000)
+        asked = time.monotonic()
+        wait_until(lambda: "request" in sender.sent, "the request is sent")
+        assert time.monotonic() - asked < 2
+        assert len(sender.sent) < 35, "the others wait"
+        wait_until(lambda: waiting(spool) == 0, "the outbox is empty")
+    finally:
+        relay.stop()
+
+    assert 41_000 / (time.monotonic() - started) < 1.5 * 10_000, (
+        "a burst of 10,000 bytes, then 10,000 a second"
+    )

@@ -1,0 +1,134 @@
+"""Real agents whose spool is damaged before they start and under their hands."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from edge_agent.storage import quarantine
+from edge_agent.storage.spool import Spool, log_of
+from edge_agent.storage.state import StateDirectory
+from tests.conftest import wait_until
+from tests.edge_agent.agents import Process, collafuse, edge_json
+from tests.edge_agent.conftest import Device
+from tests.edge_agent.server import Server
+from tests.edge_agent.storage.damage import DAMAGES, overwritten
+
+NOWHERE = "amqp://ward_one:secret@127.0.0.1:1/collafuse"
+
+
+@pytest.fixture
+def run_agent(state: StateDirectory, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Agents on the test's state directory that are killed at the end if they still run."""
+    started: list[Process] = []
+
+    def start(url: str, *flags: object) -> Process:
+        log = tmp_path / f"agent-{len(started)}.log"
+        common = ("--state", state.path, "--broker-url", url, "--schedule-steps", 200, "--threads", 1)
+        started.append(Process(log, "edge", "run", *common, *flags))
+        wait_until(lambda: bool(started[-1].events("agent_started")), "the agent starts")
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.exit_code is None:
+            process.kill()
+
+
+def contribute(state: StateDirectory, tmp_path: Path, pictures: np.ndarray, **extra: Any) -> dict[str, Any]:
+    np.savez(tmp_path / "data.npz", images=pictures)
+    cut_ratio = extra.get("cut_ratio", 0.3)
+    return edge_json(
+        "contribute", tmp_path / "data.npz", "--state", state.path, "--schedule-steps", 200, "--cut-ratio", cut_ratio
+    )  # fmt: skip
+
+
+def checkpointed(state: StateDirectory) -> bool:
+    """Whether the log holds nothing any more: as long as it does, damage to the file is mended from it."""
+    with Spool(state.spool) as spool:
+        return (
+            spool.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0
+            and log_of(state.spool).stat().st_size == 0
+        )
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_agent_that_finds_its_spool_damaged_begins_a_new_one_and_serves(
+    device: Device,
+    server: Server,
+    state: StateDirectory,
+    head_bundle: Path,
+    run_agent: Callable[..., Process],
+    tmp_path: Path,
+    pictures: np.ndarray,
+    damage: Callable[[Path], None],
+) -> None:
+    assert contribute(state, tmp_path, pictures)["released"] == 10
+    with Spool(state.spool) as spool, spool.transaction() as transaction:
+        transaction.execute("CREATE TABLE ballast AS SELECT randomblob(100000)")
+    damage(state.spool)
+
+    agent = run_agent(device.url, "--head", head_bundle)
+
+    (event,) = agent.events("spool_quarantined")
+    assert event["level"] == "critical"
+    assert "damaged" in event["error"]
+    made = edge_json("generate", "--state", state.path, "--count", 2, "--ttl", 60)
+    assert made["state"] == "completed"
+    facts = edge_json("status", "--state", state.path)
+    assert facts["ledger"]["releases"] == 10
+    assert facts["quarantine"] == quarantine.names(state)
+    assert len(facts["quarantine"]) == 1
+    metrics = httpx.get(f"http://127.0.0.1:{facts['agent']['metrics_port']}/metrics").text
+    assert "collafuse_quarantined_spools 1.0" in metrics
+    assert contribute(state, tmp_path, pictures, cut_ratio=0.4)["released"] == 0
+    assert agent.stop() == 0
+
+
+def test_damage_under_a_running_agent_is_mended_while_it_runs(
+    device: Device,
+    server: Server,
+    state: StateDirectory,
+    head_bundle: Path,
+    run_agent: Callable[..., Process],
+    tmp_path: Path,
+    pictures: np.ndarray,
+) -> None:
+    assert contribute(state, tmp_path, pictures)["released"] == 10
+    agent = run_agent(device.url, "--head", head_bundle)
+    wait_until(lambda: checkpointed(state), "the log is taken into the file")
+    overwritten(state.spool)
+
+    # The agent may find it before anybody else does.
+    met = collafuse("edge", "status", "--state", state.path)
+    assert met.returncode == 0 or met.stderr.startswith("error: the spool ")
+    assert len(met.stderr.splitlines()) == met.returncode
+    wait_until(lambda: len(agent.events("agent_started")) == 2, "the agent begins anew")
+    assert len(agent.events("spool_quarantined")) == 1
+    again = contribute(state, tmp_path, pictures)
+    assert again["released"] + again["released_before"] == 10
+    assert edge_json("generate", "--state", state.path, "--count", 2, "--ttl", 60)["state"] == "completed"
+    assert edge_json("status", "--state", state.path)["ledger"]["releases"] == 10
+    assert agent.exit_code is None
+    assert agent.stop() == 0
+
+
+def test_without_an_agent_a_command_sets_the_spool_aside_and_goes_on(
+    state: StateDirectory, tmp_path: Path, pictures: np.ndarray
+) -> None:
+    contribute(state, tmp_path, pictures)
+    state.spool.write_bytes(b"")
+
+    done = collafuse("edge", "status", "--state", state.path, "--json")
+
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["ledger"]["releases"] == 10
+    assert len(done.stderr.splitlines()) == 1
+    assert "set aside in" in done.stderr
+    assert contribute(state, tmp_path, pictures)["released"] == 10, (
+        "the same bytes once more disclose nothing"
+    )
