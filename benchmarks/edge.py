@@ -73,7 +73,9 @@ def at_rest(local: LocalNode, head: Path, effort: Effort) -> list[Result]:
     node = local.status().info
     assert node is not None
     urls, _ = make_devices(node, effort.agents)
-    rss, pss, idle = [], [], []
+    rss: list[float] = []
+    pss: list[float] = []
+    idle: list[float] = []
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch, ExitStack() as agents:
         for number, url in enumerate(urls):
             say(f"agent {number + 1} of {effort.agents}: {SETTLE_SECONDS:g} s to settle")
