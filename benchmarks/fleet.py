@@ -113,7 +113,7 @@ def main(
 ) -> None:
     """A day of a fleet. Nothing may be lost, and every outbox has to be empty at the end."""
     logs.configure("benchmark", level="warning")
-    number, seconds, images = (60, 15.0, 3) if quick else (agents, 90.0, 6)
+    number, seconds, images = (60, 10.0, 3) if quick else (agents, 90.0, 6)
     with a_node() as local:
         results = a_day(local, number, seconds, images)
     emit("fleet", results, as_json=as_json, quick=quick, links="a quarter each", day=f"{seconds:g} s")
