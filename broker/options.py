@@ -34,9 +34,9 @@ def options_of(settings: type[ProcessSettings]) -> Callable[[Command], Command]:
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-').removesuffix('-seconds')}"
     kind = _option_type(field.annotation)
-    names = (f"{flag}/--no-{flag[2:]}",) if kind is bool else (flag,)
+    names = [f"{flag}/--no-{flag[2:]}" if kind is bool else flag]
     if _is_list(field.annotation) and flag.endswith("s"):
-        names = (flag, flag[:-1])  # of a list with one member one speaks in the singular
+        names.append(flag[:-1])  # of a list with one member one speaks in the singular
     text = f"{field.description or name}{_shown_default(field)}"
     option = typer.Option(*names, help=text, show_default=False)
     return inspect.Parameter(
