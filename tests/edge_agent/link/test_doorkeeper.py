@@ -32,20 +32,19 @@ def test_the_link_stands_within_its_window_and_nowhere_else(connection: Connecti
     connection.publisher()
     second = [3600.0]
     keeper = Doorkeeper(Windows.parse(["02:00-05:00"]), connection, lambda: second[0])
-    keeper.turn()
+
+    def closed_until_at(hour: float) -> str | None:
+        second[0] = hour * 3600
+        keeper.turn()
+        return keeper.closed_until
+
+    assert closed_until_at(1) == "02:00"
     connection.start()
-    assert keeper.closed_until == "02:00"
     assert not connection.connected
-
-    second[0] = 2 * 3600.0
-    keeper.turn()
-    assert keeper.closed_until is None
+    assert closed_until_at(2) is None
     connection.wait_connected(20)
-
-    second[0] = 5 * 3600.0
-    keeper.turn()
+    assert closed_until_at(5) == "02:00"
     wait_until(lambda: not connection.connected, "the link is closed")
-    assert keeper.closed_until == "02:00"
 
 
 @pytest.fixture
