@@ -138,6 +138,10 @@ class Connection:
             self._paused = False
             self.call(self._connect)
 
+    def cut(self) -> None:
+        """End the link without a word of AMQP, as a broken wire does; it is made again like any that was lost."""
+        self.call(self._cut)
+
     def call(self, function: Callable[[], None]) -> None:
         """Run `function` on the I/O thread, soon."""
         self._ioloop.add_callback_threadsafe(function)
@@ -307,6 +311,11 @@ class Connection:
         if self._paused and self._amqp is not None and self._amqp.is_open:
             self._hung_up = True
             self._amqp.close()
+
+    def _cut(self) -> None:
+        if self._amqp is not None:
+            # Not `close`, which says goodbye; pika offers no public abort.
+            self._amqp._terminate_stream(ConnectionLost("the link was cut"))
 
     def _attach(self, user: ChannelUser) -> None:
         self._users[user] = None

@@ -32,6 +32,9 @@ from monitoring.metrics import EdgeMetrics
 log = structlog.get_logger(__name__)
 
 _TURN_SECONDS = 0.1
+_IDLE_TURN_SECONDS = 0.25
+_LIVELY_SECONDS = 10.0
+"""For so long after something has happened the agent looks often; each look wakes a processor that could sleep."""
 _LOOK_SECONDS = 2.0
 _CARRY_SECONDS = 30.0
 _FULL_DISK_SECONDS = 2.0
@@ -75,6 +78,7 @@ class Agent:
         self._stopping = stopping
         self._observer = Observer(parts.spool, parts.metrics)
         self._look_at = 0.0
+        self._lively_until = 0.0
         self._carry_at = 0.0
         self._jobs_may_have_changed = True
         self._unobserved = True
@@ -86,7 +90,7 @@ class Agent:
         log.info("agent_started", user=self._parts.connection.user, state=str(self._parts.state.path))
         while not self._stopping.is_set():
             try:
-                self._turn()
+                self.turn()
             except SpoolError as error:
                 if error.disposition is not Disposition.RETRY:
                     raise
@@ -94,20 +98,33 @@ class Agent:
                 self._stopping.wait(_FULL_DISK_SECONDS)
         log.info("agent_stopped")
 
-    def _turn(self) -> None:
+    def turn(self, wait_seconds: float | None = None) -> None:
+        """Do what there is to do, or wait so long for a letter; `run` does nothing else. Raises SpoolError.
+
+        wait_seconds: left out, it is short while something happens, and longer when nothing has for a while.
+
+        Always in the thread that made the parts.
+        """
         if self._parts.relay.error is not None:
             raise self._parts.relay.error
-        self._take_letters()
+        self._take_letters(self._patience_seconds() if wait_seconds is None else wait_seconds)
         self._look_around()
-        if self._spool.changed_elsewhere() or self._jobs_may_have_changed:
+        changed_elsewhere = self._spool.changed_elsewhere()
+        if changed_elsewhere:
+            self._parts.relay.wake()
+        if changed_elsewhere or self._jobs_may_have_changed:
+            self._lively_until = time.monotonic() + _LIVELY_SECONDS
             self._jobs_may_have_changed, self._unobserved = False, True
             jobs.expire(self._spool, clock.now())
             self._start_jobs()
             self._finish_jobs()
 
-    def _take_letters(self) -> None:
+    def _patience_seconds(self) -> float:
+        return _TURN_SECONDS if time.monotonic() < self._lively_until else _IDLE_TURN_SECONDS
+
+    def _take_letters(self, wait_seconds: float) -> None:
         """Wait a moment for a letter, then take all that have come."""
-        letter = self._parts.consumer.get(0 if self._jobs_may_have_changed else _TURN_SECONDS)
+        letter = self._parts.consumer.get(0 if self._jobs_may_have_changed else wait_seconds)
         while letter is not None and not self._stopping.is_set():
             self._take(letter)
             self._jobs_may_have_changed = True
@@ -176,6 +193,7 @@ class Agent:
         status.note(self._spool, facts)
         self._told = facts
         parts.metrics.head_fallback.set(slot.loaded is not None and slot.loaded.head.fallback is not None)
+        parts.relay.wake()  # the link may be back
         for provider in ("cpu", "cuda"):
             parts.metrics.head_info.labels(provider=provider).set(
                 slot.loaded is not None and slot.loaded.head.provider == provider

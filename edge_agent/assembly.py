@@ -12,7 +12,7 @@ from broker.names import split_user
 from edge_agent.agent import Duty, Parts
 from edge_agent.generation.reasking import Reasker
 from edge_agent.heads.arrivals import Arrivals
-from edge_agent.heads.head_slot import HeadSlot
+from edge_agent.heads.head_slot import HeadSlot, OpenHead
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.trial import Terms
 from edge_agent.heads.updater import HeadUpdater
@@ -39,10 +39,12 @@ def assemble(
     connection: Connection,
     metrics: EdgeMetrics,
     metrics_port: int | None = None,
+    *,
+    open_head: OpenHead | None = None,
 ) -> Iterator[Parts]:
     """Open the spool, load the head and start the threads; all is closed again at the end.
 
-    The caller holds the agent lock of `state`. Raises SpoolError when the spool cannot be used (SpoolDamaged when it is to be set
+    The caller holds the agent lock of `state`; `open_head` is told of in `HeadSlot`. Raises SpoolError when the spool cannot be used (SpoolDamaged when it is to be set
     aside), WindowError when a connect window makes no sense; a bad head and an unreachable broker are reported and lived with.
     """
     windows = Windows.parse(settings.windows)
@@ -57,6 +59,7 @@ def assemble(
             settings.threads,
             settings.provider_fallback,
             partial(judge.admit_own, spool),
+            open_head,
         )
         updater = _updater(settings, state, spool, slot, judge)
         relay = Relay(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.options import options_of
+from edge_agent.fleet.cli import simulate
 from edge_agent.heads import cli as heads_cli
 from edge_agent.settings import EdgeSettings
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The device: release images once, finish pictures locally.", no_args_is_help=True)
 app.add_typer(heads_cli.app, name="head")
+app.command()(simulate)
 
 Config = Annotated[
     Path | None,

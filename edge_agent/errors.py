@@ -15,7 +15,8 @@ EdgeError
 ├── JobRefused            a request for images makes no sense and was not accepted
 ├── JobFailed             a job ended without pictures; `reason` says why
 ├── HeadError             the head bundle cannot be used
-└── TrainingError         training a head failed
+├── TrainingError         training a head failed
+└── SimulationError       a fleet cannot be simulated as it was asked for
 """
 
 from monitoring.errors import CollafuseError, Disposition
@@ -97,3 +98,7 @@ class HeadError(EdgeError):
 
 class TrainingError(EdgeError):
     """Training a head failed."""
+
+
+class SimulationError(EdgeError):
+    """A fleet cannot be simulated as it was asked for, or a part of it failed."""

@@ -18,6 +18,8 @@ from export.manifest import Manifest
 log = structlog.get_logger(__name__)
 
 Admit = Callable[[Bundle], None]
+OpenHead = Callable[[Path, str], Head]
+"""Loads the head in a file whose SHA-256 is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,7 @@ class HeadSlot:
     path: the bundle that the settings name, which may come later; None for a device without one.
     provider, threads, fallback: where the head runs; see `Head.load`.
     admit: raises BundleError for a bundle at `path` that must not be used; None takes any.
+    open_head: loads a head in place of `Head.load`, for agents of one process that share theirs.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class HeadSlot:
         threads: int | None = None,
         fallback: Fallback = "error",
         admit: Admit | None = None,
+        open_head: OpenHead | None = None,
     ) -> None:
         self.loaded: Loaded | None = None
         self.error: str | None = None
@@ -56,9 +60,7 @@ class HeadSlot:
         self.on_failure: Callable[[str], None] | None = None
         """Told when the head in use fails at its work; set while that would not be the job's fault but the head's."""
         self._path = path
-        self._provider: Provider = provider
-        self._threads = threads
-        self._fallback: Fallback = fallback
+        self._open = open_head or (lambda path, _: Head.load(path, provider, threads, fallback))
         self._admit = admit
         self._seen: tuple[int, int, int] | None = None
         self._wanted = False
@@ -137,7 +139,7 @@ class HeadSlot:
         return True
 
     def _opened(self, path: Path, bundle: str) -> Loaded:
-        return _load(path, self._provider, self._threads, self._fallback, bundle)
+        return _loaded(self._open(path, bundle), bundle)
 
     def _refuse(self, error: HeadError) -> None:
         self.error = str(error)
@@ -158,8 +160,7 @@ def _judged(path: Path, admit: Admit | None) -> Manifest:
     return bundle.manifest
 
 
-def _load(path: Path, provider: Provider, threads: int | None, fallback: Fallback, bundle: str) -> Loaded:
-    head = Head.load(path, provider, threads, fallback)
+def _loaded(head: Head, bundle: str) -> Loaded:
     manifest = head.manifest
     digest = hashlib.sha256(manifest.to_bytes()).hexdigest()
     facts = HeadFacts(

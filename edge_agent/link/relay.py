@@ -1,5 +1,6 @@
 """From the outbox to the broker: several messages in flight, and none forgotten before its confirm."""
 
+import contextlib
 import queue
 import random
 import threading
@@ -30,6 +31,9 @@ WINDOW = 64
 WINDOW_BYTES = 8 * 2**20
 """What is in flight at most; a device has little memory, and the outbox keeps the rest on disk."""
 _POLL_SECONDS = 0.2
+_IDLE_SECONDS = 2.0
+"""How long the thread rests when nothing is in flight; every waking costs a small device more than the look it is for, and
+whoever knows of something calls `wake`."""
 _NOTHING = 0  # no row of the outbox has this sequence number
 
 
@@ -83,7 +87,7 @@ class Relay:
         self._thread.start()
 
     def wake(self) -> None:
-        """There is something new in the outbox: look now."""
+        """There may be something new in the outbox, or the link has changed: look now."""
         self._ended.put((_NOTHING, None))
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
@@ -116,7 +120,7 @@ class Relay:
             # Nothing to send to: look again soon, and begin afresh when the link is back.
             self._not_before = 0.0
             self._backoff.reset()
-            self._stopping.wait(_POLL_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            self._rest(_IDLE_SECONDS)
             return
         if time.monotonic() >= self._not_before:
             self._send(spool)
@@ -169,8 +173,10 @@ class Relay:
 
     def _settle(self, spool: Spool) -> None:
         """Wait a moment for confirms, then write down all that have come, in one transaction."""
+        busy = self._in_flight or self._not_before or self._allowance.available(time.monotonic()) <= 0
+        patience_seconds = _POLL_SECONDS if busy else _IDLE_SECONDS
         try:
-            ended = [self._ended.get(timeout=_POLL_SECONDS)]
+            ended = [self._ended.get(timeout=patience_seconds)]
         except queue.Empty:
             return
         while not self._ended.empty():
@@ -182,6 +188,7 @@ class Relay:
         if confirmed:
             outbox.confirmed(spool, confirmed)
             self._backoff.reset()
+            self._not_before = 0.0
         if failures:
             # A lost link says nothing about the message, and in a long outage each note would cost the disk a write.
             telling = [
@@ -194,6 +201,11 @@ class Relay:
             self._hold_back(str(failures[0][1]))
         elif confirmed and not self._in_flight:
             spool.give_back_disk()
+
+    def _rest(self, seconds: float) -> None:
+        """Wait for a wake, for about so long."""
+        with contextlib.suppress(queue.Empty):
+            self._ended.get(timeout=seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
 
     def _hold_back(self, reason: str) -> None:
         wait_seconds = self._backoff.next_seconds()

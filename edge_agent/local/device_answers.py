@@ -30,7 +30,9 @@ class StatusBoard:
         """Everything `edge status --json` prints, at most a second old."""
         async with self._lock:
             if time.monotonic() - self._at > _FRESH_SECONDS:
-                self._facts = await office.desk.ask(lambda spool: status.collect(office.state, spool, office.settings))
+                self._facts = await office.desk.ask(
+                    lambda spool: status.collect(office.state, spool, office.settings)
+                )
                 self._at = time.monotonic()
             return self._facts
 

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pika
 import pytest
 
-from benchmarks import report
+from benchmarks import edge, fleet, report
 from benchmarks.report import Result
-from broker.node.local_node import NodeInfo
+from broker.node.local_node import LocalNode, NodeInfo
+from broker.topology import FEDERATION, declare
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(
@@ -72,6 +74,33 @@ def test_results_are_told_in_the_agreed_form(
 
     report.emit("trial", [fast, slow, alone], as_json=False, quick=True, broker="3.10.8")
     assert "MISSED" in capsys.readouterr().out
+
+
+def test_what_should_stay_below_a_limit_misses_it_above() -> None:
+    below = edge.at_most("memory", "MB", [90.0, 60.0, 80.0], 120)
+    above = edge.at_most("memory", "MB", [130.0, 121.0, 100.0], 120)
+
+    assert (below.ours, below.ratio, below.missed, below.spread) == (80.0, 1.5, False, "60 to 90, 3 rounds")
+    assert (above.ours, above.missed) == (121.0, True)
+
+
+def test_a_fleet_that_lost_nothing_is_told_with_all_its_figures(tmp_path: Path) -> None:
+    local = LocalNode(tmp_path / "node")
+    try:
+        with pika.BlockingConnection(pika.URLParameters(local.start().amqp_url)) as amqp:
+            declare(amqp.channel(), FEDERATION)
+
+        results = fleet.a_day(local, agents=8, seconds=3, images=2)
+    finally:
+        local.stop()
+
+    found = {result.name: result.ours for result in results}
+    assert found["messages lost, of 16"] == 0
+    assert found["outboxes not empty, of 8"] == 0
+    assert found["agent's memory, one of 8 in a process"] > 0
+    drained = [result for result in results if result.name.startswith("links ")]
+    assert len(drained) == 5
+    assert all(0 < result.ours < 300 for result in drained)
 
 
 def test_kept_results_are_of_benchmarks_that_exist() -> None:

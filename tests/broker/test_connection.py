@@ -379,6 +379,64 @@ def test_a_lost_link_fails_what_is_in_flight_and_heals(
         delivery.ack()
 
 
+def test_a_paused_connection_stays_away_through_cuts_until_it_is_resumed(
+    server_settings: BrokerSettings, queue: str, connect: Connect, link: Link
+) -> None:
+    url = server_settings.url.get_secret_value().replace(f":{link.target_port}/", f":{link.port}/")
+    connection = connect(BrokerSettings.from_url(url))
+    publisher = connection.publisher()
+    connection.wait_connected(20)
+
+    connection.pause()
+    wait_until(lambda: not connection.connected, "it has hung up")
+    for _ in range(2):  # a link that is made anew does not bring back what was told to stay away
+        connection.cut()
+    with pytest.raises(ConnectionLost):
+        publisher.publish(Outgoing("", queue, "away", "receipt.v1", b"x"))
+    with pytest.raises(BrokerUnreachable):
+        connection.wait_connected(1.5)  # longer than the first wait after a failure
+    connection.resume()
+
+    connection.wait_connected(5)
+    publisher.publish(Outgoing("", queue, "back", "receipt.v1", b"x"))
+
+
+def test_pausing_and_resuming_in_any_order_leaves_one_connection(
+    server_settings: BrokerSettings, queue: str, connect: Connect
+) -> None:
+    connection = connect(server_settings)
+    consumer = connection.consumer(queue, prefetch=10)
+    publisher = connection.publisher()
+    for act in ("pause", "resume", "pause", "resume", "cut", "pause", "cut", "resume", "resume", "cut"):
+        getattr(connection, act)()
+
+    connection.wait_connected(10)
+    for number in range(3):
+        publisher.publish(Outgoing("", queue, f"m-{number}", "receipt.v1", b"x"))
+
+    taken = [consumer.get(5) for _ in range(3)]
+    assert [letter and letter.message_id for letter in taken] == ["m-0", "m-1", "m-2"]
+    assert consumer.get(0.2) is None
+
+
+def test_a_cut_fails_what_is_in_flight_and_heals(
+    server_settings: BrokerSettings, queue: str, connect: Connect, link: Link
+) -> None:
+    url = server_settings.url.get_secret_value().replace(f":{link.target_port}/", f":{link.port}/")
+    connection = connect(BrokerSettings.from_url(url))
+    publisher = connection.publisher()
+    connection.wait_connected(20)
+    link.stall("down")
+    flying = publisher.send(Outgoing("", queue, "flying", "receipt.v1", b"x"))
+
+    connection.cut()
+
+    with pytest.raises(ConnectionLost):
+        flying.result(5)
+    link.resume()
+    connection.wait_connected(10)
+
+
 def test_properties_that_are_no_text_are_refused_like_any_nonsense(
     node: NodeInfo, server_settings: BrokerSettings, connect: Connect, queue: str
 ) -> None:
