@@ -20,6 +20,7 @@ from export.manifest import Manifest
 
 Provider = Literal["auto", "cuda", "cpu"]
 OnStep = Callable[[int, int, float], None]
+OnState = Callable[[int, NDArray[np.float32]], None]
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
@@ -99,6 +100,7 @@ class Head:
         samples: NDArray[np.int64],
         labels: NDArray[np.integer[Any]] | None = None,
         on_step: OnStep | None = None,
+        on_state: OnState | None = None,
     ) -> NDArray[np.float32]:
         """Denoise a batch from `plan[0]` to `plan[-1]`, usually from the cut to 0.
 
@@ -112,6 +114,7 @@ class Head:
             samples: (B,) the samples' indices in their request; with the seed they key the noise.
             labels: (B,) in `[0, num_classes]`, None for no labels.
             on_step: told (t, s, seconds) after every step from t to s.
+            on_state: shown (index, x), the samples at every place of the plan, from 0; not to be written to.
 
         Returns:
             (B, C, H, W) float32 at noise level `plan[-1]`.
@@ -138,6 +141,7 @@ class Head:
                 seeds=seeds,
                 samples=samples,
                 on_step=on_step,
+                on_state=on_state,
             )
         except DiffusionError as error:
             raise HeadError(f"{self.manifest.name} cannot finish these images: {error}") from error
