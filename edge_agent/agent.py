@@ -15,8 +15,12 @@ from broker.consumer import Consumer
 from broker.names import inbox as inbox_queue
 from edge_agent import clock, status
 from edge_agent.errors import JobFailed, OutboxFull, SpoolError
-from edge_agent.generation import jobs, lifecycle
+from edge_agent.generation import finishing, jobs, lifecycle, pool
+from edge_agent.generation.budget import Planner
 from edge_agent.generation.jobs import Job
+from edge_agent.generation.pool_keeper import PoolKeeper
+from edge_agent.heads.calibration import StepMeter
+from edge_agent.heads.energy import EnergyMeter
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import inbox
 from edge_agent.link.relay import WINDOW, Relay
@@ -51,6 +55,8 @@ class Parts:
     state: StateDirectory
     spool: Spool
     slot: HeadSlot
+    energy: EnergyMeter
+    meter: StepMeter
     metrics: EdgeMetrics
     connection: Connection
     consumer: Consumer
@@ -69,9 +75,12 @@ def assemble(
 ) -> Iterator[Parts]:
     """Open the spool, load the head and start the threads; all is closed again at the end.
 
-    The caller holds the agent lock of `state`. Raises SpoolError when the spool cannot be used; a bad head and an unreachable
-    broker are reported and lived with.
+    The caller holds the agent lock of `state`. Raises SpoolError when the spool cannot be used, EnergyUnknown when a budget of
+    energy is set that nobody can keep here; a bad head and an unreachable broker are reported and lived with.
     """
+    energy = EnergyMeter(settings.power_watts)
+    if settings.budget_joules is not None:
+        energy.require()
     with Spool(state.spool, verify=True) as spool:
         slot = HeadSlot(settings.head, settings.provider, settings.threads)
         relay = Relay(
@@ -81,10 +90,25 @@ def assemble(
             connected=lambda: connection.connected,
         )
         consumer = connection.consumer(inbox_queue(connection.user), prefetch=INBOX_PREFETCH)
+        meter = StepMeter(spool, energy, settings.threads)
+        keeper = PoolKeeper(spool, settings, lambda: slot.facts, lambda: connection.connected, relay.wake)
         connection.start()
         relay.start()
         try:
-            yield Parts(settings, state, spool, slot, metrics, connection, consumer, relay, (), metrics_port)
+            yield Parts(
+                settings=settings,
+                state=state,
+                spool=spool,
+                slot=slot,
+                energy=energy,
+                meter=meter,
+                metrics=metrics,
+                connection=connection,
+                consumer=consumer,
+                relay=relay,
+                duties=(keeper,),
+                metrics_port=metrics_port,
+            )
         finally:
             relay.stop()
             connection.stop()
@@ -102,6 +126,7 @@ class Agent:
         self._spool = parts.spool
         self._stopping = stopping
         self._observer = Observer(parts.spool, parts.metrics)
+        self._planner = Planner(parts.settings, parts.meter)
         self._look_at = 0.0
         self._carry_at = 0.0
         self._jobs_may_have_changed = True
@@ -131,6 +156,7 @@ class Agent:
             self._jobs_may_have_changed, self._unobserved = False, True
             jobs.expire(self._spool, clock.now())
             self._start_jobs()
+            self._serve_from_stock()
             self._finish_jobs()
 
     def _take_letters(self) -> None:
@@ -150,6 +176,7 @@ class Agent:
         if moment >= self._look_at:
             self._look_at = moment + _LOOK_SECONDS
             self._parts.slot.refresh()
+            self._parts.meter.look(self._parts.slot.loaded)
             for duty in self._parts.duties:
                 duty.turn()
             if self._unobserved:
@@ -175,6 +202,7 @@ class Agent:
                 "t_cut": slot.facts.t_cut if slot.facts else None,
                 "error": slot.error,
             },
+            "plan": self._planner.facts(slot.facts),
         }
         if facts == self._told:
             return
@@ -189,7 +217,7 @@ class Agent:
         for job in jobs.unfinished(self._spool, "accepted"):
             with structlog.contextvars.bound_contextvars(job_id=job.job_id):
                 try:
-                    if lifecycle.start(self._spool, job, self._parts.settings, self._parts.slot):
+                    if self._start(job):
                         self._waiting_for_room = False
                         self._parts.relay.wake()
                 except JobFailed as error:
@@ -200,6 +228,23 @@ class Agent:
                     self._waiting_for_room = True
                     return
 
+    def _start(self, job: Job) -> bool:
+        return lifecycle.start(
+            self._spool,
+            job,
+            self._parts.settings,
+            self._parts.slot,
+            connected=self._parts.connection.connected,
+            head_steps=self._planner.head_steps(job, self._parts.slot.facts),
+        )
+
+    def _serve_from_stock(self) -> None:
+        """What waits for a server that cannot be reached may be in stock by now."""
+        if self._parts.connection.connected or not pool.any_in_stock(self._spool):
+            return
+        for job in jobs.unfinished(self._spool, "requested"):
+            lifecycle.serve_from_stock(self._spool, job)
+
     def _finish_jobs(self) -> None:
         """One after the other, and between two of them a look at the inbox."""
         for job in jobs.unfinished(self._spool, "finishing")[:1]:
@@ -209,23 +254,25 @@ class Agent:
 
     def _finish(self, job: Job) -> None:
         try:
-            lifecycle.finish(
+            finishing.finish(
                 self._spool,
                 job,
                 self._parts.state,
                 self._parts.slot,
                 stopping=self._stopping.is_set,
                 on_step=self._observe_step,
+                energy=self._parts.energy,
             )
         except JobFailed as error:
             lifecycle.fail(self._spool, job.job_id, error)
-        except lifecycle.Interrupted:
+        except finishing.Interrupted:
             log.info("job_left_for_later")
             return
         self._parts.metrics.job_seconds.observe(job.age_seconds(clock.now()))
         self._observer.look(self._spool)
 
-    def _observe_step(self, _t: int, _s: int, seconds: float) -> None:
+    def _observe_step(self, images: int, seconds: float) -> None:
+        self._parts.meter.note(images, seconds)
         loaded = self._parts.slot.loaded
         if loaded is not None:
             self._parts.metrics.head_step_seconds.labels(provider=loaded.head.provider).observe(seconds)

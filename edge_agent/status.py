@@ -1,9 +1,10 @@
-"""What the device can say of itself: link, outbox, ledger, receipts, jobs, head, contract."""
+"""What the device can say of itself: link, outbox, ledger, receipts, jobs, head, stock, plan, contract."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
-from edge_agent.generation import jobs
+from edge_agent.generation import jobs, pool
 from edge_agent.link import contract, outbox
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, agent_is_running
@@ -33,6 +34,8 @@ def collect(state: StateDirectory, spool: Spool) -> dict[str, Any]:
         "agent": {"running": running, "pid": facts.get("pid"), "metrics_port": facts.get("metrics_port")},
         "link": facts.get("link"),
         "head": facts.get("head"),
+        "plan": facts.get("plan"),
+        "pool": [asdict(shelf) for shelf in pool.stock(spool)],
         "outbox": {
             "messages": load.messages,
             "bytes": load.size_bytes,

@@ -43,7 +43,8 @@ class Stock:
 class Taken:
     """The samples that a job took from the stock.
 
-    x: (N, C, H, W) float32 at the cut.  seeds, samples: (N,) int64, the keys of their noise.  versions: (N,) int64, of the backbone.
+    x: (N, C, H, W) float32 at the cut.  seeds, samples: (N,) int64, the keys of their noise.  versions: (N,) int64, of the
+    backbone.
     """
 
     x: NDArray[np.float32]
@@ -105,6 +106,11 @@ def available(spool: Spool, label: int | None) -> int:
         (shelf_of(label),),
     )
     return 0 if row is None else int(row[0])
+
+
+def any_in_stock(spool: Spool) -> bool:
+    """Whether there is a single sample in stock; cheap."""
+    return bool(spool.rows("SELECT EXISTS (SELECT 1 FROM pool_latents WHERE x IS NOT NULL)")[0][0])
 
 
 def older_than(spool: Spool, label: int | None, version: int) -> tuple[int, int]:

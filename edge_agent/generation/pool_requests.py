@@ -215,7 +215,9 @@ def _let_go_of_the_oldest(transaction: sqlite3.Connection, shelf: int) -> None:
     """Make room for what came, now that it is here: the oldest versions go first."""
     rows = transaction.execute(
         "SELECT l.sequence FROM pool_latents l JOIN pool_requests r USING (request_id)"
-        " WHERE r.label = ? AND l.x IS NOT NULL ORDER BY l.backbone_version DESC, l.sequence DESC"
+        " JOIN pool_shelves s USING (label)"
+        # Nothing is wanted of a shelf that the settings name no longer; what is on it is used up all the same.
+        " WHERE r.label = ? AND s.wanted > 0 AND l.x IS NOT NULL ORDER BY l.backbone_version DESC, l.sequence DESC"
         " LIMIT -1 OFFSET (SELECT wanted FROM pool_shelves WHERE label = ?)",
         (shelf, shelf),
     ).fetchall()

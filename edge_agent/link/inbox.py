@@ -126,6 +126,7 @@ def _take_latents(transaction: sqlite3.Connection, message: LatentsV1) -> Outcom
         log.warning("result_mismatch", job_id=question.job_id, request_id=message.request_id, error=problem)
         jobs.end(transaction, question.job_id, "failed", reason="wrong_result", detail=problem)
         return "job_failed"
+    pool_requests.hear_version(transaction, message.backbone_version)
     whole = latents.store(transaction, message, question) == "whole"
     jobs.move(transaction, question.job_id, "finishing" if whole else "partial")
     return "kept"

@@ -51,12 +51,14 @@ class Server:
     """Answers while it is open; what it does can be changed between requests.
 
     parts: in how many messages an answer comes.  fail: answer with FailedV1.  repeats: send every answer so often.
+    version: of the backbone that it says it answers with.
     """
 
     def __init__(self, settings: BrokerSettings, schedule: NoiseSchedule | None = None) -> None:
         self.parts = 2
         self.fail = False
         self.repeats = 1
+        self.version = 1
         self.requests: list[DenoiseV1] = []
         self.answering = threading.Event()
         self.answering.set()
@@ -64,7 +66,7 @@ class Server:
         self._connection = Connection(
             settings, name="test-server", metrics=BrokerMetrics(CollectorRegistry())
         )
-        self._consumer = self._connection.consumer("denoise", prefetch=4)
+        self._consumers = [self._connection.consumer(queue, prefetch=4) for queue in ("denoise", "prefetch")]
         self._publisher = self._connection.publisher()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -91,10 +93,11 @@ class Server:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            delivery = self._consumer.get(0.1)
-            if delivery is not None:
-                self.answering.wait()
-                self._answer(delivery)
+            for consumer in self._consumers:
+                delivery = consumer.get(0.02)
+                if delivery is not None:
+                    self.answering.wait()
+                    self._answer(delivery)
 
     def _answer(self, delivery: Delivery) -> None:
         request = delivery.message()
@@ -124,7 +127,7 @@ class Server:
                 x=x[piece],
                 t_stop=request.t_stop,
                 schedule_id=request.schedule_id,
-                backbone_version=1,
+                backbone_version=self.version,
                 evaluations=len(request.plan) - 1,
                 step_seconds=0.001,
                 queued_seconds=0.0,
