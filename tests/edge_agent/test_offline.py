@@ -17,6 +17,7 @@ from diffusion.schedule import NoiseSchedule
 from edge_agent.generation import jobs, pool
 from edge_agent.generation.pool_keeper import PoolKeeper
 from edge_agent.generation.recipe import HeadFacts
+from edge_agent.heads.energy import EnergyMeter
 from edge_agent.heads.head import Head
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
@@ -176,3 +177,33 @@ def test_killed_at_every_commit_in_turn_jobs_from_the_stock_complete_and_share_n
     with Spool(state.spool) as spool:
         assert spool.rows("SELECT count(*) FROM pool_latents WHERE x IS NOT NULL")[0][0] == 2
         assert spool.rows("SELECT count(*) FROM pool_taken")[0][0] == 0
+
+
+def test_a_budget_chooses_the_steps_of_a_job_and_of_the_device(
+    state: StateDirectory, head_bundle: Path, run_agent: RunAgent, settings: Any
+) -> None:
+    stocked(state, head_bundle, settings)
+    run_agent(NOBODY, "--budget-ms", 1e-6, "--power-watts", 2)
+
+    wanted = ("generate", "--state", state.path, "--count", 1, "--label", 1)
+    poor = facts_of(edge_json(*wanted)["folder"])
+    rich = facts_of(edge_json(*wanted, "--budget-ms", 1e9)["folder"])
+    chosen = facts_of(edge_json(*wanted, "--head-steps", 7)["folder"])
+
+    assert [len(facts["head_plan"]) - 1 for facts in (poor, rich, chosen)] == [1, 60, 7]
+    assert rich["joules"] == pytest.approx(2 * rich["head_seconds"], rel=1e-3)
+    plan = status_of(state)["plan"]
+    assert plan["head_steps"] == 1
+    assert plan["step_ms"] > 0
+    assert plan["why"].startswith("the budget does not pay for a single step: 1e-06 ms for an image, at ")
+
+
+def test_a_budget_of_energy_that_cannot_be_kept_ends_the_start_with_one_line(
+    state: StateDirectory, run_agent: RunAgent
+) -> None:
+    if EnergyMeter().kind == "measured":
+        pytest.skip("this machine counts its energy")
+    agent = run_agent(NOBODY, "--budget-joules", 1)
+    assert agent.wait() == 1
+    last = agent.log.read_text().splitlines()[-1]
+    assert last.startswith("error: budget_joules is set, but this machine lets nobody read ")

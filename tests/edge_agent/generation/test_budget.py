@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent import clock
+from edge_agent.errors import JobRefused
 from edge_agent.generation import jobs
 from edge_agent.generation.budget import Budget, Choice, Planner, choose, most_steps
 from edge_agent.generation.jobs import Job
@@ -109,5 +110,5 @@ def test_the_job_comes_before_the_budget_and_the_budget_before_the_settings(
 
 @pytest.mark.parametrize("budget_ms", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_senseless_budget_is_refused(spool: Spool, budget_ms: float) -> None:
-    with pytest.raises(jobs.JobRefused, match="ms is no budget"):
+    with pytest.raises(JobRefused, match="ms is no budget"):
         accepted(spool, budget_ms=budget_ms)

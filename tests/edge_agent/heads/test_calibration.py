@@ -51,8 +51,6 @@ def test_a_restart_remembers_and_another_head_or_thread_count_is_measured_anew(
 ) -> None:
     slot, energy = loaded(make_head(0)), EnergyMeter()
     first = StepMeter(spool, energy, 1)
-    first.look(None)
-    assert first.cost is None
     first.look(slot.loaded)
     again = StepMeter(spool, energy, 1)
     again.look(slot.loaded)
@@ -65,6 +63,13 @@ def test_a_restart_remembers_and_another_head_or_thread_count_is_measured_anew(
     again.look(loaded(make_head(1)).loaded)
     assert rows(spool) == 3
     assert again.cost != first.cost
+
+
+def test_without_a_head_nothing_is_known(spool: Spool) -> None:
+    meter = StepMeter(spool, EnergyMeter(), 1)
+    meter.look(None)
+    meter.note(1, 1.0)
+    assert meter.cost is None
 
 
 def test_joules_that_were_not_known_are_measured_once_the_power_is(spool: Spool, head_bundle: Path) -> None:
