@@ -43,11 +43,15 @@ def wait_for(
 
 
 def why_it_waits(spool: Spool, job: Job, *, connected: bool) -> str | None:
-    """Why a job has not begun to be finished, in words for the one who waits; None when it will in a moment.
+    """Why a job waits although its device keeps a stock, in words for the one who waits; None when it will go on in a moment.
+
+    A device that keeps none has nothing to say but that it waits.
 
     connected: whether the link to the broker stands.
     """
     if connected or job.state not in {"accepted", "requested", "partial"}:
+        return None
+    if not any(shelf.label == job.label for shelf in pool.stock(spool)):
         return None
     there = pool.available(spool, job.label)
     label = "without a label" if job.label is None else f"of label {job.label}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -248,8 +248,10 @@ def test_the_one_who_waits_is_told_what_is_in_stock(spool: Spool, recipe: Recipe
     assert words(accept(spool, 4)) == (
         "3 of 4 images without a label are in stock: the job waits for the link to the server"
     )
-    assert words(accept(spool, 4, label=2)) == (
-        "0 of 4 images of label 2 are in stock: the job waits for the link to the server"
+    assert words(accept(spool, 4, label=2)) is None, "no stock of this label is kept"
+    pool.set_wanted(spool, (None, 1), 5)
+    assert words(accept(spool, 4, label=1)) == (
+        "0 of 4 images of label 1 are in stock: the job waits for the link to the server"
     )
     assert words(accept(spool, 1, seeded=True)) == (
         "a chosen seed needs the server: leave out --seed to use the stock of 3 images without a label"
@@ -279,7 +281,7 @@ class History:
         self._path, self._recipe, self._wanted, self._opened = path, recipe, wanted, opened
         self._asked: list[DenoiseV1] = []
         self.reopen()
-        pool.set_wanted(self._spool, (None,), wanted)
+        self.ask(4)
 
     def reopen(self) -> None:
         self._spool = self._opened.enter_context(Spool(self._path))
@@ -288,12 +290,10 @@ class History:
         self._asked.append(ask(self._spool, self._recipe, samples, wanted=self._wanted))
 
     def answer(self, which: int, first: int, count: int, crash: bool) -> None:
-        if not self._asked:
-            return
         request = self._asked[which % len(self._asked)]
-        if first + count <= request.n:
-            with maybe_crashing(self._spool, crash=crash) as transaction:
-                pool_requests.take_answer(transaction, part(request, first, count))
+        first = min(first, request.n - 1)
+        with maybe_crashing(self._spool, crash=crash) as transaction:
+            pool_requests.take_answer(transaction, part(request, first, min(count, request.n - first)))
 
     def take(self, count: int, crash: bool) -> None:
         job = accept(self._spool, count)
@@ -321,21 +321,21 @@ class History:
         assert not {tuple(row) for row in in_stock} & set(self.used), "what is used is not in stock"
 
 
-events = st.lists(
-    st.one_of(
-        st.tuples(st.just("ask"), st.integers(1, 6)),
-        st.tuples(st.just("answer"), st.integers(0, 9), st.integers(0, 5), st.integers(1, 6), st.booleans()),
-        st.tuples(st.just("take"), st.integers(1, 5), st.booleans()),
-        st.tuples(st.just("wait"), st.sampled_from([1.0, 61.0])),
-        st.tuples(st.just("end"), st.integers(0, 9), st.booleans()),
-        st.tuples(st.just("reopen")),
-    ),
-    max_size=40,
+asks = st.tuples(st.just("ask"), st.integers(1, 5))
+answers = st.tuples(st.just("answer"), st.integers(0, 2), st.integers(0, 3), st.integers(1, 3), st.booleans())
+takes = st.tuples(st.just("take"), st.integers(1, 2), st.booleans())
+others = st.one_of(
+    st.tuples(st.just("wait"), st.sampled_from([1.0, 61.0])),
+    st.tuples(st.just("end"), st.integers(0, 9), st.booleans()),
+    st.tuples(st.just("reopen")),
 )
+events = st.lists(st.one_of(answers, answers, takes, takes, asks, others), min_size=4, max_size=40)
 
 
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(events, st.integers(1, 12))
+@example([("answer", 0, 0, 2, False), ("take", 1, False), ("answer", 0, 0, 2, False), ("take", 2, False)], 12)
+@example([("answer", 0, 0, 3, False), ("take", 2, True), ("reopen",), ("take", 2, False)], 3)
 def test_no_sample_is_used_twice_whatever_is_repeated_and_wherever_it_crashes(
     recipe_of_the_stock: Recipe, happened: list[tuple[Any, ...]], wanted: int
 ) -> None:
