@@ -26,6 +26,7 @@ def run(
     seeds: Any = 0,
     samples: Any = None,
     on_step: Callable[[int, int, float], None] | None = None,
+    on_state: Callable[[int, Any], None] | None = None,
 ) -> ArrayT:
     """Denoise `x` from plan[0] to plan[-1].
 
@@ -33,7 +34,8 @@ def run(
     x: (B, ...) float at step plan[0], array or tensor;  plan, sampler, eta: see `plan` and `steps`;
     clip: bound on |x̂_0|, or None;  seeds, samples: the address of each sample's noise, int or (B,); samples
     default to 0..B-1;
-    on_step: told (t, s, seconds) after every step.
+    on_step: told (t, s, seconds) after every step;  on_state: shown (index, x), the index of the place in the plan
+    that the samples have come to, 0 at the start; it must not write to x, and its time is in no step's seconds.
 
     Returns x at plan[-1], of the kind, dtype and device of `x`.  Raises PlanError for a plan or a sampler
     that cannot be run.
@@ -43,7 +45,9 @@ def run(
     indices = np.arange(batch) if samples is None else on_host(samples)
     x0_prev: ArrayT | None = None
     t_prev = -1
-    for t, s in pairwise(plan):
+    if on_state is not None:
+        on_state(0, x)
+    for index, (t, s) in enumerate(pairwise(plan), start=1):
         started = perf_counter()
         factors = coefficients(
             schedule, sampler, np.full(batch, t), np.full(batch, s), eta=eta, t_prev=t_prev
@@ -53,6 +57,8 @@ def run(
         x0_prev, t_prev = x0, t
         if on_step is not None:
             on_step(t, s, perf_counter() - started)
+        if on_state is not None:
+            on_state(index, x)
     return x
 
 

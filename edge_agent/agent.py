@@ -13,10 +13,13 @@ from broker.consumer import Consumer
 from broker.delivery import Delivery
 from edge_agent import clock, status
 from edge_agent.errors import JobFailed, OutboxFull, SpoolError
-from edge_agent.generation import jobs, lifecycle
+from edge_agent.generation import finishing, jobs, lifecycle, pool
+from edge_agent.generation.budget import Planner
 from edge_agent.generation.jobs import Job
 from edge_agent.heads import known_time
 from edge_agent.heads.arrivals import Arrivals
+from edge_agent.heads.calibration import StepMeter
+from edge_agent.heads.energy import EnergyMeter
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import inbox, senders
 from edge_agent.link.doorkeeper import Doorkeeper
@@ -56,6 +59,8 @@ class Parts:
     spool: Spool
     slot: HeadSlot
     arrivals: Arrivals
+    energy: EnergyMeter
+    meter: StepMeter
     metrics: EdgeMetrics
     connection: Connection
     consumer: Consumer
@@ -77,6 +82,7 @@ class Agent:
         self._spool = parts.spool
         self._stopping = stopping
         self._observer = Observer(parts.spool, parts.metrics)
+        self._planner = Planner(parts.settings, parts.meter)
         self._look_at = 0.0
         self._lively_until = 0.0
         self._carry_at = 0.0
@@ -117,6 +123,7 @@ class Agent:
             self._jobs_may_have_changed, self._unobserved = False, True
             jobs.expire(self._spool, clock.now())
             self._start_jobs()
+            self._serve_from_stock()
             self._finish_jobs()
 
     def _patience_seconds(self) -> float:
@@ -153,6 +160,7 @@ class Agent:
             self._look_at = moment + _LOOK_SECONDS
             self._parts.slot.refresh()
             quarantine.follow_up(self._parts.state)
+            self._parts.meter.look(self._parts.slot.loaded)
             for duty in self._parts.duties:
                 duty.turn()
             if self._unobserved:
@@ -187,6 +195,7 @@ class Agent:
                 "schedule_steps": slot.facts.schedule.T if slot.facts else None,
                 "error": slot.error,
             },
+            "plan": self._planner.facts(slot.facts),
         }
         if facts == self._told:
             return
@@ -203,7 +212,7 @@ class Agent:
         for job in jobs.unfinished(self._spool, "accepted"):
             with structlog.contextvars.bound_contextvars(job_id=job.job_id):
                 try:
-                    if lifecycle.start(self._spool, job, self._parts.settings, self._parts.slot):
+                    if self._start(job):
                         self._waiting_for_room = False
                         self._parts.relay.wake()
                 except JobFailed as error:
@@ -214,6 +223,23 @@ class Agent:
                     self._waiting_for_room = True
                     return
 
+    def _start(self, job: Job) -> bool:
+        return lifecycle.start(
+            self._spool,
+            job,
+            self._parts.settings,
+            self._parts.slot,
+            connected=self._parts.connection.connected,
+            head_steps=self._planner.head_steps(job, self._parts.slot.facts),
+        )
+
+    def _serve_from_stock(self) -> None:
+        """What waits for a server that cannot be reached may be in stock by now."""
+        if self._parts.connection.connected or not pool.any_in_stock(self._spool):
+            return
+        for job in jobs.unfinished(self._spool, "requested"):
+            lifecycle.serve_from_stock(self._spool, job)
+
     def _finish_jobs(self) -> None:
         """One after the other, and between two of them a look at the inbox."""
         for job in jobs.unfinished(self._spool, "finishing")[:1]:
@@ -223,23 +249,25 @@ class Agent:
 
     def _finish(self, job: Job) -> None:
         try:
-            lifecycle.finish(
+            finishing.finish(
                 self._spool,
                 job,
                 self._parts.state,
                 self._parts.slot,
                 stopping=self._stopping.is_set,
                 on_step=self._observe_step,
+                energy=self._parts.energy,
             )
         except JobFailed as error:
             lifecycle.fail(self._spool, job.job_id, error)
-        except lifecycle.Interrupted:
+        except finishing.Interrupted:
             log.info("job_left_for_later")
             return
         self._parts.metrics.job_seconds.observe(job.age_seconds(clock.now()))
         self._observer.look(self._spool)
 
-    def _observe_step(self, _t: int, _s: int, seconds: float) -> None:
+    def _observe_step(self, images: int, seconds: float) -> None:
+        self._parts.meter.note(images, seconds)
         loaded = self._parts.slot.loaded
         if loaded is not None:
             self._parts.metrics.head_step_seconds.labels(provider=loaded.head.provider).observe(seconds)

@@ -10,8 +10,11 @@ from broker.connection import Connection
 from broker.names import inbox as inbox_queue
 from broker.names import split_user
 from edge_agent.agent import Duty, Parts
+from edge_agent.generation.pool_keeper import PoolKeeper
 from edge_agent.generation.reasking import Reasker
 from edge_agent.heads.arrivals import Arrivals
+from edge_agent.heads.calibration import StepMeter
+from edge_agent.heads.energy import EnergyMeter
 from edge_agent.heads.head_slot import HeadSlot, OpenHead
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.trial import Terms
@@ -44,9 +47,13 @@ def assemble(
 ) -> Iterator[Parts]:
     """Open the spool, load the head and start the threads; all is closed again at the end.
 
-    The caller holds the agent lock of `state`; `open_head` is told of in `HeadSlot`. Raises SpoolError when the spool cannot be used (SpoolDamaged when it is to be set
-    aside), WindowError when a connect window makes no sense; a bad head and an unreachable broker are reported and lived with.
+    The caller holds the agent lock of `state`; `open_head` is told of in `HeadSlot`. A bad head and an unreachable broker are
+    reported and lived with. Raises SpoolError when the spool cannot be used (SpoolDamaged when it is to be set aside), WindowError
+    when a connect window makes no sense, EnergyUnknown when a budget of energy is set that nobody can keep here.
     """
+    energy = EnergyMeter(settings.power_watts)
+    if settings.budget_joules is not None:
+        energy.require()
     windows = Windows.parse(settings.windows)
     with Spool(state.spool, verify=True) as spool:
         reconciled = reconcile(spool)
@@ -76,6 +83,7 @@ def assemble(
             doorkeeper,
             updater,
             Reasker(spool, settings, lambda: connection.connected),
+            PoolKeeper(spool, settings, lambda: slot.facts, lambda: connection.connected, relay.wake),
             Reporter(state, spool, slot, metrics, settings, wake=relay.wake),
             Housekeeper(
                 spool, state, Keeping(settings.results_keep_days, settings.results_max_bytes), metrics
@@ -91,6 +99,8 @@ def assemble(
                 state=state,
                 spool=spool,
                 slot=slot,
+                energy=energy,
+                meter=StepMeter(spool, energy, settings.threads),
                 arrivals=Arrivals(judge, settings.inbox_max_bytes),
                 metrics=metrics,
                 connection=connection,

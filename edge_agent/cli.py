@@ -196,6 +196,10 @@ def generate(
     head_steps: Annotated[
         int | None, typer.Option("--head-steps", help="Evaluations here; left out: the device's choice.")
     ] = None,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option("--budget-ms", help="Milliseconds of the head for an image; chooses --head-steps."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Copy the pictures into this folder.")] = None,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait for the pictures, or print the job's id.")
@@ -204,12 +208,12 @@ def generate(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Ask the running agent for images."""
+    """Ask the running agent for images. Without --seed they may come from its stock, also while the server is out of reach."""
     import secrets
 
     from broker.errors import ConfigError
     from edge_agent import clock
-    from edge_agent.generation import jobs
+    from edge_agent.generation import jobs, pool
     from edge_agent.link import outbox
     from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import agent_is_running, open_state
@@ -223,7 +227,8 @@ def generate(
     seeded = seed is not None
     seed = secrets.randbelow(2**63) if seed is None else seed
     with open_spool(place, say=_say) as spool:
-        outbox.check_room(spool, settings.outbox_max_bytes)
+        if seeded or pool.available(spool, label) < count:
+            outbox.check_room(spool, settings.outbox_max_bytes)
         job_id = jobs.accept(
             spool,
             count=count,
@@ -233,6 +238,7 @@ def generate(
             moment=clock.now(),
             seeded=seeded,
             head_steps=head_steps,
+            budget_ms=budget_ms,
         )
         if not agent_is_running(place):
             _say(
@@ -351,7 +357,7 @@ def _wait_and_show(
     from edge_agent.generation.waiting import wait_for
 
     try:
-        with _job_bar(quiet=as_json) as look:
+        with _job_bar(spool, quiet=as_json) as look:
             job = wait_for(spool, place, job_id, look)
     except JobFailed as error:
         if as_json:
@@ -364,14 +370,16 @@ def _wait_and_show(
             {
                 "job_id": job_id,
                 "state": job.state,
-                "seed": job.seed,
+                "seed": None if job.source == "pool" else job.seed,
+                "source": job.source,
                 "folder": str(out or folder),
                 "pictures": [str(picture) for picture in pictures],
                 "head_seconds": round(job.work_seconds, 4),
             }
         )
     else:
-        print(f"{len(pictures)} pictures in {out or folder} (seed {job.seed}, head {job.work_seconds:.2f} s)")
+        origin = "from the stock" if job.source == "pool" else f"seed {job.seed}"
+        print(f"{len(pictures)} pictures in {out or folder} ({origin}, head {job.work_seconds:.2f} s)")
 
 
 @contextmanager
@@ -387,11 +395,15 @@ def _bar(what: str, total: int, *, quiet: bool) -> Iterator[Any]:
 
 
 @contextmanager
-def _job_bar(*, quiet: bool) -> Iterator[Any]:
-    """A progress bar of a job; yields the function that is shown the job."""
+def _job_bar(spool: "Spool", *, quiet: bool) -> Iterator[Any]:
+    """A progress bar of a job; yields the function that is shown the job, and that says once why it waits."""
     from rich.console import Console
     from rich.progress import Progress
 
+    from edge_agent import status
+    from edge_agent.generation.waiting import why_it_waits
+
+    told: list[str] = []
     console = Console(stderr=True)
     with Progress(console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
         task = progress.add_task("accepted", total=None)
@@ -400,6 +412,11 @@ def _job_bar(*, quiet: bool) -> Iterator[Any]:
             words = job.state if running else f"{job.state}, no agent is running"
             total = job.count if job.state == "finishing" else None
             progress.update(task, description=words, completed=job.done, total=total)
+            connected = bool((status.noted(spool).get("link") or {}).get("connected"))
+            why = why_it_waits(spool, job, connected=connected) if running else None
+            if why is not None and why not in told:
+                told.append(why)
+                _say(why)
 
         yield look
 

@@ -15,6 +15,7 @@ EdgeError
 ├── JobRefused            a request for images makes no sense and was not accepted
 ├── JobFailed             a job ended without pictures; `reason` says why
 ├── HeadError             the head bundle cannot be used
+├── EnergyUnknown         a budget of energy is set, and nobody can say what a step takes
 ├── TrainingError         training a head failed
 └── SimulationError       a fleet cannot be simulated as it was asked for
 """
@@ -94,6 +95,10 @@ class JobFailed(EdgeError):
 
 class HeadError(EdgeError):
     """The head bundle is missing, damaged, or cannot run here."""
+
+
+class EnergyUnknown(EdgeError):
+    """A budget of energy cannot be kept on this machine."""
 
 
 class TrainingError(EdgeError):

@@ -1,7 +1,7 @@
 """From the spool to the metrics: the counters follow what is durable, so a crash cannot make them lie."""
 
 from edge_agent import status
-from edge_agent.generation import jobs
+from edge_agent.generation import jobs, pool
 from edge_agent.link import outbox
 from edge_agent.storage.spool import Spool
 from monitoring.metrics import EdgeMetrics
@@ -23,6 +23,10 @@ class Observer:
         self._metrics.releases_total.inc(max(0, grown["releases"]))
         self._metrics.receipts_total.inc(max(0, grown["receipts"]))
         self._metrics.late_results_total.inc(max(0, grown["late"]))
+        self._metrics.jobs_from_pool_total.inc(max(0, grown["from_pool"]))
+        shelves = pool.stock(spool)
+        self._metrics.pool_images.set(sum(shelf.images for shelf in shelves))
+        self._metrics.pool_wanted.set(sum(shelf.wanted for shelf in shelves))
         for outcome in jobs.ENDED:
             self._metrics.jobs_total.labels(outcome=outcome).inc(max(0, grown[outcome]))
 
@@ -40,6 +44,7 @@ def _durable_counts(spool: Spool) -> dict[str, int]:
         "releases": status.release_count(spool),
         "receipts": status.receipt_count(spool),
         "late": status.counter(spool, "late"),
+        "from_pool": status.counter(spool, "jobs_from_pool"),
         **{
             outcome: by_state.get(outcome, 0) + status.counter(spool, f"forgotten_{outcome}")
             for outcome in jobs.ENDED

@@ -1,9 +1,10 @@
-"""What the device can say of itself: link, outbox, inbox, ledger, receipts, jobs, head, contract, damaged spools."""
+"""What the device can say of itself: link, outbox, inbox, ledger, receipts, jobs, head, stock, plan, contract, damaged spools."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
-from edge_agent.generation import jobs
+from edge_agent.generation import jobs, pool
 from edge_agent.heads import arrivals, store
 from edge_agent.link import contract, outbox
 from edge_agent.release import ledger
@@ -45,6 +46,8 @@ def collect(state: StateDirectory, spool: Spool, settings: EdgeSettings) -> dict
         },
         "link": facts.get("link"),
         "head": facts.get("head"),
+        "plan": facts.get("plan"),
+        "pool": [asdict(shelf) for shelf in pool.stock(spool)],
         "outbox": {
             "messages": load.messages,
             "bytes": load.size_bytes,

@@ -203,6 +203,17 @@ class EdgeMetrics:
         self.jobs_total = Counter(
             "collafuse_jobs_total", "Generation jobs ended, by outcome.", ["outcome"], registry=registry
         )
+        self.jobs_from_pool_total = Counter(
+            "collafuse_jobs_from_pool_total",
+            "Generation jobs whose samples at the cut came from the device's stock.",
+            registry=registry,
+        )
+        self.pool_images = Gauge(
+            "collafuse_pool_images", "Samples at the cut in stock, of all labels.", registry=registry
+        )
+        self.pool_wanted = Gauge(
+            "collafuse_pool_wanted", "Samples at the cut that there are to be in stock.", registry=registry
+        )
         self.job_seconds = Histogram(
             "collafuse_job_seconds",
             "From an app's request to its finished images.",

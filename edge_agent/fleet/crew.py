@@ -99,9 +99,7 @@ def _serve(pipe: Pipe, crew: Crew) -> None:
     before_bytes = pss_bytes()
     heads = SharedHeads()
     with contextlib.ExitStack() as stack:
-        members = []
-        for assignment in crew.assignments:
-            members.append(_board(stack, assignment, heads, crew))
+        members = [_board(stack, assignment, heads, crew) for assignment in crew.assignments]
         own_bytes = (pss_bytes() - before_bytes) / len(members)
         pipe.send(Report("ready", bytes_per_agent=own_bytes))
         tallies = _work(pipe, members, crew)

@@ -5,6 +5,7 @@ counted by `edge_agent.clock`, so that no setting of the wall clock makes a job 
 """
 
 import json
+import math
 import sqlite3
 import time
 import uuid
@@ -36,8 +37,9 @@ class Job:
     """One row: `recipe` is JSON once the work is planned, `done` how many images are finished.
 
     `created_at` is the wall clock's opinion, for people; `carried_seconds` was the job's age at `anchor`. `seeded` says whether
-    somebody chose the seed; `head_steps` how many evaluations of the head were asked for, None for the device's own choice;
-    `source` where the samples at the cut come from, None until that is decided.
+    somebody chose the seed; `head_steps` how many evaluations of the head were asked for, or `budget_ms` how many milliseconds
+    of the head for an image, None for the device's own choice; `source` where the samples at the cut come from, None until
+    that is decided.
     """
 
     job_id: str
@@ -56,6 +58,7 @@ class Job:
     work_seconds: float
     seeded: bool
     head_steps: int | None
+    budget_ms: float | None
     source: Source | None
 
     @property
@@ -82,6 +85,7 @@ def accept(
     moment: Moment,
     seeded: bool = True,
     head_steps: int | None = None,
+    budget_ms: float | None = None,
 ) -> str:
     """Accept a request for images; once this returns the job's id, the job will end.
 
@@ -94,6 +98,7 @@ def accept(
         moment: now.
         seeded: whether somebody chose the seed; images without a chosen one may come from the stock of latents.
         head_steps: evaluations of the head wanted, 1 to 10,000, or None for the device's own choice.
+        budget_ms: milliseconds that the head may take for an image, above 0; chooses head_steps when those are not given.
 
     Raises:
         JobRefused: a value makes no sense, or too many jobs wait already.
@@ -110,6 +115,8 @@ def accept(
         )
     if head_steps is not None and not 1 <= head_steps <= MAX_HEAD_STEPS:
         raise JobRefused(f"{head_steps} steps of the head are not possible: choose 1 to {MAX_HEAD_STEPS}")
+    if budget_ms is not None and not 0 < budget_ms < math.inf:
+        raise JobRefused(f"{budget_ms} ms is no budget: choose more than 0")
     job_id = uuid.uuid4().hex
     with spool.transaction() as transaction:
         waiting = transaction.execute(
@@ -120,8 +127,8 @@ def accept(
                 f"{waiting} jobs wait already and no more are taken: is the agent running and connected?"
             )
         transaction.execute(
-            "INSERT INTO jobs (job_id, state, count, label, seed, seeded, head_steps, ttl_seconds, anchor_boot,"
-            " anchor_seconds, created_at) VALUES (?, 'accepted', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO jobs (job_id, state, count, label, seed, seeded, head_steps, budget_ms, ttl_seconds,"
+            " anchor_boot, anchor_seconds, created_at) VALUES (?, 'accepted', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 job_id,
                 count,
@@ -129,6 +136,7 @@ def accept(
                 seed,
                 seeded,
                 head_steps,
+                budget_ms,
                 ttl_seconds,
                 moment.boot,
                 moment.seconds,
@@ -178,6 +186,12 @@ def move(transaction: sqlite3.Connection, job_id: str, state: State) -> bool:
     return moved.rowcount == 1
 
 
+def is_open(transaction: sqlite3.Connection, job_id: str) -> bool:
+    """Whether a job has not ended."""
+    row = transaction.execute("SELECT state FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+    return row is not None and row[0] in UNFINISHED
+
+
 def end(
     transaction: sqlite3.Connection,
     job_id: str,
@@ -197,6 +211,7 @@ def end(
     transaction.execute("DELETE FROM outbox WHERE job_id = ?", (job_id,))
     # The parts go with their requests; a result that comes later finds no request, and is late.
     transaction.execute("DELETE FROM requests WHERE job_id = ?", (job_id,))
+    transaction.execute("DELETE FROM pool_taken WHERE job_id = ?", (job_id,))
     return True
 
 
@@ -259,5 +274,6 @@ def _job(row: sqlite3.Row) -> Job:
         work_seconds=row["work_seconds"],
         seeded=bool(row["seeded"]),
         head_steps=row["head_steps"],
+        budget_ms=row["budget_ms"],
         source=row["source"],
     )

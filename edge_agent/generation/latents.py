@@ -103,6 +103,25 @@ def is_answered(transaction: sqlite3.Connection, request_id: str, samples: int) 
     return bool(covered.all())
 
 
+def versions(spool: Spool, job_id: str, count: int) -> NDArray[np.int64]:
+    """The backbone version that made each sample of a job, (count,) int64, in the order of the job."""
+    found = np.zeros(count, np.int64)
+    for first, samples, version in spool.rows(
+        "SELECT r.first + l.first, l.samples, l.backbone_version FROM latents l JOIN requests r USING (request_id)"
+        " WHERE r.job_id = ? ORDER BY r.first, l.first",
+        (job_id,),
+    ):
+        found[first : first + samples] = version
+    return found
+
+
+def forget_requests(transaction: sqlite3.Connection, job_id: str) -> None:
+    """Ask no longer on behalf of a job: what was not sent is not sent, and what comes is late."""
+    transaction.execute("DELETE FROM outbox WHERE job_id = ?", (job_id,))
+    # The parts go with their requests.
+    transaction.execute("DELETE FROM requests WHERE job_id = ?", (job_id,))
+
+
 def _is_whole(transaction: sqlite3.Connection, job_id: str) -> bool:
     """Every sample of a job is there."""
     requests = transaction.execute(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, Self
 
 import numpy as np
@@ -58,6 +58,10 @@ class Recipe:
     def asks_the_server(self) -> bool:
         """Whether the server has anything to do."""
         return len(self.server_plan) > 1
+
+    def of_the_server(self) -> Self:
+        """The same with nothing said of the head: what its samples at the cut depend on."""
+        return replace(self, head_plan=(self.t_cut,), head=None)
 
     def to_json(self) -> str:
         """The form kept in the spool."""
@@ -155,8 +159,9 @@ def denoise_request(
     label: int | None,
     dtype: Literal["float16", "float32"],
     ttl_seconds: float | None,
+    priority: Literal["interactive", "prefetch"] = "interactive",
 ) -> DenoiseV1:
-    """The message that asks the server for one slice of a job."""
+    """The message that asks the server for one slice of a job, or, as `prefetch`, for samples to keep in stock."""
     return DenoiseV1(
         request_id=request_id,
         shape=recipe.shape,
@@ -170,7 +175,7 @@ def denoise_request(
         labels=None if label is None else np.full(part.samples, label, np.int32),
         dtype=dtype,
         ttl_seconds=ttl_seconds,
-        priority="interactive",
+        priority=priority,
     )
 
 

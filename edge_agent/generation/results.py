@@ -1,8 +1,10 @@
 """A job's pictures on disk: written beside their place and moved there in one step, so they are whole or absent."""
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +13,19 @@ from PIL import Image as PillowImage
 from edge_agent.errors import JobFailed, StateError
 from edge_agent.storage.state import StateDirectory
 
+STEPS_MAX_BYTES = 64 * 2**20
+"""Steps of a job beyond that are not kept: they are for looking at, and a thousand large images nobody looks at one by one."""
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def save(
-    state: StateDirectory, job_id: str, images: NDArray[np.float32], latents: NDArray[np.float32] | None
+    state: StateDirectory,
+    job_id: str,
+    images: NDArray[np.float32],
+    latents: NDArray[np.float32] | None,
+    *,
+    steps: NDArray[np.uint8] | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> Path:
     """Write a job's pictures and return their folder.
 
@@ -24,6 +34,8 @@ def save(
         job_id: whose they are; what was there for it is replaced.
         images: (N, C, H, W) float32 in [-1, 1], as `images.npy` and, for 1, 3 or 4 channels, as 00000.png and so on.
         latents: the same samples at the cut, as `latents.npy`, so that both can be shown side by side; or None.
+        steps: (N, S+1, ...) uint8, the pixels on the way from one to the other, as `steps.npy`; or None.
+        facts: how they were made, as `job.json`; or None.
 
     Raises:
         JobFailed: `disk_full` or `disk_error`; nothing is left behind.
@@ -36,6 +48,10 @@ def save(
         _write_array(draft / "images.npy", images)
         if latents is not None:
             _write_array(draft / "latents.npy", latents)
+        if steps is not None:
+            _write_array(draft / "steps.npy", steps)
+        if facts is not None:
+            _write_facts(draft / "job.json", facts)
         for index, image in enumerate(images):
             _write_picture(draft / f"{index:05d}.png", image)
         shutil.rmtree(folder, ignore_errors=True)
@@ -78,7 +94,26 @@ def as_pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     return values[0] if values.shape[0] == 1 else values.transpose(1, 2, 0)
 
 
-def _write_array(path: Path, values: NDArray[np.float32]) -> None:
+def room_for_steps(places: int, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """An empty (N, S+1, ...) uint8 array for the pixels of N images at every place of a plan, or None when they are too many.
+
+    places: S+1, the places of the plan.  shape: (N, C, H, W) of the images.
+    """
+    count, channels, height, width = shape
+    pixels = (height, width) if channels == 1 else (height, width, channels)
+    if count * places * channels * height * width > STEPS_MAX_BYTES:
+        return None
+    return np.zeros((count, places, *pixels), np.uint8)
+
+
+def _write_facts(path: Path, facts: dict[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(facts, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_array(path: Path, values: NDArray[Any]) -> None:
     with path.open("wb") as file:
         np.save(file, values, allow_pickle=False)
         file.flush()

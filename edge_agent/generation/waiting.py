@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from edge_agent import clock
 from edge_agent.errors import JobFailed, JobRefused
-from edge_agent.generation import jobs
+from edge_agent.generation import jobs, pool
 from edge_agent.generation.jobs import Job
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, agent_is_running
@@ -40,6 +40,28 @@ def wait_for(
         if job.ended:
             return _completed(job)
         _wait_for_change(spool, look_at)
+
+
+def why_it_waits(spool: Spool, job: Job, *, connected: bool) -> str | None:
+    """Why a job waits although its device keeps a stock, in words for the one who waits; None when it will go on in a moment.
+
+    A device that keeps none has nothing to say but that it waits.
+
+    connected: whether the link to the broker stands.
+    """
+    if connected or job.state not in {"accepted", "requested", "partial"}:
+        return None
+    if not any(shelf.label == job.label for shelf in pool.stock(spool)):
+        return None
+    there = pool.available(spool, job.label)
+    label = "without a label" if job.label is None else f"of label {job.label}"
+    if job.seeded and there:
+        return f"a chosen seed needs the server: leave out --seed to use the stock of {there} images {label}"
+    if job.seeded:
+        return "the job waits for the link to the server"
+    if there >= job.count:
+        return None
+    return f"{there} of {job.count} images {label} are in stock: the job waits for the link to the server"
 
 
 def _wait_for_change(spool: Spool, until: float) -> None:

@@ -15,6 +15,7 @@ from broker.contract.telemetry import MAX_MISSING_RANGES, UpdateReport, UpdateSt
 from edge_agent.heads import store
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.store import HeadRow
+from edge_agent.storage.holdings import held_bytes
 from edge_agent.storage.spool import Spool
 from export.errors import BundleError, BundleRefused
 from export.manifest import Manifest
@@ -103,11 +104,12 @@ class Arrivals:
         current = store.in_state(transaction, "receiving")
         if current is not None and current.counter > manifest.counter:
             raise BundleRefused("superseded", f"{current.title} is on its way already and is newer")
-        held_bytes = int(transaction.execute("SELECT coalesce(sum(length(x)), 0) FROM latents").fetchone()[0])
-        if held_bytes + message.size_bytes > self._max_bytes:
+        # The pieces of the one before it go when this one is taken.
+        taken_bytes = held_bytes(transaction, besides="head_chunks")
+        if taken_bytes + message.size_bytes > self._max_bytes:
             raise BundleRefused(
                 "no_room",
-                f"{message.size_bytes} bytes would pass the quota of {self._max_bytes}, of which {held_bytes} are taken;"
+                f"{message.size_bytes} bytes would pass the quota of {self._max_bytes}, of which {taken_bytes} are taken;"
                 " raise inbox_max_bytes",
             )
 

@@ -14,6 +14,7 @@ from diffusion.schedule import NoiseSchedule
 from diffusion.steps import coefficients
 
 OnStep = Callable[[int, int, float], None]
+OnState = Callable[[int, NDArray[np.float32]], None]
 _STEP_MODEL = "ddim_step.onnx"
 
 
@@ -42,21 +43,28 @@ class BoundChain:
         plan: Sequence[int],
         clip: float | None,
         on_step: OnStep | None = None,
+        on_state: OnState | None = None,
     ) -> NDArray[np.float32]:
         """Denoise x (B, C, H, W) from `plan[0]` to `plan[-1]`; label is (B,), ignored by a head without labels.
+
+        For `on_state`, x is copied to the host once a step; it stays on the device all the same.
 
         Returns (B, C, H, W) float32.
         """
         # Two buffers in turn: a step reads one and writes the other. On the CPU a placed array is the caller's own memory.
         now, after = self._placed(x.copy()), self._empty(x.shape)
         eps, label_there = self._empty(x.shape), self._placed(label)
-        for t, s in pairwise(plan):
+        if on_state is not None:
+            on_state(0, x)
+        for index, (t, s) in enumerate(pairwise(plan), start=1):
             started = perf_counter()
             self._predict(now, np.full(len(x), t, np.int64), label_there, eps)
             self._advance(now, eps, self._factors(t, s, clip), after)
             now, after = after, now
             if on_step is not None:
                 on_step(t, s, perf_counter() - started)
+            if on_state is not None:
+                on_state(index, now.numpy())
         return np.array(now.numpy(), np.float32)
 
     def _predict(self, x: ort.OrtValue, t: NDArray[np.int64], label: ort.OrtValue, eps: ort.OrtValue) -> None:

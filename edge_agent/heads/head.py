@@ -14,7 +14,7 @@ from diffusion.errors import DiffusionError
 from diffusion.plan import check_plan
 from diffusion.schedule import NoiseSchedule
 from edge_agent.errors import HeadError
-from edge_agent.heads.bound_chain import BoundChain, OnStep
+from edge_agent.heads.bound_chain import BoundChain, OnState, OnStep
 from edge_agent.heads.provider import CPU, CUDA, Fallback, Provider, check_provider, choose_provider
 from export.bundle import Bundle, read_bundle
 from export.errors import BundleError
@@ -139,6 +139,7 @@ class Head:
         samples: NDArray[np.int64],
         labels: NDArray[np.integer[Any]] | None = None,
         on_step: OnStep | None = None,
+        on_state: OnState | None = None,
     ) -> NDArray[np.float32]:
         """Denoise a batch from `plan[0]` to `plan[-1]`, usually from the cut to 0.
 
@@ -152,6 +153,7 @@ class Head:
             samples: (B,) the samples' indices in their request; with the seed they key the noise.
             labels: (B,) in `[0, num_classes]`, None for no labels.
             on_step: told (t, s, seconds) after every step from t to s.
+            on_state: shown (index, x), the samples at every place of the plan, from 0; not to be written to.
 
         Returns:
             (B, C, H, W) float32 at noise level `plan[-1]`.
@@ -163,7 +165,7 @@ class Head:
         start = _checked_images(x, self.manifest.image_shape)
         label = self._checked_labels(labels, len(start))
         if self._bound is not None and sampler == "ddim" and eta == 0:
-            return self._bound.run(start, label, plan, clip, on_step)
+            return self._bound.run(start, label, plan, clip, on_step, on_state)
 
         def predict_eps(x_t: NDArray[np.float32], t: NDArray[np.int64]) -> NDArray[np.float32]:
             return self.predict(x_t, t, label)
@@ -180,6 +182,7 @@ class Head:
                 seeds=seeds,
                 samples=samples,
                 on_step=on_step,
+                on_state=on_state,
             )
         except DiffusionError as error:
             raise HeadError(f"{self.manifest.name} cannot finish these images: {error}") from error

@@ -14,7 +14,7 @@ from broker.contract.receipts import ReceiptV1
 from broker.contract.rounds import RoundV1
 from broker.errors import Refused
 from edge_agent.errors import SpoolFull
-from edge_agent.generation import jobs, latents
+from edge_agent.generation import jobs, latents, pool_requests
 from edge_agent.link import contract
 from edge_agent.storage.spool import Spool
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 REMEMBERED_IDS = 50_000
 """Ids kept to recognise a repeat; far more than a broker can deliver twice."""
 
-Outcome = Literal["kept", "duplicate", "late", "refused", "job_failed"]
+Outcome = Literal["kept", "duplicate", "late", "refused", "job_failed", "stock_failed"]
 
 
 class Letter(Protocol):
@@ -128,7 +128,7 @@ def _take(transaction: sqlite3.Connection, letter: Letter, message: Message) -> 
         case FailedV1():
             return _take_failure(transaction, message)
         case RoundV1():
-            return "kept" if contract.store(transaction, message) else "late"
+            return _take_round(transaction, message)
         case ReceiptV1():
             return _take_receipt(transaction, message)
         case _:
@@ -148,25 +148,41 @@ def _remember(transaction: sqlite3.Connection, letter: Letter) -> bool:
     return True
 
 
+def _take_round(transaction: sqlite3.Connection, message: RoundV1) -> Outcome:
+    if not contract.store(transaction, message):
+        return "late"
+    pool_requests.hear_version(transaction, message.backbone_version)
+    return "kept"
+
+
 def _take_latents(transaction: sqlite3.Connection, message: LatentsV1) -> Outcome:
     question = latents.asked(transaction, message.request_id)
     if question is None:
-        log.info("late_result", request_id=message.request_id)
-        return "late"
+        return _take_for_stock(transaction, message)
     problem = latents.mismatch(message, question)
     if problem is not None:
         log.warning("result_mismatch", job_id=question.job_id, request_id=message.request_id, error=problem)
         jobs.end(transaction, question.job_id, "failed", reason="wrong_result", detail=problem)
         return "job_failed"
+    pool_requests.hear_version(transaction, message.backbone_version)
     whole = latents.store(transaction, message, question) == "whole"
     jobs.move(transaction, question.job_id, "finishing" if whole else "partial")
     return "kept"
 
 
+def _take_for_stock(transaction: sqlite3.Connection, message: LatentsV1) -> Outcome:
+    outcome = pool_requests.take_answer(transaction, message)
+    if outcome == "late":
+        log.info("late_result", request_id=message.request_id)
+    else:
+        pool_requests.hear_version(transaction, message.backbone_version)
+    return outcome
+
+
 def _take_failure(transaction: sqlite3.Connection, message: FailedV1) -> Outcome:
     question = latents.asked(transaction, message.request_id)
     if question is None:
-        return "late"
+        return pool_requests.take_failure(transaction, message)
     log.warning(
         "job_failed",
         job_id=question.job_id,

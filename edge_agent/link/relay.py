@@ -19,7 +19,7 @@ from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_UP, up_key
 from edge_agent import clock
 from edge_agent.errors import SpoolError
-from edge_agent.generation import jobs
+from edge_agent.generation import jobs, pool_requests
 from edge_agent.link import outbox
 from edge_agent.link.allowance import Allowance
 from edge_agent.storage.spool import Spool
@@ -155,13 +155,15 @@ class Relay:
         self._ended.put((sequence, done.exception()))
 
     def _outgoing(self, spool: Spool, entry: outbox.Entry) -> Outgoing | None:
-        """The message as it is sent now; None when its job has run out of time and will be ended in a moment."""
+        """The message as it is sent now; None when its time has run out and what it is for will be ended in a moment."""
         ttl_seconds = None
         if entry.job_id is not None:
             job = jobs.find(spool, entry.job_id)
             ttl_seconds = job.remaining_seconds(clock.now()) if job else 0.0
-            if ttl_seconds == 0.0:
-                return None
+        elif entry.kind == "prefetch":
+            ttl_seconds = pool_requests.remaining_seconds(spool, entry.message_id)
+        if ttl_seconds == 0.0:
+            return None
         return Outgoing(
             exchange=EXCHANGE_UP,
             routing_key=up_key(self._user, entry.kind),

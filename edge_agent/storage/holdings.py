@@ -12,12 +12,11 @@ HELD = (("latents", "x"), ("pool_latents", "x"), ("pool_taken", "x"), ("head_chu
 """Table and column of everything that the server or the owner sends and that is kept until it is used."""
 
 
-def held_bytes(source: Spool | sqlite3.Connection) -> int:
-    """Bytes in all those columns together."""
+def held_bytes(source: Spool | sqlite3.Connection, *, besides: str | None = None) -> int:
+    """Bytes in all those columns together, but for those of the table `besides`."""
     ask = source.rows if isinstance(source, Spool) else lambda sql: source.execute(sql).fetchall()
-    tables = {row[0] for row in ask("SELECT name FROM sqlite_master WHERE type = 'table'")}
     return sum(
         int(ask(f"SELECT coalesce(sum(length({column})), 0) FROM {table}")[0][0])  # noqa: S608 - constants
         for table, column in HELD
-        if table in tables
+        if table != besides
     )

@@ -188,6 +188,62 @@ CREATE TABLE known_time (
 )
 """
 
+_POOL_SHELVES = """
+CREATE TABLE pool_shelves (
+    label       INTEGER PRIMARY KEY,       -- -1 for images without a label
+    wanted      INTEGER NOT NULL,
+    failures    INTEGER NOT NULL DEFAULT 0, -- in a row
+    error       TEXT                       -- the last of them, for people
+)
+"""
+
+_POOL_REQUESTS = """
+CREATE TABLE pool_requests (
+    request_id  TEXT PRIMARY KEY,
+    label       INTEGER NOT NULL,
+    samples     INTEGER NOT NULL,
+    seed        INTEGER NOT NULL,
+    origin      TEXT NOT NULL,             -- JSON, the recipe whose server half it asks for
+    dtype       TEXT NOT NULL,
+    ttl_seconds REAL NOT NULL,
+    quota_bytes INTEGER NOT NULL,          -- of all latents, as the settings had it
+    renews      INTEGER,                   -- the newest backbone version that it is to replace
+    waited_seconds REAL NOT NULL DEFAULT 0, -- with the link up, so its answer could have come
+    open        INTEGER NOT NULL DEFAULT 1 -- 0 once nothing more is taken for it
+)
+"""
+
+_POOL_LATENTS = """
+CREATE TABLE pool_latents (
+    sequence    INTEGER PRIMARY KEY AUTOINCREMENT,
+    request_id  TEXT NOT NULL REFERENCES pool_requests (request_id) ON DELETE CASCADE,
+    sample      INTEGER NOT NULL,          -- index in the request; with its seed the key of the noise
+    backbone_version INTEGER NOT NULL,
+    x           BLOB,                      -- null once used: the row stays, so that a repeat is not taken again
+    UNIQUE (request_id, sample)
+)
+"""
+
+_POOL_TAKEN = """
+CREATE TABLE pool_taken (
+    job_id      TEXT NOT NULL REFERENCES jobs (job_id),
+    position    INTEGER NOT NULL,          -- index in the job
+    seed        INTEGER NOT NULL,
+    sample      INTEGER NOT NULL,
+    backbone_version INTEGER NOT NULL,
+    dtype       TEXT NOT NULL,
+    x           BLOB NOT NULL,
+    PRIMARY KEY (job_id, position)
+)
+"""
+
+_STEP_COSTS = """
+CREATE TABLE step_costs (
+    runner      TEXT PRIMARY KEY,          -- head, provider and threads
+    body        TEXT NOT NULL              -- JSON
+)
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "0001_spool",
@@ -238,6 +294,18 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE ledger ADD COLUMN clip_norm REAL",
             "ALTER TABLE ledger ADD COLUMN norm_bound REAL",
             "ALTER TABLE ledger ADD COLUMN mu REAL CHECK (mu >= 0)",
+        ),
+    ),
+    Migration(
+        "0005_pool",
+        (
+            _POOL_SHELVES,
+            _POOL_REQUESTS,
+            "CREATE INDEX pool_requests_by_label ON pool_requests (label)",
+            _POOL_LATENTS,
+            _POOL_TAKEN,
+            _STEP_COSTS,
+            "ALTER TABLE jobs ADD COLUMN budget_ms REAL",
         ),
     ),
     Migration(

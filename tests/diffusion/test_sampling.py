@@ -139,6 +139,20 @@ def test_the_step_reaches_the_network_as_integers_of_its_kind() -> None:
     assert seen == [(torch.int64, [700, 700])]
 
 
+def test_every_state_on_the_way_is_shown_the_first_and_the_last_included() -> None:
+    schedule = NoiseSchedule.cosine(100)
+    x = noise_at_the_end(schedule, 2)
+    shown: list[tuple[int, np.ndarray]] = []
+    chain = partial(run, schedule, partial(TARGET.predict, schedule))
+
+    end = chain(x, plan=(100, 40, 0), on_state=lambda index, state: shown.append((index, state.copy())))
+
+    assert [index for index, _ in shown] == [0, 1, 2]
+    for (_, state), expected in zip(shown, (x, chain(x, plan=(100, 40)), end), strict=True):
+        np.testing.assert_array_equal(state, expected)
+    np.testing.assert_array_equal(end, chain(x, plan=(100, 40, 0)))
+
+
 def test_a_plan_outside_the_chain_is_refused_before_anything_runs() -> None:
     schedule = NoiseSchedule.linear(100)
     with pytest.raises(PlanError):

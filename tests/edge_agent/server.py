@@ -52,6 +52,7 @@ class Server:
 
     parts: in how many messages an answer comes.  fail: answer with FailedV1.  repeats: send every answer so often.
     swallows: so many requests are taken and never answered.
+    version: of the backbone that it says it answers with.
     """
 
     def __init__(self, settings: BrokerSettings, schedule: NoiseSchedule | None = None) -> None:
@@ -59,6 +60,7 @@ class Server:
         self.fail = False
         self.repeats = 1
         self.swallows = 0
+        self.version = 1
         self.requests: list[DenoiseV1] = []
         self.answering = threading.Event()
         self.answering.set()
@@ -66,7 +68,7 @@ class Server:
         self._connection = Connection(
             settings, name="test-server", metrics=BrokerMetrics(CollectorRegistry())
         )
-        self._consumer = self._connection.consumer("denoise", prefetch=4)
+        self._consumers = [self._connection.consumer(queue, prefetch=4) for queue in ("denoise", "prefetch")]
         self._publisher = self._connection.publisher()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -93,10 +95,11 @@ class Server:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            delivery = self._consumer.get(0.1)
-            if delivery is not None:
-                self.answering.wait()
-                self._answer(delivery)
+            for consumer in self._consumers:
+                delivery = consumer.get(0.02)
+                if delivery is not None:
+                    self.answering.wait()
+                    self._answer(delivery)
 
     def _answer(self, delivery: Delivery) -> None:
         request = delivery.message()
@@ -130,7 +133,7 @@ class Server:
                 x=x[piece],
                 t_stop=request.t_stop,
                 schedule_id=request.schedule_id,
-                backbone_version=1,
+                backbone_version=self.version,
                 evaluations=len(request.plan) - 1,
                 step_seconds=0.001,
                 queued_seconds=0.0,

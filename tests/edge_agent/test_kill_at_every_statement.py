@@ -26,7 +26,7 @@ from broker.contract.rounds import RoundV1
 from diffusion import privacy
 from diffusion.schedule import NoiseSchedule
 from edge_agent import clock
-from edge_agent.generation import jobs, lifecycle
+from edge_agent.generation import finishing, jobs, lifecycle
 from edge_agent.generation.recipe import Recipe
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import contract, inbox, outbox
@@ -147,7 +147,7 @@ def live(state: StateDirectory) -> None:
             inbox.take(spool, letter)
         jobs.expire(spool, clock.now())
         for job in jobs.unfinished(spool, "finishing"):
-            lifecycle.finish(spool, job, state, slot, stopping=lambda: False)
+            finishing.finish(spool, job, state, slot, stopping=lambda: False)
         keep_house(spool, state)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from edge_agent.generation import jobs, lifecycle, results
+from edge_agent.generation import finishing, jobs, results
 from edge_agent.local.jobs_answers import LIST_DEFAULT
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
@@ -193,7 +193,7 @@ def test_a_job_cancelled_while_it_is_planned_or_finished_stays_cancelled(
     results.save(state, "a", np.zeros((1, 1, 8, 8), np.float32), None)
     assert jobs.cancel(spool, "a")
 
-    lifecycle.finish(spool, job, state, slot=None, stopping=lambda: False)  # type: ignore[arg-type]  # no head is needed any more
+    finishing.finish(spool, job, state, slot=None, stopping=lambda: False)  # type: ignore[arg-type]  # no head is needed any more
 
     with spool.transaction() as transaction:
         assert not jobs.move(transaction, "a", "requested")

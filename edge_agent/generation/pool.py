@@ -1,0 +1,226 @@
+"""The stock of samples at the cut, made by the server ahead of need, so that images can be made while it cannot be reached.
+
+A shelf holds what is in stock for one label. Every sample is used once, by one job, and leaves the stock in the transaction that
+gives it to the job. Its row stays without its content for as long as its request is open, so that a repeated answer cannot bring
+it back.
+"""
+
+import json
+import sqlite3
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.generation.recipe import HeadFacts, Recipe
+from edge_agent.storage.spool import Spool
+
+NO_LABEL = -1
+"""In the tables, the label of images without one."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """One shelf: what is there for a label, and what is to be there.
+
+    images: samples in stock.  wanted: how many there are to be.  requested: asked for and not here yet.
+    backbone_version: the oldest among those in stock, None when it is empty.  size_bytes: of the samples.
+    failures: answers in a row that did not come or were of no use.  error: what the last of them said, in one line.
+    """
+
+    label: int | None
+    images: int
+    wanted: int
+    requested: int
+    backbone_version: int | None
+    size_bytes: int
+    failures: int
+    error: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """The samples that a job took from the stock.
+
+    x: (N, C, H, W) float32 at the cut.  seeds, samples: (N,) int64, the keys of their noise.  versions: (N,) int64, of the
+    backbone.
+    """
+
+    x: NDArray[np.float32]
+    seeds: NDArray[np.int64]
+    samples: NDArray[np.int64]
+    versions: NDArray[np.int64]
+
+
+def shelf_of(label: int | None) -> int:
+    """How the tables name a label."""
+    return NO_LABEL if label is None else label
+
+
+def stock(spool: Spool) -> list[Stock]:
+    """Every shelf, by label, images without a label first."""
+    rows = spool.rows(
+        "WITH held AS (SELECT r.label, count(*) AS images, min(l.backbone_version) AS oldest, sum(length(l.x)) AS bytes"
+        " FROM pool_latents l JOIN pool_requests r USING (request_id) WHERE l.x IS NOT NULL GROUP BY r.label),"
+        " asked AS (SELECT label, sum(samples - (SELECT count(*) FROM pool_latents l WHERE l.request_id = r.request_id))"
+        " AS samples FROM pool_requests r WHERE open GROUP BY label)"
+        " SELECT s.label, s.wanted, s.failures, s.error, coalesce(h.images, 0) AS images, h.oldest,"
+        " coalesce(h.bytes, 0) AS bytes, coalesce(a.samples, 0) AS requested"
+        " FROM pool_shelves s LEFT JOIN held h USING (label) LEFT JOIN asked a USING (label) ORDER BY s.label"
+    )
+    return [
+        Stock(
+            label=None if row["label"] == NO_LABEL else row["label"],
+            images=row["images"],
+            wanted=row["wanted"],
+            requested=row["requested"],
+            backbone_version=row["oldest"],
+            size_bytes=row["bytes"],
+            failures=row["failures"],
+            error=row["error"],
+        )
+        for row in rows
+    ]
+
+
+def set_wanted(spool: Spool, labels: tuple[int | None, ...], images: int) -> None:
+    """Have `images` wanted on the shelf of each label, and none on any other; what is in stock stays there."""
+    with spool.transaction() as transaction:
+        transaction.execute("UPDATE pool_shelves SET wanted = 0 WHERE wanted > 0")
+        transaction.executemany(
+            "INSERT INTO pool_shelves (label, wanted) VALUES (?, ?)"
+            " ON CONFLICT (label) DO UPDATE SET wanted = excluded.wanted",
+            [(shelf_of(label), images) for label in labels],
+        )
+        transaction.execute(
+            "DELETE FROM pool_shelves WHERE wanted = 0 AND label NOT IN (SELECT label FROM pool_requests)"
+        )
+
+
+def available(spool: Spool, label: int | None) -> int:
+    """The largest job that the shelf of a label can serve: one job's samples are all of one server plan."""
+    row = spool.row(
+        "SELECT count(*) FROM pool_latents l JOIN pool_requests r USING (request_id)"
+        " WHERE r.label = ? AND l.x IS NOT NULL GROUP BY r.origin ORDER BY 1 DESC LIMIT 1",
+        (shelf_of(label),),
+    )
+    return 0 if row is None else int(row[0])
+
+
+def any_in_stock(spool: Spool) -> bool:
+    """Whether there is a single sample in stock; cheap."""
+    return bool(spool.rows("SELECT EXISTS (SELECT 1 FROM pool_latents WHERE x IS NOT NULL)")[0][0])
+
+
+def older_than(spool: Spool, label: int | None, version: int) -> tuple[int, int]:
+    """How many samples on a shelf were made by a backbone before `version`, and the newest that made one of them."""
+    row = spool.rows(
+        "SELECT count(*), coalesce(max(l.backbone_version), 0) FROM pool_latents l JOIN pool_requests r USING (request_id)"
+        " WHERE r.label = ? AND l.x IS NOT NULL AND l.backbone_version < ?",
+        (shelf_of(label), version),
+    )[0]
+    return int(row[0]), int(row[1])
+
+
+def take(
+    transaction: sqlite3.Connection, job_id: str, label: int | None, count: int, recipe: Recipe
+) -> Recipe | None:
+    """Give `count` samples of a label to a job, the longest kept first; None, and nothing changes, when so many are not there.
+
+    Returns `recipe` with the server's half that the samples were made by.
+    """
+    groups = transaction.execute(
+        "SELECT r.origin, count(*) FROM pool_latents l JOIN pool_requests r USING (request_id)"
+        " WHERE r.label = ? AND l.x IS NOT NULL GROUP BY r.origin ORDER BY min(l.sequence)",
+        (shelf_of(label),),
+    ).fetchall()
+    for text, images in groups:
+        origin = Recipe.from_json(text)
+        if images >= count and _fits(origin, recipe.schedule_id, recipe.t_cut, recipe.shape):
+            _hand_over(transaction, job_id, label, count, text)
+            return replace(origin, head_plan=recipe.head_plan, head=recipe.head)
+    return None
+
+
+def gather(spool: Spool, job_id: str, shape: tuple[int, int, int]) -> Taken:
+    """What a job took from the stock, in the job's order."""
+    rows = spool.rows(
+        "SELECT seed, sample, backbone_version, dtype, x FROM pool_taken WHERE job_id = ? ORDER BY position",
+        (job_id,),
+    )
+    x = [np.frombuffer(row["x"], row["dtype"]).reshape(shape).astype(np.float32) for row in rows]
+
+    def column(name: str) -> NDArray[np.int64]:
+        return np.array([row[name] for row in rows], np.int64)
+
+    return Taken(
+        np.stack(x) if x else np.empty((0, *shape), np.float32),
+        column("seed"),
+        column("sample"),
+        column("backbone_version"),
+    )
+
+
+def drop_unfit(spool: Spool, head: HeadFacts) -> int:
+    """Let go of all that this head cannot finish, whether in stock or on its way; returns how many samples were in stock."""
+    origins = [row[0] for row in spool.rows("SELECT DISTINCT origin FROM pool_requests")]
+    unfit = [
+        text
+        for text in origins
+        if not _fits(Recipe.from_json(text), head.schedule.schedule_id, head.t_cut, head.shape)
+    ]
+    if not unfit:
+        return 0
+    chosen = "SELECT request_id FROM pool_requests WHERE origin IN (SELECT value FROM json_each(?))"
+    parameters: tuple[Any, ...] = (json.dumps(unfit),)
+    with spool.transaction() as transaction:
+        images = transaction.execute(
+            f"SELECT count(*) FROM pool_latents WHERE x IS NOT NULL AND request_id IN ({chosen})",  # noqa: S608 - a constant
+            parameters,
+        ).fetchone()[0]
+        transaction.execute(f"DELETE FROM outbox WHERE message_id IN ({chosen})", parameters)  # noqa: S608 - a constant
+        transaction.execute(f"DELETE FROM pool_requests WHERE request_id IN ({chosen})", parameters)  # noqa: S608 - a constant
+    return int(images)
+
+
+def empty(transaction: sqlite3.Connection, sequences: list[int]) -> None:
+    """Let go of samples in stock, and of every request that has nothing more to give."""
+    transaction.execute(
+        "UPDATE pool_latents SET x = NULL WHERE sequence IN (SELECT value FROM json_each(?))",
+        (json.dumps(sequences),),
+    )
+    sweep(transaction)
+
+
+def sweep(transaction: sqlite3.Connection) -> None:
+    """Forget the requests that are closed and have no sample in stock any more."""
+    transaction.execute(
+        "DELETE FROM pool_requests WHERE NOT open AND NOT EXISTS"
+        " (SELECT 1 FROM pool_latents l WHERE l.request_id = pool_requests.request_id AND l.x IS NOT NULL)"
+    )
+
+
+def _hand_over(
+    transaction: sqlite3.Connection, job_id: str, label: int | None, count: int, origin: str
+) -> None:
+    sequences = [
+        row[0]
+        for row in transaction.execute(
+            "SELECT l.sequence FROM pool_latents l JOIN pool_requests r USING (request_id)"
+            " WHERE r.label = ? AND r.origin = ? AND l.x IS NOT NULL ORDER BY l.sequence LIMIT ?",
+            (shelf_of(label), origin, count),
+        )
+    ]
+    transaction.execute(
+        "INSERT INTO pool_taken (job_id, position, seed, sample, backbone_version, dtype, x)"
+        " SELECT ?, row_number() OVER (ORDER BY l.sequence) - 1, r.seed, l.sample, l.backbone_version, r.dtype, l.x"
+        " FROM pool_latents l JOIN pool_requests r USING (request_id)"
+        " WHERE l.sequence IN (SELECT value FROM json_each(?))",
+        (job_id, json.dumps(sequences)),
+    )
+    empty(transaction, sequences)
+
+
+def _fits(origin: Recipe, schedule_id: str, t_cut: int, shape: tuple[int, int, int]) -> bool:
+    return (origin.schedule_id, origin.t_cut, origin.shape) == (schedule_id, t_cut, shape)

@@ -1,0 +1,124 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from diffusion.noise import initial_noise
+from edge_agent import clock
+from edge_agent.generation import finishing, jobs, lifecycle, results
+from edge_agent.generation.finishing import Interrupted
+from edge_agent.heads.energy import EnergyMeter
+from edge_agent.heads.head_slot import HeadSlot
+from edge_agent.settings import EdgeSettings
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
+from export.checkpoint import save_checkpoint
+from export.head_export import export_head
+from tests.export.heads import SCHEDULE, metadata_of, random_network
+
+Finish = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def local_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head of the whole chain, which needs no server."""
+    directory = tmp_path_factory.mktemp("local")
+    network = random_network()
+    save_checkpoint(directory / "whole.safetensors", network, metadata_of(network, t_cut=SCHEDULE.T))
+    export_head(directory / "whole.safetensors", directory / "whole.bundle")
+    return directory / "whole.bundle"
+
+
+@pytest.fixture
+def finish(
+    spool: Spool, state: StateDirectory, settings: Callable[..., EdgeSettings], local_bundle: Path
+) -> Finish:
+    """Make a job's pictures, and return their folder."""
+    slot = HeadSlot(local_bundle, "cpu", 1)
+    slot.refresh()
+
+    def make(count: int, energy: EnergyMeter | None = None, **options: Any) -> Path:
+        job_id = jobs.accept(spool, count=count, label=1, seed=4, ttl_seconds=None, moment=clock.now())
+        job = jobs.find(spool, job_id)
+        assert job is not None
+        assert lifecycle.start(spool, job, settings(), slot, head_steps=3)
+        started = jobs.find(spool, job_id)
+        assert started is not None
+        finishing.finish(
+            spool, started, state, slot, **({"stopping": lambda: False} | options), energy=energy
+        )
+        return state.results(job_id)
+
+    return make
+
+
+def test_every_step_from_the_cut_to_the_picture_is_kept_as_pixels(finish: Finish) -> None:
+    folder = finish(18)
+
+    steps = np.load(folder / "steps.npy")
+    images, latents = np.load(folder / "images.npy"), np.load(folder / "latents.npy")
+    assert (steps.shape, steps.dtype) == ((18, 4, 8, 8), np.uint8)
+    for index in range(18):
+        np.testing.assert_array_equal(steps[index, 0], results.as_pixels(latents[index]))
+        np.testing.assert_array_equal(steps[index, -1], results.as_pixels(images[index]))
+        picture = np.asarray(PillowImage.open(folder / f"{index:05d}.png"))
+        np.testing.assert_array_equal(steps[index, -1], picture)
+    assert all((steps[:, place] != steps[:, place + 1]).any() for place in range(3))
+
+
+def test_a_jobs_facts_are_enough_to_make_its_pictures_again(finish: Finish, local_bundle: Path) -> None:
+    folder = finish(2, EnergyMeter(power_watts=3.0))
+
+    facts = json.loads((folder / "job.json").read_text())
+    images = facts.pop("images")
+    assert facts.pop("job_id") == folder.name
+    assert facts.pop("head").startswith("ward-")
+    seconds, joules = facts.pop("head_seconds"), facts.pop("joules")
+    assert joules == pytest.approx(3.0 * seconds, rel=1e-3, abs=1e-5)
+    assert facts == {
+        "seed": 4,
+        "seeded": True,
+        "label": 1,
+        "source": "local",
+        "backbone_version": None,
+        "schedule_id": SCHEDULE.schedule_id,
+        "server_plan": [200],
+        "head_plan": [200, 133, 67, 0],
+        "sampler": "ddim",
+        "eta": 0.0,
+        "clip": 1.0,
+        "joules_are": "estimated",
+    }
+    assert images == [{"seed": 4, "sample": sample, "backbone_version": None} for sample in (0, 1)]
+    noise = initial_noise(np.array([4, 4]), np.array([0, 1]), SCHEDULE.T, (1, 8, 8))
+    np.testing.assert_array_equal(np.load(folder / "latents.npy"), noise)
+
+
+def test_steps_of_which_there_are_too_many_are_not_kept(
+    finish: Finish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "STEPS_MAX_BYTES", 2 * 4 * 64)
+    assert (finish(2) / "steps.npy").exists()
+    assert not (finish(3) / "steps.npy").exists()
+
+
+def test_colours_are_kept_last_as_in_a_picture() -> None:
+    room = results.room_for_steps(5, (2, 3, 8, 4))
+    assert room is not None
+    assert room.shape == (2, 5, 8, 4, 3)
+
+
+def test_every_step_of_the_head_is_told_with_its_number_of_images(finish: Finish) -> None:
+    told: list[int] = []
+    finish(18, on_step=lambda images, seconds: told.append(images if seconds > 0 else 0))
+    assert told == [16, 16, 16, 2, 2, 2]
+
+
+def test_a_stopping_agent_leaves_the_job_as_it_is(finish: Finish, spool: Spool) -> None:
+    with pytest.raises(Interrupted):
+        finish(2, stopping=lambda: True)
+    assert jobs.counts(spool) == {"finishing": 1}
