@@ -25,6 +25,9 @@ IN_FLIGHT = 8
 _CONNECT_SECONDS = 20.0
 _PREFETCH = 64
 _ATTEMPTS = 5
+_AT_ONCE = 256
+_CONFIRM_SECONDS = 120.0
+"""On a slow uplink, eight pieces are on their way for a while."""
 
 
 class Post:
@@ -33,7 +36,7 @@ class Post:
     def __init__(self, connection: Connection, client: str, *, with_reports: bool) -> None:
         self._client = client
         self._connection = connection
-        self._publisher = connection.publisher(window=IN_FLIGHT)
+        self._publisher = connection.publisher(window=IN_FLIGHT, confirm_timeout_seconds=_CONFIRM_SECONDS)
         self._reports = connection.consumer(reports(client), _PREFETCH) if with_reports else None
 
     def send(
@@ -79,12 +82,15 @@ class Post:
         self._settle(message, self._publisher.send(message))
 
     def reports(self, timeout_seconds: float) -> Iterator[tuple[str, TelemetryV1]]:
-        """What the client's devices say: (user, report), until none comes for `timeout_seconds`.
+        """What the client's devices say: (user, report), until none comes for `timeout_seconds`, and no more than 256.
 
         A report counts for the device whose user the broker validated, whatever it says of itself.
         """
         assert self._reports is not None
-        while (delivery := self._reports.get(timeout_seconds)) is not None:
+        for _ in range(_AT_ONCE):
+            delivery = self._reports.get(timeout_seconds)
+            if delivery is None:
+                return
             found = self._judged(delivery)
             if found is not None:
                 yield found
