@@ -5,13 +5,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="The heads of this device: look, install, go back.", no_args_is_help=True)
+from edge_agent.command import Config, Json, State
 
-Config = Annotated[Path | None, typer.Option("--config", help="TOML file of the device.")]
-State = Annotated[
-    Path | None, typer.Option("--state", help="Directory of the device  [default: .collafuse/edge]")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+app = typer.Typer(help="The heads of this device: look, install, go back.", no_args_is_help=True)
 
 
 @app.command()
