@@ -7,6 +7,7 @@ from pathlib import Path
 
 from broker.identities import enroll, revoke, write_credentials
 from broker.management import Management
+from broker.names import reports
 from broker.settings import BrokerSettings
 from edge_agent.errors import SimulationError
 
@@ -61,6 +62,8 @@ def enrolled(
         if not keep:
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 list(pool.map(lambda one: revoke(management, *one, vhost=address.vhost), names))
+            for client in {client for client, _ in names}:
+                management.delete_queue(address.vhost, reports(client))
             for path in paths:
                 path.unlink(missing_ok=True)
 

@@ -131,7 +131,7 @@ def test_a_head_that_fails_the_gate_leaves_the_old_bundle_in_place(
     out.write_bytes(b"the old bundle")
     checkpoint = write_checkpoint(tmp_path / "head.safetensors", random_network(seed=1))
     # An exporter that gets it wrong: it gives another head's network.
-    monkeypatch.setattr("export.head_export.export_onnx", lambda _network: model)
+    monkeypatch.setattr("export.precision.export_onnx", lambda _network: model)
 
     with pytest.raises(ParityFailed):
         export_head(checkpoint, out)
