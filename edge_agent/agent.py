@@ -81,7 +81,7 @@ class Agent:
         self._parts = parts
         self._spool = parts.spool
         self._stopping = stopping
-        self._observer = Observer(parts.spool, parts.metrics)
+        self._observer = Observer(parts.spool, parts.metrics, parts.settings)
         self._planner = Planner(parts.settings, parts.meter)
         self._look_at = 0.0
         self._lively_until = 0.0
@@ -167,6 +167,7 @@ class Agent:
                 self._unobserved = False
                 self._observer.look(self._spool)
             self._observer.look_at_outbox(self._spool)
+            self._observer.look_at_heads(self._spool, self._parts.slot)
             # Time alone can expire a job, and a new head can make one possible.
             self._jobs_may_have_changed = bool(jobs.unfinished(self._spool))
         self._tell()
