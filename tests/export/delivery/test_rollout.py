@@ -73,7 +73,7 @@ def test_a_share_gets_the_head_and_a_larger_share_goes_on_from_there(
 
 BAD = {
     "wrong_answers": with_wrong_answers,
-    "check_crashed": with_runs_that_fail,
+    "run_failed": with_runs_that_fail,
 }
 
 
