@@ -78,10 +78,12 @@ class Agent:
     """
 
     def __init__(self, parts: Parts, stopping: threading.Event) -> None:
+        self.beats = 0
+        """Rises while the agent's thread gets on, within a job too."""
         self._parts = parts
         self._spool = parts.spool
         self._stopping = stopping
-        self._observer = Observer(parts.spool, parts.metrics)
+        self._observer = Observer(parts.spool, parts.metrics, parts.settings)
         self._planner = Planner(parts.settings, parts.meter)
         self._look_at = 0.0
         self._lively_until = 0.0
@@ -90,6 +92,11 @@ class Agent:
         self._unobserved = True
         self._told: dict[str, Any] = {}
         self._waiting_for_room = False
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether the head in use is on trial."""
+        return self._parts.slot.on_trial
 
     def run(self) -> None:
         """Work until told to stop. Raises SpoolError when the spool is lost; a full disk is waited for."""
@@ -111,6 +118,7 @@ class Agent:
 
         Always in the thread that made the parts.
         """
+        self.beats += 1
         if self._parts.relay.error is not None:
             raise self._parts.relay.error
         self._take_letters(self._patience_seconds() if wait_seconds is None else wait_seconds)
@@ -167,6 +175,7 @@ class Agent:
                 self._unobserved = False
                 self._observer.look(self._spool)
             self._observer.look_at_outbox(self._spool)
+            self._observer.look_at_heads(self._spool, self._parts.slot)
             # Time alone can expire a job, and a new head can make one possible.
             self._jobs_may_have_changed = bool(jobs.unfinished(self._spool))
         self._tell()
@@ -267,6 +276,7 @@ class Agent:
         self._observer.look(self._spool)
 
     def _observe_step(self, images: int, seconds: float) -> None:
+        self.beats += 1
         self._parts.meter.note(images, seconds)
         loaded = self._parts.slot.loaded
         if loaded is not None:

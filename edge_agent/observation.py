@@ -1,8 +1,14 @@
 """From the spool to the metrics: the counters follow what is durable, so a crash cannot make them lie."""
 
+import math
+
 from edge_agent import status
 from edge_agent.generation import jobs, pool
+from edge_agent.heads import store
+from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import outbox
+from edge_agent.release import ledger
+from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from monitoring.metrics import EdgeMetrics
 
@@ -10,9 +16,11 @@ from monitoring.metrics import EdgeMetrics
 class Observer:
     """Keeps the metrics of one agent up to date; counts what has happened since it was made."""
 
-    def __init__(self, spool: Spool, metrics: EdgeMetrics) -> None:
+    def __init__(self, spool: Spool, metrics: EdgeMetrics, settings: EdgeSettings) -> None:
         self._metrics = metrics
+        self._settings = settings
         self._last = _durable_counts(spool)
+        self._look_at_ledger(spool)
 
     def look(self, spool: Spool) -> None:
         """Count what has happened since the last look; reads the whole ledger, so call it when something has changed."""
@@ -21,6 +29,10 @@ class Observer:
         grown = {name: value - self._last.get(name, 0) for name, value in now.items()}
         self._last = now
         self._metrics.releases_total.inc(max(0, grown["releases"]))
+        self._metrics.releases_refused_total.inc(max(0, grown["refused"]))
+        self._metrics.strangers_total.inc(max(0, grown["strangers"]))
+        if grown["releases"]:
+            self._look_at_ledger(spool)
         self._metrics.receipts_total.inc(max(0, grown["receipts"]))
         self._metrics.late_results_total.inc(max(0, grown["late"]))
         self._metrics.jobs_from_pool_total.inc(max(0, grown["from_pool"]))
@@ -37,12 +49,32 @@ class Observer:
         self._metrics.outbox_bytes.set(load.size_bytes)
         self._metrics.outbox_oldest_seconds.set(load.oldest_seconds)
 
+    def look_at_heads(self, spool: Spool, slot: HeadSlot) -> None:
+        """Bring the gauges of the head in use, and of the one that something happened to last, up to date; cheap."""
+        loaded = slot.loaded
+        self._metrics.head_number.set(0 if loaded is None else loaded.head.manifest.counter)
+        with spool.transaction() as transaction:
+            row = store.last_changed(transaction)
+        for state in store.STATES:
+            self._metrics.head_update.labels(state=state).set(row is not None and row.state == state)
+
+    def _look_at_ledger(self, spool: Spool) -> None:
+        """Reads the whole ledger, and only releases change what it finds."""
+        account = ledger.summary(spool, self._settings)
+        if account["images"] == 0:
+            self._metrics.ledger_epsilon_max.set(0)
+        else:
+            dearest = account["epsilon_max"]
+            self._metrics.ledger_epsilon_max.set(math.inf if dearest is None else dearest)
+
 
 def _durable_counts(spool: Spool) -> dict[str, int]:
     by_state = jobs.counts(spool)
     return {
         "releases": status.release_count(spool),
         "receipts": status.receipt_count(spool),
+        "refused": ledger.refused(spool),
+        "strangers": status.counter(spool, "strangers"),
         "late": status.counter(spool, "late"),
         "from_pool": status.counter(spool, "jobs_from_pool"),
         **{

@@ -15,6 +15,7 @@ from broker.settings import BrokerSettings
 from edge_agent.agent import Agent
 from edge_agent.assembly import assemble
 from edge_agent.errors import SpoolDamaged, SpoolFull, SpoolReplaced
+from edge_agent.heads import watchdog
 from edge_agent.settings import EdgeSettings
 from edge_agent.status import note
 from edge_agent.storage import quarantine
@@ -56,7 +57,9 @@ def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
                 with assemble(settings, state, connection, metrics, port) as parts, _page(page):
                     if page is None:
                         note(parts.spool, {"page": None})
-                    Agent(parts, stopping).run()
+                    agent = Agent(parts, stopping)
+                    with watchdog.watching(agent):
+                        agent.run()
             except SpoolDamaged as error:
                 damage = error
                 # A disk that spoils every new spool at once must not be kept busy with nothing else.

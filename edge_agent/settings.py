@@ -153,7 +153,7 @@ class EdgeSettings(ProcessSettings):
     )
     metered: bool = Field(
         default=False,
-        description="the link costs by the byte: contributions, stock and telemetry wait, requests for images go",
+        description="the link costs by the byte: contributions, stock, telemetry and heads wait, requests for images go",
     )
     telemetry_seconds: float = Field(
         default=300, ge=1, le=86_400, description="how often the device says how it is"

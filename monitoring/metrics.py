@@ -197,6 +197,16 @@ class EdgeMetrics:
         self.releases_total = Counter(
             "collafuse_releases_total", "Images released to the outbox.", registry=registry
         )
+        self.releases_refused_total = Counter(
+            "collafuse_releases_refused_total",
+            "Releases refused because they would have taken their image past the privacy budget.",
+            registry=registry,
+        )
+        self.ledger_epsilon_max = Gauge(
+            "collafuse_ledger_epsilon_max",
+            "Epsilon of the image that has cost most, at the device's delta; 0 for none, infinite where nothing is promised.",
+            registry=registry,
+        )
         self.receipts_total = Counter(
             "collafuse_receipts_total", "Batches that the server says it stored.", registry=registry
         )
@@ -230,6 +240,22 @@ class EdgeMetrics:
         )
         self.head_info = Gauge(
             "collafuse_head_info", "1 for the provider that runs the head.", ["provider"], registry=registry
+        )
+        self.head_number = Gauge(
+            "collafuse_head_number",
+            "Counter in the manifest of the head in use, 0 while there is none.",
+            registry=registry,
+        )
+        self.head_update = Gauge(
+            "collafuse_head_update",
+            "1 for the state of the delivered head that something happened to last.",
+            ["state"],
+            registry=registry,
+        )
+        self.strangers_total = Counter(
+            "collafuse_strangers_total",
+            "Letters in the inbox whose sender had no business with this device, dropped.",
+            registry=registry,
         )
         self.head_fallback = Gauge(
             "collafuse_head_fallback",

@@ -47,8 +47,7 @@ def generate(
 
     from broker.errors import ConfigError
     from edge_agent import clock
-    from edge_agent.generation import jobs, pool
-    from edge_agent.link import outbox
+    from edge_agent.generation import jobs, lifecycle
     from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import agent_is_running, open_state
     from monitoring.logs import configure
@@ -61,8 +60,7 @@ def generate(
     seeded = seed is not None
     seed = secrets.randbelow(2**63) if seed is None else seed
     with open_spool(place, say=say) as spool:
-        if seeded or pool.available(spool, label) < count:
-            outbox.check_room(spool, settings.outbox_max_bytes)
+        lifecycle.check_room(spool, settings, count=count, label=label, seeded=seeded)
         job_id = jobs.accept(
             spool,
             count=count,

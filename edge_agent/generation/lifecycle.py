@@ -22,6 +22,15 @@ from edge_agent.storage.spool import Spool
 log = structlog.get_logger(__name__)
 
 
+def check_room(spool: Spool, settings: EdgeSettings, *, count: int, label: int | None, seeded: bool) -> None:
+    """Refuse a job that would need the server and has no room for its request; the stock serves others all the same.
+
+    Raises OutboxFull.
+    """
+    if seeded or pool.available(spool, label) < count:
+        outbox.check_room(spool, settings.outbox_max_bytes)
+
+
 def start(
     spool: Spool,
     job: Job,

@@ -58,16 +58,18 @@ class Arrivals:
 
     judge: whose heads are taken.
     max_bytes: quota of what came and is not used yet, latents included.
+    metered: the link costs by the byte: no head is taken, until it is announced again on a link that does not.
     """
 
-    def __init__(self, judge: Judge, max_bytes: int) -> None:
+    def __init__(self, judge: Judge, max_bytes: int, *, metered: bool = False) -> None:
         self._judge = judge
         self._max_bytes = max_bytes
+        self._metered = metered
 
     def announced(self, transaction: sqlite3.Connection, message: BundleV1) -> bool:
         """Judge an announcement; True when the bundle is being received from now on."""
         known = store.find(transaction, message.bundle)
-        if known is not None and _is_settled(known):
+        if known is not None and _is_settled(known) and not (self._metered and known.state == "receiving"):
             store.touch(transaction, message.bundle)  # whoever announces it again wants to know how it stands
             return False
         manifest = None
@@ -76,6 +78,8 @@ class Arrivals:
             self._judge.admit(transaction, manifest)
             self._check_turn(transaction, manifest, message)
         except BundleError as error:
+            if known is not None and known.state == "receiving":
+                drop_incoming(transaction, "metered")  # begun before the link was metered
             _refuse(transaction, message.bundle, manifest, error)
             return False
         drop_incoming(transaction, "superseded")
@@ -88,6 +92,7 @@ class Arrivals:
         expected = incoming(transaction)
         if (
             expected is None
+            or self._metered
             or expected.bundle != message.bundle
             or message.index >= expected.chunks
             or len(message.content) != expected.chunk_length(message.index)
@@ -100,7 +105,12 @@ class Arrivals:
         return True
 
     def _check_turn(self, transaction: sqlite3.Connection, manifest: Manifest, message: BundleV1) -> None:
-        """Raises BundleRefused when something newer is on its way, or when there is no room."""
+        """Raises BundleRefused when the link is metered, something newer is on its way, or there is no room."""
+        if self._metered:
+            raise BundleRefused(
+                "metered",
+                "the link costs by the byte: announce the head again when metered is off, or install it from a file",
+            )
         current = store.in_state(transaction, "receiving")
         if current is not None and current.counter > manifest.counter:
             raise BundleRefused("superseded", f"{current.title} is on its way already and is newer")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from diffusion.schedule import NoiseSchedule
 from diffusion.steps import coefficients
+from edge_agent.heads.runtime import running
 
 OnStep = Callable[[int, int, float], None]
 OnState = Callable[[int, NDArray[np.float32]], None]
@@ -21,14 +22,19 @@ _STEP_MODEL = "ddim_step.onnx"
 class BoundChain:
     """DDIM without fresh noise, by a head's session and a session of the step on the same provider.
 
-    session: of the head, see `Bundle.onnx`.  device: "cuda" or "cpu", where that session runs.
+    session: of the head, see `Bundle.onnx`.  device: "cuda" or "cpu", where that session runs.  name: of the head, for people.
     Not for two threads at once.
     """
 
     def __init__(
-        self, session: ort.InferenceSession, device: Literal["cuda", "cpu"], schedule: NoiseSchedule
+        self,
+        session: ort.InferenceSession,
+        device: Literal["cuda", "cpu"],
+        schedule: NoiseSchedule,
+        name: str = "the head",
     ) -> None:
         self._session, self._device, self._schedule = session, device, schedule
+        self._name = name
         self._has_labels = len(session.get_inputs()) > 2
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -49,7 +55,7 @@ class BoundChain:
 
         For `on_state`, x is copied to the host once a step; it stays on the device all the same.
 
-        Returns (B, C, H, W) float32.
+        Returns (B, C, H, W) float32. Raises HeadError when the runtime fails.
         """
         # Two buffers in turn: a step reads one and writes the other. On the CPU a placed array is the caller's own memory.
         now, after = self._placed(x.copy()), self._empty(x.shape)
@@ -74,7 +80,8 @@ class BoundChain:
         if self._has_labels:
             binding.bind_ortvalue_input("label", label)
         binding.bind_ortvalue_output("eps", eps)
-        self._session.run_with_iobinding(binding)
+        with running(self._name):
+            self._session.run_with_iobinding(binding)
 
     def _advance(
         self, x: ort.OrtValue, eps: ort.OrtValue, factors: NDArray[np.float32], after: ort.OrtValue

@@ -102,7 +102,10 @@ def check(path: Path, manifest_digest: str | None, provider: Any, threads: int |
     except HeadError as error:
         return "load_failed", str(error)
     golden, allowed = bundle.golden, bundle.manifest.golden.allowed_relative_rms
-    error_found = golden.relative_rms(head.predict(golden.x, golden.t, golden.label))
+    try:
+        error_found = golden.relative_rms(head.predict(golden.x, golden.t, golden.label))
+    except HeadError as error:
+        return "run_failed", str(error)
     if not error_found <= allowed:  # not a number is no agreement either
         return (
             "wrong_answers",

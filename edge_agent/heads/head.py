@@ -16,6 +16,7 @@ from diffusion.schedule import NoiseSchedule
 from edge_agent.errors import HeadError
 from edge_agent.heads.bound_chain import BoundChain, OnState, OnStep
 from edge_agent.heads.provider import CPU, CUDA, Fallback, Provider, check_provider, choose_provider
+from edge_agent.heads.runtime import running
 from export.bundle import Bundle, read_bundle
 from export.errors import BundleError
 from export.manifest import Manifest
@@ -46,7 +47,9 @@ class Head:
         self.fallback = fallback
         self._session = session
         # On the CPU x is where it should be anyway.
-        self._bound = BoundChain(session, "cuda", bundle.schedule) if provider == "cuda" else None
+        self._bound = (
+            BoundChain(session, "cuda", bundle.schedule, self.manifest.name) if provider == "cuda" else None
+        )
 
     @classmethod
     def load(
@@ -120,11 +123,15 @@ class Head:
 
         Returns:
             (B, C, H, W) float32.
+
+        Raises:
+            HeadError: the runtime fails at it.
         """
         feeds: dict[str, Any] = {"x": x, "t": t}
         if self.manifest.num_classes is not None:
             feeds["label"] = label
-        eps: NDArray[np.float32] = self._session.run(["eps"], feeds)[0]
+        with running(self.manifest.name):
+            eps: NDArray[np.float32] = self._session.run(["eps"], feeds)[0]
         return eps
 
     def finish(
@@ -159,7 +166,7 @@ class Head:
             (B, C, H, W) float32 at noise level `plan[-1]`.
 
         Raises:
-            HeadError: the plan leaves the head's range, or shapes, labels or values are wrong.
+            HeadError: the plan leaves the head's range, shapes, labels or values are wrong, or the runtime fails.
         """
         self._check_plan(plan)
         start = _checked_images(x, self.manifest.image_shape)

@@ -70,6 +70,11 @@ class HeadSlot:
         """What planning has to know; None while there is no usable head."""
         return self.loaded.facts if self.loaded else None
 
+    @property
+    def on_trial(self) -> bool:
+        """Whether the head in use is not believed yet."""
+        return self.on_failure is not None
+
     def refresh(self, on_change: Callable[[], None] | None = None) -> None:
         """Load the settings' bundle if its file changed since the last look, unless a delivered head is in its place.
 

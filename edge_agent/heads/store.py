@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import structlog
 
@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 State = Literal[
     "receiving", "staged", "trial", "live", "previous", "retired", "refused", "failed", "rolled_back"
 ]
+STATES: tuple[State, ...] = get_args(State)
 WITH_FILE: tuple[State, ...] = ("staged", "trial", "live", "previous")
 REMEMBERED = 100
 """Heads that were refused, and as many that ended otherwise, of which a row is kept."""

@@ -8,9 +8,8 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import JSONResponse, Response
 
 from edge_agent import clock
-from edge_agent.generation import jobs
+from edge_agent.generation import jobs, lifecycle
 from edge_agent.generation.jobs import Job
-from edge_agent.link import outbox
 from edge_agent.local import picture
 from edge_agent.local.office import MAX_STREAMS, Office
 from edge_agent.local.operation import Call
@@ -131,7 +130,8 @@ def _is_over(view: JobView) -> bool:
 
 
 def _accept(spool: Spool, office: Office, wish: ImagesRequest) -> str:
-    outbox.check_room(spool, office.settings.outbox_max_bytes)
+    seeded = wish.seed is not None
+    lifecycle.check_room(spool, office.settings, count=wish.count, label=wish.label, seeded=seeded)
     return jobs.accept(
         spool,
         count=wish.count,
@@ -140,7 +140,7 @@ def _accept(spool: Spool, office: Office, wish: ImagesRequest) -> str:
         seed=secrets.randbelow(2**53) if wish.seed is None else wish.seed,
         ttl_seconds=wish.deadline_seconds,
         moment=clock.now(),
-        seeded=wish.seed is not None,
+        seeded=seeded,
         head_steps=wish.steps,
     )
 

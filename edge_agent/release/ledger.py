@@ -181,9 +181,15 @@ def summary(spool: Spool, settings: EdgeSettings) -> dict[str, Any]:
         "epsilon_max": _epsilon(math.sqrt(most), settings.delta) if known else None,
         "delta": settings.delta,
         "epsilon_budget": settings.epsilon_budget,
-        "refused": _refused(spool),
+        "refused": refused(spool),
         "unknown": unknown,
     }
+
+
+def refused(spool: Spool) -> int:
+    """Releases refused for the budget, ever."""
+    row = spool.row("SELECT value FROM counters WHERE name = ?", (_REFUSED,))
+    return 0 if row is None else int(row[0])
 
 
 def accounts(
@@ -241,11 +247,6 @@ def _schedules(spool: Spool, settings: EdgeSettings) -> Mapping[str, NoiseSchedu
     if round_ is not None:
         known.append(NoiseSchedule.named(round_.schedule_name, round_.schedule_T))
     return {schedule.schedule_id: schedule for schedule in known}
-
-
-def _refused(spool: Spool) -> int:
-    row = spool.row("SELECT value FROM counters WHERE name = ?", (_REFUSED,))
-    return 0 if row is None else int(row[0])
 
 
 @lru_cache(maxsize=4096)

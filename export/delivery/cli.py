@@ -102,7 +102,6 @@ def rollout(
 def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) -> None:
     import json
 
-    from export.delivery.progress import FAILURES
     from export.delivery.rollout import silent
 
     facts = {
@@ -110,7 +109,8 @@ def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) 
         "devices": total,
         "sent": len(progress.devices) - progress.count("unreachable"),
         "installed": progress.count("installed"),
-        "failures": progress.count(*FAILURES),
+        "failures": progress.failures,
+        "postponed": progress.postponed,
         "silent": len(silent(progress)),
         "unreachable": progress.count("unreachable"),
     }
@@ -119,7 +119,8 @@ def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) 
         return
     print(
         f"{parcel.title}: sent to {facts['sent']} of {total} devices, installed on {facts['installed']},"
-        f" failed on {facts['failures']}, silent {facts['silent']}, unreachable {facts['unreachable']}"
+        f" failed on {facts['failures']}, postponed on metered links {facts['postponed']},"
+        f" silent {facts['silent']}, unreachable {facts['unreachable']}"
     )
 
 
@@ -181,11 +182,9 @@ def _counts(total: int, *, quiet: bool) -> Iterator[Any]:
     with console.status("connecting") as status:
 
         def tell(progress: "Progress") -> None:
-            from export.delivery.progress import FAILURES
-
             status.update(
                 f"sent to {len(progress.devices)} of {total}, installed {progress.count('installed')},"
-                f" failed {progress.count(*FAILURES)}"
+                f" failed {progress.failures}"
             )
 
         yield tell

@@ -20,6 +20,8 @@ DeviceState = Literal[
 ]
 ENDED: frozenset[DeviceState] = frozenset({"installed", "refused", "failed", "rolled_back"})
 FAILURES: frozenset[DeviceState] = frozenset({"refused", "failed", "rolled_back"})
+POSTPONED = "metered"
+"""Why a device refuses what it would take another time: nothing is wrong with the head."""
 
 
 class DeviceProgress(BaseModel):
@@ -33,10 +35,20 @@ class DeviceProgress(BaseModel):
     heard: bool = False
     missing: tuple[int, ...] = ()
 
+    @property
+    def postponed(self) -> bool:
+        """Whether the device has refused the head for now, and is to be asked again by the next run."""
+        return self.state == "refused" and self.reason == POSTPONED
+
+    @property
+    def did_badly(self) -> bool:
+        """Whether the head failed here, or must not be taken."""
+        return self.state in FAILURES and not self.postponed
+
     def note(self, report: UpdateReport) -> None:
         """Take over what the device says; what has ended well or badly stays ended, unless it ends otherwise later."""
         self.heard = True
-        if self.state in ENDED and report.state not in ENDED:
+        if self.state in ENDED and not self.postponed and report.state not in ENDED:
             return
         self.state, self.reason = report.state, report.reason
 
@@ -59,6 +71,16 @@ class Progress(BaseModel):
         return sum(device.state in states for device in self.devices.values())
 
     @property
+    def failures(self) -> int:
+        """How many devices did badly with it."""
+        return sum(device.did_badly for device in self.devices.values())
+
+    @property
+    def postponed(self) -> int:
+        """How many devices refuse it for as long as their link costs by the byte."""
+        return sum(device.postponed for device in self.devices.values())
+
+    @property
     def open_users(self) -> list[str]:
         """The devices that the bundle was sent to and that have not come to an end with it."""
         return [user for user, device in self.devices.items() if device.state not in ENDED | {"unreachable"}]
@@ -70,12 +92,12 @@ class Progress(BaseModel):
             max_failures: the largest share of failures among the devices that have come to an end, 0..1.
             final: whether nothing more is waited for: then the smallest number counts.
         """
-        failures, ended = self.count(*FAILURES), self.count(*ENDED)
+        found = self.devices.values()
+        failures = self.failures
+        ended = sum(device.state in ENDED and not device.postponed for device in found)
         if ended == 0 or (ended < MIN_REPORTS and not final) or failures / ended <= max_failures:
             return None
-        reasons = sorted(
-            {device.reason or device.state for device in self.devices.values() if device.state in FAILURES}
-        )
+        reasons = sorted({device.reason or device.state for device in found if device.did_badly})
         return f"{failures} of {ended} devices did not do well with it ({', '.join(reasons[:5])})"
 
 

@@ -15,7 +15,7 @@ from export.delivery.cohorts import in_cohort
 from export.delivery.errors import RolloutHalted
 from export.delivery.parcel import Parcel
 from export.delivery.post import Post
-from export.delivery.progress import ENDED, MAX_RESENT, DeviceProgress, Progress
+from export.delivery.progress import ENDED, MAX_RESENT, POSTPONED, DeviceProgress, Progress
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +57,7 @@ class Rollout:
         self._path = path
         self._tell = tell or (lambda _progress: None)
         self._asked_at: dict[str, float] = {}
+        self._asked_again: set[str] = set()
         self.progress = progress_file.load(path, parcel)
 
     def run(self, users: Sequence[str], plan: Plan) -> Progress:
@@ -78,6 +79,8 @@ class Rollout:
             if not resumed:
                 self._halt_if(plan, final=False)
             self._send(user)
+        for user in users:
+            self._ask_again(user)
         self._watch(plan, patient=resumed)
         self._halt_if(plan, final=True)
         return self.progress
@@ -101,6 +104,24 @@ class Rollout:
         else:
             self.progress.devices[user] = DeviceProgress(state="sent")
         self._asked_at[user] = time.monotonic()
+        self._note()
+
+    def _ask_again(self, user: str) -> None:
+        """Announce the head, once in a run, to a device that refused it while its link cost by the byte.
+
+        Without the pieces, for the link may be so still; a device that takes it now says which are missing.
+        """
+        device = self.progress.devices.get(user)
+        if device is None or not device.postponed or user in self._asked_again:
+            return
+        self._asked_again.add(user)
+        self.progress.devices[user] = DeviceProgress(state="sent", heard=True)
+        self._asked_at[user] = time.monotonic()
+        try:
+            self._post.announce(self._parcel, device_key(user))
+        except PublishFailed as error:
+            log.warning("device_unreachable", user=user, error=str(error))
+            self.progress.devices[user] = DeviceProgress(state="refused", reason=POSTPONED)
         self._note()
 
     def _watch(self, plan: Plan, *, patient: bool) -> None:
@@ -139,6 +160,7 @@ class Rollout:
         device.missing = update.missing
         if stuck:
             self._send_again(user, device)
+        self._ask_again(user)
         self._note()
 
     def _send_again(self, user: str, device: DeviceProgress) -> None:

@@ -15,8 +15,6 @@ from broker.identities import enroll
 from broker.settings import BrokerSettings
 from diffusion.schedule import NoiseSchedule
 from edge_agent.generation import jobs, pool
-from edge_agent.generation.pool_keeper import PoolKeeper
-from edge_agent.generation.recipe import HeadFacts
 from edge_agent.heads.energy import EnergyMeter
 from edge_agent.heads.head import Head
 from edge_agent.storage.spool import Spool
@@ -24,7 +22,7 @@ from edge_agent.storage.state import StateDirectory
 from tests.brokers import Brokers
 from tests.conftest import wait_until
 from tests.edge_agent.agents import COMMAND, MORTAL, Process, collafuse, edge_json
-from tests.edge_agent.generation.stock import answer, confirm, sent
+from tests.edge_agent.generation.stock import stocked
 from tests.edge_agent.server import Server, denoise
 
 SCHEDULE = NoiseSchedule.cosine(200)
@@ -129,20 +127,6 @@ def generate_within_a_second(state: StateDirectory, *flags: object) -> str:
     assert done.returncode == 1
     assert "expired" in done.stderr
     return done.stderr
-
-
-def stocked(state: StateDirectory, bundle: Path, settings: Any) -> None:
-    """A stock of eight samples of label 1, without a server."""
-    manifest = Head.load(bundle, "cpu", 1).manifest
-    facts = HeadFacts("ward", SCHEDULE, manifest.t_cut, manifest.image_shape, manifest.num_classes)
-    with Spool(state.spool) as spool:
-        keeper = PoolKeeper(
-            spool, settings(pool_images=8, pool_labels=(1,)), lambda: facts, lambda: True, lambda: None
-        )
-        keeper.turn()
-        (request,) = sent(spool)
-        confirm(spool)
-        assert answer(spool, request) == "kept"
 
 
 def test_killed_at_every_commit_in_turn_jobs_from_the_stock_complete_and_share_no_sample(

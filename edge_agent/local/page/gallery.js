@@ -39,7 +39,7 @@ function makeBatch(job) {
       job.source ? element("span", { class: "tag" }, SOURCES[job.source] ?? job.source) : null,
       element("span", { class: "quiet age" }),
       element("span", { class: "grow" }),
-      element("span", { class: "quiet" }, `seed ${job.seed}`),
+      job.source === "pool" ? null : element("span", { class: "quiet" }, `seed ${job.seed}`), // a stocked image has its own
       element("a", { class: "quiet", href: job.links.images_npy, download: "" }, "NPY")),
     tiles, rest);
 }

@@ -2,6 +2,7 @@
 
 import uuid
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,15 @@ import numpy as np
 from broker import codec
 from broker.contract.denoise import DenoiseV1, LatentsV1
 from broker.contract.message import Message
+from diffusion.schedule import NoiseSchedule
 from edge_agent.generation import pool
 from edge_agent.generation.pool import Stock
+from edge_agent.generation.pool_keeper import PoolKeeper
+from edge_agent.generation.recipe import HeadFacts
+from edge_agent.heads.head import Head
 from edge_agent.link import inbox
 from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
 
 
 @dataclass
@@ -90,3 +96,19 @@ def shelf(spool: Spool, label: int | None = None) -> Stock:
     """The shelf of a label."""
     (found,) = [each for each in pool.stock(spool) if each.label == label]
     return found
+
+
+def stocked(state: StateDirectory, bundle: Path, settings: Any) -> None:
+    """A stock of eight samples of label 1, without a server."""
+    manifest = Head.load(bundle, "cpu", 1).manifest
+    facts = HeadFacts(
+        "ward", NoiseSchedule.cosine(200), manifest.t_cut, manifest.image_shape, manifest.num_classes
+    )
+    with Spool(state.spool) as spool:
+        keeper = PoolKeeper(
+            spool, settings(pool_images=8, pool_labels=(1,)), lambda: facts, lambda: True, lambda: None
+        )
+        keeper.turn()
+        (request,) = sent(spool)
+        confirm(spool)
+        assert answer(spool, request) == "kept"

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -12,6 +12,8 @@ from onnx import helper, numpy_helper
 from broker.contract.heads import MIN_CHUNK_BYTES, BundleV1, ChunkV1
 from export.bundle import Bundle, member_digests, pack_bundle, read_bundle
 from export.keys import BUNDLE_DOMAIN, PrivateKey, Signatures
+
+Trouble = Literal["nan", "error", "hang"]
 
 
 def signed(bundle: Bundle, key: PrivateKey | None, **facts: Any) -> bytes:
@@ -57,6 +59,65 @@ def with_runs_that_fail(bundle: Bundle) -> Bundle:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     return dataclasses.replace(bundle, onnx=model.SerializeToString(deterministic=True))
+
+
+def with_trouble(bundle: Bundle, trouble: Trouble) -> Bundle:
+    """The same head, whose probe is as it should be; of three images at once it makes nothing good.
+
+    trouble: "nan" answers with what is no number, "error" ends the run with one, "hang" never ends it.
+    """
+    model = onnx.load_from_string(bundle.onnx)
+    assert len(bundle.golden.x) != 3
+    for node in model.graph.node:
+        for place, name in enumerate(node.output):
+            if name == "eps":
+                node.output[place] = "eps_of_the_head"
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", ["x"], ["images"], start=0, end=1),
+            helper.make_node("Equal", ["images", "trouble_three"], ["troubled"]),
+            helper.make_node("Where", ["troubled", "trouble_many", "trouble_zero"], ["place"]),
+            *_trouble_nodes(trouble),
+            helper.make_node("Mul", ["eps_of_the_head", "factor"], ["eps"]),
+        ]
+    )
+    numbers = {
+        "trouble_three": np.array([3], np.int64),
+        "trouble_many": np.array([2**60], np.int64),
+        "trouble_zero": np.array([0], np.int64),
+        "trouble_one": np.array([1], np.float32),
+        "trouble_nan": np.array([np.nan], np.float32),
+        "trouble_true": np.array(True),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in numbers.items())
+    onnx.checker.check_model(model)
+    return dataclasses.replace(bundle, onnx=model.SerializeToString(deterministic=True))
+
+
+def _trouble_nodes(trouble: Trouble) -> list[onnx.NodeProto]:
+    """From `place`, 0 or very large, to `factor`, which is one where all is well."""
+    if trouble == "nan":
+        return [helper.make_node("Where", ["troubled", "trouble_nan", "trouble_one"], ["factor"])]
+    if trouble == "error":
+        return [helper.make_node("Gather", ["trouble_one", "place"], ["factor"])]
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_on"], ["goes_on"]),
+            helper.make_node("Abs", ["held"], ["kept"]),
+        ],
+        "for_ever",
+        [
+            value("turn", onnx.TensorProto.INT64, []),
+            value("go_on", onnx.TensorProto.BOOL, []),
+            value("held", onnx.TensorProto.FLOAT, [1]),
+        ],
+        [value("goes_on", onnx.TensorProto.BOOL, []), value("kept", onnx.TensorProto.FLOAT, [1])],
+    )
+    return [
+        helper.make_node("Squeeze", ["place"], ["turns"]),
+        helper.make_node("Loop", ["turns", "trouble_true", "trouble_one"], ["factor"], body=body),
+    ]
 
 
 def with_ballast(bundle: Bundle, size_bytes: int) -> Bundle:

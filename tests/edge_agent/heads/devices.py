@@ -54,13 +54,14 @@ class HeadDevice:
         terms: Terms,
         own: Path | None = None,
         max_bytes: int = 256 * 2**20,
+        metered: bool = False,
         check_seconds: float = 60.0,
     ) -> None:
         self.spool = spool
         self.directory = state.heads
         self.judge = Judge("ward", keys)
         self.slot = HeadSlot(own, "cpu", 1, admit=partial(self.judge.admit_own, spool))
-        self.arrivals = Arrivals(self.judge, max_bytes)
+        self.arrivals = Arrivals(self.judge, max_bytes, metered=metered)
         self.updater = HeadUpdater(
             spool,
             state.heads,

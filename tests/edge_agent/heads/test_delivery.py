@@ -1,77 +1,26 @@
 """Heads on their way to a real agent, while processes are killed, links cut and the broker restarted: a head always works."""
 
-import hashlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from broker import identities
-from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
-from broker.topology import device_key
-from edge_agent.heads import store
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from export.delivery.parcel import pack
-from export.delivery.post import opened
 from tests.brokers import Brokers
 from tests.conftest import wait_until
-from tests.edge_agent.agents import COMMAND, MORTAL, Process, collafuse, edge_json
+from tests.edge_agent.agents import MORTAL, Process, collafuse, edge_json
 from tests.edge_agent.conftest import Device
 from tests.edge_agent.heads.conftest import KEY
+from tests.edge_agent.heads.deliveries import live, path_digest, send, states, status
 from tests.link import Link
 
 Publish = Callable[..., Path]
 RunAgent = Callable[..., Process]
-
-
-@pytest.fixture
-def run_agent(state: StateDirectory, tmp_path: Path) -> Iterator[RunAgent]:
-    """Agents that believe the test's key and need little to believe a head; killed at the end if they still run."""
-    started: list[Process] = []
-
-    def start(url: str, *flags: object, code: str = COMMAND, **extra: str) -> Process:
-        process = Process(
-            tmp_path / f"agent-{len(started)}.log",
-            *("edge", "run", "--state", state.path, "--broker-url", url, "--schedule-steps", 200),
-            *("--threads", 1, "--provider", "cpu", "--head-keys", KEY.public.text, "--trial", 1),
-            *flags,
-            code=code,
-            **extra,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.exit_code is None:
-            process.kill()
-
-
-@pytest.fixture
-def owner(node: NodeInfo, device: Device) -> Iterator[BrokerSettings]:
-    with Management(node.management_url, node.user, node.password) as management:
-        yield identities.owner(management, device.client, address=BrokerSettings.from_url(node.amqp_url))
-
-
-def send(owner: BrokerSettings, user: str, path: Path, chunk_bytes: int = 64 * 1024) -> str:
-    parcel = pack(path, client="ward", chunk_bytes=chunk_bytes)
-    with opened(owner, "ward", with_reports=False) as post:
-        post.send(parcel, device_key(user))
-    return parcel.announcement.bundle
-
-
-def states(state: StateDirectory) -> dict[str, str]:
-    with Spool(state.spool) as spool:
-        return {row.bundle: row.state for row in store.all_of(spool)}
-
-
-def status(state: StateDirectory) -> dict[str, Any]:
-    return edge_json("status", "--state", state.path)
 
 
 def test_a_head_comes_over_a_link_that_is_cut_again_and_again(
@@ -186,12 +135,3 @@ def test_a_head_is_installed_looked_at_and_taken_back_by_hand(
     shown = edge_json("head", "status", *common)["heads"]
     assert {head["counter"]: head["state"] for head in shown} == {4: "live", 3: "previous"}
     assert "previous" in collafuse("edge", "head", "status", *common).stdout
-
-
-def live(state: StateDirectory) -> str | None:
-    return next((bundle for bundle, found in states(state).items() if found == "live"), None)
-
-
-def path_digest(path: Path) -> str:
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()

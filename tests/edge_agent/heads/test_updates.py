@@ -156,6 +156,29 @@ def test_a_head_larger_than_the_quota_is_refused(
     assert device.state(device.deliver(publish(1))) == ("refused", "no_room")
 
 
+def test_on_a_metered_link_no_head_is_taken_and_a_later_announcement_is(
+    head_device: HeadDevice, state: StateDirectory, publish: Publish, key: PrivateKey
+) -> None:
+    live = head_device.install(publish(1))
+    begun, coming = messages(publish(2))
+    head_device.take(begun, *coming[:9])
+    metered = HeadDevice(state, head_device.spool, keys=(key.public.text,), terms=TERMS, metered=True)
+
+    metered.take(*coming[9:])
+    assert metered.missing() == (9, len(coming)), "what was begun waits"
+    assert metered.state(metered.deliver(publish(3))) == ("refused", "metered")
+    assert metered.state(metered.deliver(publish(3, key=None))) == ("refused", "unsigned")
+    metered.take(begun)
+
+    assert metered.state(begun.bundle) == ("refused", "metered")
+    assert metered.spool.rows("SELECT count(*) FROM head_chunks")[0][0] == 0
+    assert metered.state(live) == ("live", None)
+    metered.updater.close()
+    free = HeadDevice(state, head_device.spool, keys=(key.public.text,), terms=TERMS)
+    free.take(begun, *coming)
+    free.turn_until(begun.bundle, "trial")
+
+
 def test_of_two_heads_on_their_way_the_newer_is_received(head_device: HeadDevice, publish: Publish) -> None:
     older, older_chunks = messages(publish(1))
     newer, newer_chunks = messages(publish(2))

@@ -1,6 +1,7 @@
 import io
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from PIL import Image as PillowImage
 
 from edge_agent.generation import finishing, jobs, results
 from edge_agent.local.jobs_answers import LIST_DEFAULT
+from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from tests.conftest import wait_until
 from tests.edge_agent.agents import edge_json
 from tests.edge_agent.conftest import Device
+from tests.edge_agent.generation.stock import stocked
 from tests.edge_agent.local.agents import OFFLINE, Serve, Served, events
 from tests.edge_agent.server import Server
 
@@ -325,6 +328,30 @@ def test_a_full_outbox_and_unfinished_images_are_told(
 
     assert problem(refused, 507) == "outbox_full"
     assert "quota" in refused.json()["detail"]
+
+
+def test_a_full_outbox_refuses_nothing_that_the_stock_can_serve(
+    serve: Serve,
+    state: StateDirectory,
+    head_bundle: Path,
+    settings: Callable[..., EdgeSettings],
+    tmp_path: Path,
+) -> None:
+    stocked(state, head_bundle, settings)
+    config = tmp_path / "small.toml"
+    config.write_text("outbox_max_bytes = 1048576\n")
+    page = serve(OFFLINE, "--head", head_bundle, "--config", config)
+    with Spool(state.spool) as spool, spool.transaction() as transaction:
+        transaction.execute(
+            "INSERT INTO outbox (message_id, priority, kind, type, size_bytes, created_at, body)"
+            " VALUES ('x', 2, 'samples', 'samples.v1', 1048576, 0, zeroblob(1048576))"
+        )
+
+    job_id = page.make(count=3, label=1)
+
+    assert page.wait(job_id)["source"] == "pool"
+    for wish in ({"count": 6, "label": 1}, {"count": 1, "label": 2}, {"count": 1, "label": 1, "seed": 5}):
+        assert problem(page.http.post("/v1/images", json=wish), 507) == "outbox_full", wish
 
 
 def test_status_ledger_and_metrics_are_those_of_the_command_line(

@@ -11,6 +11,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from broker.identities import enroll
+from tests.brokers import Brokers
 from tests.conftest import wait_until
 from tests.edge_agent.conftest import Device
 from tests.edge_agent.local.agents import OFFLINE, Serve, Served
@@ -208,6 +210,35 @@ def test_offline_the_page_says_so_and_the_job_waits(
 
     page.process.stop()
     wait_until(lambda: text(browser, "#link") == "No answer", "and the page says when its agent is gone")
+
+
+def test_offline_images_are_made_from_the_stock_and_the_page_says_so(
+    tmp_path: Path, head_bundle: Path, serve: Serve, browser: Browser
+) -> None:
+    stock = ("--head", head_bundle, "--pool-images", 6, "--pool-labels", "1")
+    with Brokers(tmp_path / "broker") as brokers:
+        with brokers.management as management:
+            url = enroll(management, "ward", "one", address=brokers.settings).amqp_url
+        page = serve(url, *stock)
+        browser.get(page.url)
+        with Server(brokers.settings):
+            wait_until(lambda: "6 of 6" in text(browser, "#stock"), "the page shows a full stock")
+        brokers.kill(0)
+        sentence = "Offline: images are made from the stock of 6."
+        wait_until(lambda: text(browser, "#sentence") == sentence, "the page says what is still possible")
+
+        ask_for_images(browser, count=4, label=1)
+
+        wait_until(lambda: len(shown_pictures(browser, "finished")) == 4, "four finished images are seen")
+        wait_until(lambda: len(shown_pictures(browser, "cut")) == 4, "and each of them at the cut")
+        wait_until(lambda: "from the stock" in text(browser, "#ended-list"), "the page says whence they came")
+        wait_until(lambda: "2 of 6" in text(browser, "#stock"), "and what is left")
+        assert "from the stock" in text(browser, ".batch-head")
+        assert "seed" not in text(browser, ".batch-head"), "a seed of the job says nothing of these images"
+        (job,) = page.http.get("/v1/jobs").json()["jobs"]
+        assert (job["source"], job["count"], job["label"]) == ("pool", 4, 1)
+        picture(browser, "page-offline-stock")
+        assert complaints(browser) == []
 
 
 def test_stock_ledger_and_update_are_shown_when_the_device_tells_of_them(

@@ -11,6 +11,7 @@ from edge_agent.errors import SpoolError
 from edge_agent.generation import jobs, results
 from edge_agent.link import outbox
 from edge_agent.observation import Observer
+from edge_agent.settings import EdgeSettings
 from edge_agent.storage import quarantine
 from edge_agent.storage.housekeeping import Housekeeper, Keeping
 from edge_agent.storage.spool import Spool, log_of
@@ -218,10 +219,15 @@ def test_what_killed_processes_left_is_swept_and_what_live_ones_are_making_is_no
 
 
 def test_forgotten_jobs_stay_counted(
-    spool: Spool, state: StateDirectory, clocks: Clocks, keeper: MakeHousekeeper, metrics: EdgeMetrics
+    spool: Spool,
+    state: StateDirectory,
+    clocks: Clocks,
+    keeper: MakeHousekeeper,
+    metrics: EdgeMetrics,
+    settings: Callable[..., EdgeSettings],
 ) -> None:
     housekeeper = keeper()
-    observer = Observer(spool, metrics)
+    observer = Observer(spool, metrics, settings())
     for _ in range(3):
         ended(spool, state)
     housekeeper.turn()

@@ -56,6 +56,20 @@ def test_why_it_was_halted_names_the_reasons() -> None:
     )
 
 
+def test_a_device_on_a_metered_link_is_no_failure_and_may_begin_again() -> None:
+    found = progress("sent", "sent", "sent", "installed")
+    for name in ("ward_d0", "ward_d1", "ward_d2"):
+        found.devices[name].note(report("refused", "metered"))
+
+    assert found.verdict(0.0, final=True) is None
+    assert (found.postponed, found.failures, found.open_users) == (3, 0, [])
+    found.devices["ward_d0"].note(report("receiving"))
+    assert found.open_users == ["ward_d0"]
+    found.devices["ward_d1"].note(report("refused", "expired"))
+    assert found.verdict(0.5, final=True) is None
+    assert found.verdict(0.4, final=True) == "1 of 2 devices did not do well with it (expired)"
+
+
 def test_what_has_ended_does_not_begin_again_and_may_end_otherwise() -> None:
     device = DeviceProgress(state="sent")
 

@@ -73,7 +73,7 @@ def test_a_share_gets_the_head_and_a_larger_share_goes_on_from_there(
 
 BAD = {
     "wrong_answers": with_wrong_answers,
-    "check_crashed": with_runs_that_fail,
+    "run_failed": with_runs_that_fail,
 }
 
 
@@ -136,12 +136,33 @@ def test_a_device_that_was_off_is_silent_and_a_later_run_hears_of_it(
     devices.devices[0].start()
     path = signed_for(devices)
 
-    first = roll_out(devices, path, [*devices.users, f"{devices.client}_nobody"], wait_seconds=8.0)
+    first = roll_out(devices, path, [*devices.users, f"{devices.client}_nobody"], wait_seconds=16.0)
 
     assert [first.devices[user].state for user in devices.users] == ["installed", "sent"]
     assert first.devices[f"{devices.client}_nobody"].state == "unreachable"
     devices.devices[1].start()
     assert roll_out(devices, path).count("installed") == 2
+
+
+def test_a_metered_device_refuses_for_now_halts_nothing_and_gets_it_when_the_link_is_free(
+    fleet: MakeFleet, signed_for: SignedFor
+) -> None:
+    devices = fleet(1, metered=True)
+    (device,) = devices.devices
+    device.start()
+    path = signed_for(devices)
+
+    first = roll_out(devices, path, wait_seconds=4.0, max_failures=0.0)
+    wait_until(lambda: device.heads() == {digest(path): ("refused", "metered")}, "the device refuses it")
+    assert first.open_users == [device.user], "on such a link it does not even say so"
+    assert device.counted("head_chunks") == 0
+
+    device.stop()
+    device.settings = device.settings | {"metered": False}
+    device.start()
+    second = roll_out(devices, path, max_failures=0.0)
+
+    assert (second.devices[device.user].state, second.halted) == ("installed", None)
 
 
 def test_halted_means_that_nobody_else_gets_it_unless_the_owner_insists(

@@ -1,0 +1,123 @@
+"""Heads that pass their check and fail at real work, in a real agent: given up by itself, and the job is done all the same."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from broker.settings import BrokerSettings
+from edge_agent.heads import watchdog
+from edge_agent.heads.watchdog import EXIT_CODE
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
+from export.bundle import Bundle
+from tests.conftest import wait_until
+from tests.edge_agent.agents import Process, edge_json
+from tests.edge_agent.conftest import Device
+from tests.edge_agent.heads.bundles import Trouble, with_trouble
+from tests.edge_agent.heads.deliveries import send, states, status
+from tests.edge_agent.server import Server
+
+Publish = Callable[..., Path]
+RunAgent = Callable[..., Process]
+
+IMPATIENT = """
+    from edge_agent.heads import watchdog
+
+    watchdog.LIMIT_SECONDS = 4.0
+    from collafuse.cli import main
+    main()
+"""
+TERMS = ("--trial-images", 2, "--trial", 1e6)
+
+
+def generate(state: StateDirectory, count: int, *flags: object) -> dict[str, Any]:
+    return edge_json("generate", "--state", state.path, "--count", count, *flags)
+
+
+def reason(state: StateDirectory, bundle: str) -> str | None:
+    with Spool(state.spool) as spool:
+        row = spool.row("SELECT reason FROM heads WHERE bundle = ?", (bundle,))
+    return None if row is None else row[0]
+
+
+def facts_of(state: StateDirectory, job_id: str) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((state.results(job_id) / "job.json").read_text())
+    return facts
+
+
+@pytest.fixture
+def deliver(device: Device, owner: BrokerSettings, state: StateDirectory) -> Callable[[Path, str], str]:
+    """Send a head to the agent that runs, and wait until it is in that state."""
+
+    def bring(path: Path, wanted: str) -> str:
+        bundle = send(owner, device.user, path)
+        wait_until(lambda: states(state).get(bundle) == wanted, f"the head is {wanted}", 60)
+        return bundle
+
+    return bring
+
+
+@pytest.mark.parametrize("trouble", ["nan", "error"])
+def test_a_head_that_fails_at_work_is_given_up_and_the_job_is_finished_by_the_one_before(
+    device: Device,
+    server: Server,
+    state: StateDirectory,
+    plain: Bundle,
+    publish: Publish,
+    run_agent: RunAgent,
+    deliver: Callable[[Path, str], str],
+    trouble: Trouble,
+) -> None:
+    agent = run_agent(device.url, *TERMS)
+    good = deliver(publish(1, plain), "trial")
+    generate(state, 2)
+    wait_until(lambda: states(state)[good] == "live", "two images are enough")
+    bad = deliver(publish(2, with_trouble(plain, trouble)), "trial")
+    wait_until(lambda: status(state)["head"]["identity"].startswith("ward-v2-"), "the new head is in use")
+
+    made = generate(state, 3, "--seed", 8)
+
+    assert states(state) == {good: "live", bad: "rolled_back"}
+    assert reason(state, bad) == "failed_at_work"
+    facts = facts_of(state, made["job_id"])
+    assert facts["head"].startswith("ward-v1-")
+    images = np.load(state.results(made["job_id"]) / "images.npy")
+    assert np.isfinite(images).all()
+    assert len(server.requests) == 2, "the server was asked once for each job"
+    assert agent.exit_code is None
+    assert status(state)["update"]["reason"] == "failed_at_work"
+
+
+def test_a_head_that_hangs_at_work_ends_two_agents_and_the_third_finishes_the_job_with_the_one_before(
+    device: Device,
+    server: Server,
+    state: StateDirectory,
+    plain: Bundle,
+    publish: Publish,
+    run_agent: RunAgent,
+    deliver: Callable[[Path, str], str],
+) -> None:
+    assert watchdog.LIMIT_SECONDS >= 60
+    agent = run_agent(device.url, *TERMS, code=IMPATIENT)
+    good = deliver(publish(1, plain), "trial")
+    generate(state, 2)
+    wait_until(lambda: states(state)[good] == "live", "two images are enough")
+    bad = deliver(publish(2, with_trouble(plain, "hang")), "trial")
+    wait_until(lambda: status(state)["head"]["identity"].startswith("ward-v2-"), "the new head is in use")
+
+    job_id = edge_json("generate", "--state", state.path, "--count", 3, "--no-wait")["job_id"]
+
+    assert agent.wait() == EXIT_CODE
+    assert agent.events("head_hangs")
+    second = run_agent(device.url, *TERMS, code=IMPATIENT)
+    assert second.wait() == EXIT_CODE
+    third = run_agent(device.url, *TERMS, code=IMPATIENT)
+    wait_until((state.results(job_id) / "job.json").exists, "the job is finished", 60)
+    assert facts_of(state, job_id)["head"].startswith("ward-v1-")
+    assert (states(state)[bad], reason(state, bad)) == ("rolled_back", "crashed")
+    assert third.exit_code is None
+    assert len(server.requests) == 2
