@@ -13,7 +13,6 @@ from broker import topology
 from broker.address import is_loopback
 from broker.causes import in_words
 from broker.errors import BrokerUnreachable
-from broker.node.local_node import find
 from broker.parameters import connection_parameters
 from broker.settings import BROKER_URL_VARIABLE, BrokerSettings
 
@@ -89,6 +88,8 @@ def management_url(settings: BrokerSettings, url: str | None, directory: Path) -
     """Returns where the broker's API is: what was named, the private node's, or where RabbitMQ has it by default."""
     if url is not None:
         return url
+    from broker.node.local_node import find  # noqa: PLC0415
+
     node = find(directory)
     if node is not None and is_loopback(settings.host) and settings.port == node.ports.amqp:
         return node.management_url
