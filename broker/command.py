@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Self
 import pika
 import pika.exceptions
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from broker import topology
 from broker.address import is_loopback
@@ -61,6 +59,10 @@ class Status:
     """A spinner on stderr with the seconds that have passed; nothing when stderr is no terminal."""
 
     def __init__(self, text: str) -> None:
+        # Only for whoever looks: a process that runs for months has nobody to show it to.
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
         console = Console(stderr=True)
         self._progress = Progress(
             SpinnerColumn(),

@@ -287,6 +287,6 @@ from edge_agent.heads.head import Head
 head = Head.load(Path({str(bundle_path)!r}), provider="cpu", threads=1)
 x = head.finish(np.ones((1, 1, 8, 8), np.float32), (5, 0), seeds=np.zeros(1, np.uint64), samples=np.zeros(1, np.int64))
 assert x.shape == (1, 1, 8, 8)
-assert not {"torch", "onnx", "cryptography"} & set(sys.modules)
+assert not {{"torch", "onnx", "cryptography"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
