@@ -10,8 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -20,16 +19,19 @@ import torch
 import typer
 
 from benchmarks.devices import a_node, make_devices
-from benchmarks.edge_agents import RunningAgent, bundle, network, running_agent
+from benchmarks.edge_agents import SCHEDULE, RunningAgent, bundle, network, running_agent
 from benchmarks.engine_loads import NETWORK
 from benchmarks.report import Result, emit, say, spread
 from broker.node.local_node import LocalNode
+from broker.settings import BrokerSettings
 from collafuse.demo.design import Design
 from diffusion.network import UNet, UNetConfig
 from edge_agent.fleet.memory import pss_bytes, rss_bytes
 from edge_agent.heads.head import Head
+from export.keys import PrivateKey
 from monitoring import logs
 from tests.conftest import wait_until
+from tests.edge_agent.server import Server
 
 DESIGN = Design()
 DEMO = UNetConfig(
@@ -44,7 +46,8 @@ IMPORT_SECONDS = 1.0
 PICTURE_SECONDS = 0.5
 IDLE_PERCENT = 0.5
 STEP_RATIO = 2.0
-SETTLE_SECONDS = 10.0
+HEAD_STEPS = 4
+STOCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,15 @@ class Effort:
     """How much is measured."""
 
     agents: int
+    settle_seconds: float
     imports: int
     idle_seconds: float
     pictures: int
     step_rounds: int
 
 
-FULL = Effort(agents=3, imports=7, idle_seconds=30, pictures=30, step_rounds=7)
-QUICK = Effort(agents=1, imports=3, idle_seconds=10, pictures=8, step_rounds=3)
+FULL = Effort(agents=3, settle_seconds=10, imports=7, idle_seconds=30, pictures=30, step_rounds=7)
+QUICK = Effort(agents=1, settle_seconds=4, imports=3, idle_seconds=8, pictures=8, step_rounds=3)
 
 
 def at_most(name: str, unit: str, values: Sequence[float], limit: float) -> Result:
@@ -68,63 +72,85 @@ def at_most(name: str, unit: str, values: Sequence[float], limit: float) -> Resu
     return Result(name, unit, own, "the promise, at most", limit, limit / max(own, 1e-9), 1.0, spread(values))
 
 
-def at_rest(local: LocalNode, head: Path, effort: Effort) -> list[Result]:
-    """Memory and computing time of an agent that has nothing to do, and a picture when the broker is gone."""
+@dataclass(eq=False)
+class Idle:
+    """What idle agents took: megabytes and percents of a core, a figure for each."""
+
+    settle_seconds: float
+    rss: list[float] = field(default_factory=list)
+    pss: list[float] = field(default_factory=list)
+    percent: list[float] = field(default_factory=list)
+
+    def look(self, agent: RunningAgent, seconds: float) -> None:
+        """Let an agent settle, and look at it, for so long at what it computes."""
+        time.sleep(self.settle_seconds)
+        self.rss.append(rss_bytes(agent.pid) / 1e6)
+        self.pss.append(pss_bytes(agent.pid) / 1e6)
+        if not seconds:
+            return
+        begun, before = time.monotonic(), agent.cpu_seconds()
+        time.sleep(seconds)
+        self.percent.append(100 * (agent.cpu_seconds() - before) / (time.monotonic() - begun))
+
+
+def at_rest(urls: Sequence[str], scratch: Path, head: Path, effort: Effort) -> list[Result]:
+    """Memory and computing time of an agent that has nothing to do, as it comes, and with less and with more."""
+    idle = Idle(effort.settle_seconds)
+    for number, url in enumerate(urls):
+        say(f"agent {number + 1} of {len(urls)}: {effort.settle_seconds:g} s to settle")
+        with running_agent(scratch / f"idle-{number}", url, head) as agent:
+            idle.look(agent, effort.idle_seconds)
+    key = PrivateKey.generate()
+    say("an agent without its page, and one with a signed head")
+    bare, signed = Idle(effort.settle_seconds), Idle(effort.settle_seconds)
+    with running_agent(scratch / "bare", urls[0], head, ["--no-api"]) as agent:
+        bare.look(agent, 0)
+    trusted = bundle(network(DEMO), scratch / "signed.bundle", client="client-0", key=key)
+    with running_agent(scratch / "signed", urls[0], trusted, ["--head-keys", key.public.text]) as agent:
+        signed.look(agent, 0)
+    return [
+        at_most("memory of an idle agent with a loaded head, resident", "MB", idle.rss, MEMORY_BYTES / 1e6),
+        plain("the same, shared pages divided", "MB", idle.pss),
+        plain("without the local page (--no-api), resident", "MB", bare.rss),
+        plain("with its owner's keys and a signed head, resident", "MB", signed.rss),
+        at_most("computing of an idle, connected agent", "% of a core", idle.percent, IDLE_PERCENT),
+    ]
+
+
+def plain(name: str, unit: str, values: Sequence[float]) -> Result:
+    """A figure of which nothing was promised."""
+    return Result(name, unit, statistics.median(values), None, None, None, None, spread(values))
+
+
+def from_stock(local: LocalNode, url: str, scratch: Path, head: Path, effort: Effort) -> list[Result]:
+    """Pictures from the pool: a server fills it, the broker is killed, and every job takes what is in stock.
+
+    The first picture is a warm-up.
+    """
     node = local.status().info
     assert node is not None
-    urls, _ = make_devices(node, effort.agents)
-    rss: list[float] = []
-    pss: list[float] = []
-    idle: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch, ExitStack() as agents:
-        for number, url in enumerate(urls):
-            say(f"agent {number + 1} of {effort.agents}: {SETTLE_SECONDS:g} s to settle")
-            way = running_agent(Path(scratch) / str(number), url, head, DESIGN.head_steps)
-            if number + 1 < effort.agents:
-                with way as agent:
-                    _look_at(agent, effort, rss, pss, idle)
-                continue
-            last = agents.enter_context(way)
-            _look_at(last, effort, rss, pss, idle)
-            pictures = pictures_offline(local, last, effort.pictures)
+    count = effort.pictures
+    options = ["--head-steps", str(HEAD_STEPS), "--pool-images", str(count + 1)]
+    with running_agent(scratch / "stock", url, head, options) as agent:
+        say(f"filling a stock of {count + 1} images")
+        with Server(BrokerSettings.from_url(node.amqp_url), SCHEDULE):
+            wait_until(lambda: agent.stock > count, "the stock is full", STOCK_SECONDS)
+        local.kill()
+        wait_until(lambda: not agent.connected, "the agent has noticed", 60)
+        pictures = [1e3 * agent.picture_seconds(seed) for seed in range(count + 1)][1:]
+        if agent.stock:
+            raise RuntimeError(f"{agent.stock} images are left in stock: something else answered")
+        after = Idle(effort.settle_seconds + 10)  # after that an agent puts its head to rest
+        after.look(agent, 0)
     return [
-        at_most("memory of an idle agent with a loaded head, resident", "MB", rss, MEMORY_BYTES / 1e6),
-        Result(
-            "the same, shared pages divided",
-            "MB",
-            statistics.median(pss),
-            None,
-            None,
-            None,
-            None,
-            spread(pss),
-        ),
-        at_most("computing of an idle, connected agent", "% of a core", idle, IDLE_PERCENT),
         at_most(
-            f"a picture without the broker, {DESIGN.head_steps} steps of the demo's head, to the file",
+            f"a picture from the stock without the broker, {HEAD_STEPS} steps of the demo's head, to the file",
             "ms",
             pictures,
             PICTURE_SECONDS * 1e3,
         ),
+        plain(f"memory after {count + 1} pictures, resident", "MB", after.rss),
     ]
-
-
-def _look_at(
-    agent: RunningAgent, effort: Effort, rss: list[float], pss: list[float], idle: list[float]
-) -> None:
-    time.sleep(SETTLE_SECONDS)
-    rss.append(rss_bytes(agent.pid) / 1e6)
-    pss.append(pss_bytes(agent.pid) / 1e6)
-    begun, before = time.monotonic(), agent.cpu_seconds()
-    time.sleep(effort.idle_seconds)
-    idle.append(100 * (agent.cpu_seconds() - before) / (time.monotonic() - begun))
-
-
-def pictures_offline(local: LocalNode, agent: RunningAgent, count: int) -> list[float]:
-    """Milliseconds from accepting a job to its picture, with the broker killed; the first is a warm-up."""
-    local.kill()
-    wait_until(lambda: not agent.connected, "the agent has noticed", 60)
-    return [1e3 * agent.picture_seconds(seed) for seed in range(count + 1)][1:]
 
 
 def imports(count: int) -> list[float]:
@@ -143,7 +169,7 @@ def steps(name: str, made: UNet, head: Head, rounds: int) -> Result:
     """A network call at batch 1: onnxruntime against eager torch, in turn, one thread each."""
     shape = (1, *head.manifest.image_shape)
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    t, label = np.array([500]), np.zeros(1, np.int64)
+    t, label = np.array([100]), np.zeros(1, np.int64)
     tensors = (torch.from_numpy(x), torch.from_numpy(t), torch.from_numpy(label))
     labelled = made.config.num_classes is not None
 
@@ -206,7 +232,12 @@ def main(
         say("imports")
         results.append(at_most("importing the agent", "s", imports(effort.imports), IMPORT_SECONDS))
         with a_node() as local:
-            results = at_rest(local, demo_head, effort) + results
+            node = local.status().info
+            assert node is not None
+            urls, _ = make_devices(node, effort.agents)
+            place = Path(scratch)
+            resting = at_rest(urls, place, demo_head, effort)
+            results = [*resting, *from_stock(local, urls[0], place, demo_head, effort), *results]
     emit("edge", results, as_json=as_json, quick=quick, torch=torch.__version__)
     if any(result.missed for result in results):
         raise typer.Exit(1)

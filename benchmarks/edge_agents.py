@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,17 @@ import torch
 from diffusion.network import UNet, UNetConfig
 from diffusion.schedule import NoiseSchedule
 from edge_agent import clock, status
-from edge_agent.generation import jobs
+from edge_agent.generation import jobs, pool
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from export.checkpoint import HeadMetadata, save_checkpoint
-from export.head_export import export_head
+from export.head_export import Issue, export_head
+from export.keys import PrivateKey
 from tests.conftest import wait_until
 
 SCHEDULE = NoiseSchedule.cosine(1000)
+T_CUT = SCHEDULE.T // 5
+"""The share of the chain that an agent takes unless it is told otherwise."""
 START_SECONDS = 60.0
 
 
@@ -35,15 +38,17 @@ def network(config: UNetConfig) -> UNet:
     return made.eval().requires_grad_(requires_grad=False)
 
 
-def bundle(made: UNet, path: Path) -> Path:
-    """Export a network as a head of the whole chain, so that an agent can make pictures without a server."""
+def bundle(
+    made: UNet, path: Path, *, client: str = "bench", counter: int = 1, key: PrivateKey | None = None
+) -> Path:
+    """Export a network as the head of a client, for the device's share of the chain, signed by `key` or by nobody."""
     facts = HeadMetadata(
         unet=made.config.to_dict(),
         schedule_name=SCHEDULE.name,
         schedule_T=SCHEDULE.T,
         schedule_id=SCHEDULE.schedule_id,
-        t_cut=SCHEDULE.T,
-        client="bench",
+        t_cut=T_CUT,
+        client=client,
         labels=tuple(f"class {number}" for number in range(made.config.num_classes or 0)),
         steps=1,
         batch_size=1,
@@ -56,7 +61,7 @@ def bundle(made: UNet, path: Path) -> Path:
     )
     checkpoint = path.with_suffix(".safetensors")
     save_checkpoint(checkpoint, made, facts)
-    export_head(checkpoint, path)
+    export_head(checkpoint, path, issue=Issue(counter=counter), key=key)
     return path
 
 
@@ -78,8 +83,13 @@ class RunningAgent:
         fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    @property
+    def stock(self) -> int:
+        """Samples at the cut that it has in its pool."""
+        return sum(shelf.images for shelf in pool.stock(self.spool))
+
     def picture_seconds(self, seed: int) -> float:
-        """From the acceptance of a job for one image to its picture on disk."""
+        """From the acceptance of a job for one image, of whatever noise, to its picture on disk."""
         begun = time.perf_counter()
         job_id = jobs.accept(
             self.spool, count=1, label=None, seed=seed, ttl_seconds=None, moment=clock.now(), seeded=False
@@ -93,12 +103,14 @@ class RunningAgent:
 
 
 @contextmanager
-def running_agent(root: Path, url: str, head: Path, steps: int) -> Iterator[RunningAgent]:
-    """An agent with its head loaded and its link up; ended when the block is."""
+def running_agent(root: Path, url: str, head: Path, options: Sequence[str] = ()) -> Iterator[RunningAgent]:
+    """An agent with its head loaded and its link up; ended when the block is.
+
+    options: of `collafuse edge run`, beside those of the benchmark.
+    """
     state = StateDirectory(root)
     command = [sys.executable, "-m", "collafuse", "edge", "run", "--state", str(root), "--head", str(head)]
-    command += ["--provider", "cpu", "--threads", "1", "--head-steps", str(steps)]
-    command += ["--api-port", "0", "--log-level", "error"]
+    command += ["--provider", "cpu", "--threads", "1", "--api-port", "0", "--log-level", "error", *options]
     # As an integrator starts it: nothing of this benchmark's own settings.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("COLLAFUSE_", "OMP_"))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.devices import a_node, memory_bytes
+from benchmarks.fleet_rollout import rollout
 from benchmarks.report import Result, emit, say
 from broker.management import Management
 from broker.node.local_node import LocalNode
@@ -20,6 +21,7 @@ from edge_agent.fleet.simulation import Look, Plan
 from monitoring import logs
 
 CLIENT = "bench"
+QUICK_ROLLOUT = 20
 
 
 @dataclass(eq=False)
@@ -115,9 +117,12 @@ def main(
     logs.configure("benchmark", level="warning")
     number, seconds, images = (60, 10.0, 3) if quick else (agents, 90.0, 6)
     with a_node() as local:
-        results = a_day(local, number, seconds, images)
+        results = [
+            *a_day(local, number, seconds, images),
+            *rollout(local, QUICK_ROLLOUT if quick else number, processes=2 if quick else 4),
+        ]
     emit("fleet", results, as_json=as_json, quick=quick, links="a quarter each", day=f"{seconds:g} s")
-    if any(result.unit in {"messages", "outboxes"} and result.ours for result in results):
+    if any(result.unit in {"messages", "outboxes", "devices"} and result.ours for result in results):
         raise typer.Exit(1)
 
 

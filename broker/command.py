@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Self
 import pika
 import pika.exceptions
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from broker import topology
 from broker.address import is_loopback
 from broker.causes import in_words
 from broker.errors import BrokerUnreachable
-from broker.node.local_node import find
 from broker.parameters import connection_parameters
 from broker.settings import BROKER_URL_VARIABLE, BrokerSettings
 
@@ -62,6 +59,10 @@ class Status:
     """A spinner on stderr with the seconds that have passed; nothing when stderr is no terminal."""
 
     def __init__(self, text: str) -> None:
+        # Only for whoever looks: a process that runs for months has nobody to show it to.
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
         console = Console(stderr=True)
         self._progress = Progress(
             SpinnerColumn(),
@@ -89,6 +90,8 @@ def management_url(settings: BrokerSettings, url: str | None, directory: Path) -
     """Returns where the broker's API is: what was named, the private node's, or where RabbitMQ has it by default."""
     if url is not None:
         return url
+    from broker.node.local_node import find  # noqa: PLC0415
+
     node = find(directory)
     if node is not None and is_loopback(settings.host) and settings.port == node.ports.amqp:
         return node.management_url

@@ -23,7 +23,6 @@ from pydantic_settings.exceptions import SettingsError
 
 from broker.address import BrokerSettings, Pem, SecretPem
 from broker.errors import ConfigError
-from broker.node.local_node import find
 from broker.parameters import tls_context
 
 __all__ = [
@@ -174,6 +173,9 @@ def broker_settings(url: SecretStr | str | None, node_directory: Path = NODE_DIR
 
 
 def _private_node(directory: Path) -> BrokerSettings:
+    # Whoever is told a URL, such as a device, has no use for the means to run a broker.
+    from broker.node.local_node import find  # noqa: PLC0415
+
     node = find(directory)
     if node is None:
         raise ConfigError(

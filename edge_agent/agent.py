@@ -133,6 +133,15 @@ class Agent:
             self._start_jobs()
             self._serve_from_stock()
             self._finish_jobs()
+        elif self._lively_until and time.monotonic() >= self._lively_until:
+            self._lively_until = 0.0
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nothing has happened for a while: what the head keeps for its next batch, others may need more."""
+        loaded = self._parts.slot.loaded
+        if loaded is not None:
+            loaded.head.rest()
 
     def _patience_seconds(self) -> float:
         return _TURN_SECONDS if time.monotonic() < self._lively_until else _IDLE_TURN_SECONDS

@@ -1,6 +1,7 @@
 """Putting an agent together from its settings: what it is made of, and what it sees to."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from functools import partial
 
@@ -44,11 +45,12 @@ def assemble(
     metrics_port: int | None = None,
     *,
     open_head: OpenHead | None = None,
+    turnstile: threading.Semaphore | None = None,
 ) -> Iterator[Parts]:
     """Open the spool, load the head and start the threads; all is closed again at the end.
 
-    The caller holds the agent lock of `state`; `open_head` is told of in `HeadSlot`. A bad head and an unreachable broker are
-    reported and lived with.
+    The caller holds the agent lock of `state`; `open_head` is told of in `HeadSlot`, `turnstile` in `HeadUpdater`. A bad
+    head and an unreachable broker are reported and lived with.
 
     Raises SpoolError when the spool cannot be used (SpoolDamaged when it is to be set aside), WindowError when a connect window
     makes no sense, EnergyUnknown when a budget of energy is set that nobody can keep here.
@@ -70,7 +72,7 @@ def assemble(
             partial(judge.admit_own, spool),
             open_head,
         )
-        updater = _updater(settings, state, spool, slot, judge)
+        updater = _updater(settings, state, spool, slot, judge, turnstile)
         relay = Relay(
             state.spool,
             connection.publisher(window=WINDOW),
@@ -119,7 +121,12 @@ def assemble(
 
 
 def _updater(
-    settings: EdgeSettings, state: StateDirectory, spool: Spool, slot: HeadSlot, judge: Judge
+    settings: EdgeSettings,
+    state: StateDirectory,
+    spool: Spool,
+    slot: HeadSlot,
+    judge: Judge,
+    turnstile: threading.Semaphore | None,
 ) -> HeadUpdater:
     return HeadUpdater(
         spool,
@@ -129,4 +136,5 @@ def _updater(
         provider=settings.provider,
         threads=settings.threads,
         terms=Terms(settings.trial_images, settings.trial_seconds),
+        turnstile=turnstile,
     )

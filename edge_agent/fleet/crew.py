@@ -33,6 +33,8 @@ ROUND_SECONDS = 0.2
 TELL_SECONDS = 0.5
 DESCRIPTORS_PER_AGENT = 24
 LONGEST_WAIT_SECONDS = 30.0
+PROBES_AT_ONCE = 2
+"""Each probe of a new head is a process. A device has one at a time; a hundred on one machine would starve each other."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class SharedHeads:
     """Heads that the agents of this process have in common: each bundle is loaded once, whoever's copy of it comes first."""
 
     def __init__(self) -> None:
+        self.turnstile = threading.Semaphore(PROBES_AT_ONCE)
         self._heads: dict[str, Head] = {}
 
     def open(self, settings: EdgeSettings, path: Path, bundle: str) -> Head:
@@ -118,6 +121,7 @@ def _board(stack: contextlib.ExitStack, assignment: Assignment, heads: SharedHea
             connection,
             EdgeMetrics(CollectorRegistry()),
             open_head=partial(heads.open, settings),
+            turnstile=heads.turnstile,
         )
     )
     return Member(assignment, parts, Agent(parts, threading.Event()), state.secret())

@@ -152,6 +152,10 @@ class Fleet:
         )
         return self._all_drained()
 
+    def watch_until(self, done: Callable[[], bool], phase: str, patience_seconds: float) -> None:
+        """Let the agents work on while something else is done with them. Raises SimulationError when it takes longer."""
+        self._until(done, phase, patience_seconds, "")
+
     def stop(self) -> tuple[Tally, ...]:
         """End the processes as a service manager does; returns how their devices stood at the end."""
         self._order("stop")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
 
 from edge_agent.errors import JobFailed, StateError
 from edge_agent.storage.state import StateDirectory
@@ -123,6 +122,9 @@ def _write_array(path: Path, values: NDArray[Any]) -> None:
 def _write_picture(path: Path, image: NDArray[np.float32]) -> None:
     if image.shape[0] not in _MODES:
         return  # no picture format has two or five channels; images.npy has them
+    # Two megabytes that an agent without a picture to draw does not need.
+    from PIL import Image as PillowImage  # noqa: PLC0415
+
     with path.open("wb") as file:
         PillowImage.fromarray(np.ascontiguousarray(as_pixels(image))).save(file, format="PNG")
         file.flush()

@@ -112,6 +112,8 @@ class StepMeter:
         except HeadError as error:
             log.warning("head_not_measured", runner=runner, error=str(error))
             return
+        finally:
+            head.rest()
         self._write(cost)
         log.info("head_measured", runner=runner, step_seconds=cost.seconds_one, joules=cost.joules_one)
 

@@ -13,6 +13,7 @@ from diffusion import sampling
 from diffusion.errors import DiffusionError
 from diffusion.plan import check_plan
 from diffusion.schedule import NoiseSchedule
+from edge_agent.allocation import trim
 from edge_agent.errors import HeadError
 from edge_agent.heads.bound_chain import BoundChain, OnState, OnStep
 from edge_agent.heads.provider import CPU, CUDA, Fallback, Provider, check_provider, choose_provider
@@ -46,6 +47,7 @@ class Head:
         self.provider: Literal["cuda", "cpu"] = provider
         self.fallback = fallback
         self._session = session
+        self._rested = True
         # On the CPU x is where it should be anyway.
         self._bound = (
             BoundChain(session, "cuda", bundle.schedule, self.manifest.name) if provider == "cuda" else None
@@ -130,9 +132,33 @@ class Head:
         feeds: dict[str, Any] = {"x": x, "t": t}
         if self.manifest.num_classes is not None:
             feeds["label"] = label
+        self._rested = False
         with running(self.manifest.name):
             eps: NDArray[np.float32] = self._session.run(["eps"], feeds)[0]
         return eps
+
+    def rest(self) -> None:
+        """Give the memory of the last batches back to the system; to be called when there is no work for a while.
+
+        onnxruntime keeps what its largest batch needed, tens of megabytes for a batch of 16, until a run tells it to let go.
+        """
+        if self._rested or self.provider == "cuda":
+            return
+        self._rested = True
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        feeds: dict[str, Any] = {
+            "x": np.zeros((1, *self.manifest.image_shape), np.float32),
+            "t": np.full(1, self.manifest.t_first, np.int64),
+        }
+        if self.manifest.num_classes is not None:
+            feeds["label"] = np.zeros(1, np.int64)
+        try:
+            self._session.run(["eps"], feeds, options)
+        except Exception as error:
+            # onnxruntime's own exceptions share no public root. Work will meet this too, and answer for it.
+            _log.debug("head_did_not_rest", head=self.manifest.name, error=str(error))
+        trim()
 
     def finish(
         self,

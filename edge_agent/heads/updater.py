@@ -4,6 +4,7 @@ Every step is written down before it is taken, so that an agent that dies at any
 agents is given up by the third of them. The agent's thread calls `turn` between two images; nothing here waits.
 """
 
+import threading
 import time
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class HeadUpdater:
     provider, threads: where heads run.
     terms: how long a head is on trial.
     check_seconds: how long its golden probe may take.
+    turnstile: lets so many agents of one process probe at once; None for an agent that is alone.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class HeadUpdater:
         threads: int | None = None,
         terms: Terms | None = None,
         check_seconds: float = LIMIT_SECONDS,
+        turnstile: threading.Semaphore | None = None,
     ) -> None:
         self._spool = spool
         self._directory = directory
@@ -59,6 +62,7 @@ class HeadUpdater:
         self._threads = threads
         self._terms = terms or Terms()
         self._check_seconds = check_seconds
+        self._turnstile = turnstile
         self._checking: tuple[str, GoldenCheck] | None = None
         self._not_loadable: set[str] = set()
         self._served: tuple[int, Manifest | None] | None = None
@@ -90,7 +94,7 @@ class HeadUpdater:
             bundle, check = self._checking
             check.stop()
             self._end_start(bundle)
-            self._checking = None
+            self._end_check()
         if self._on_trial is not None:
             self._note_work()
             self._end_start(self._on_trial)
@@ -113,7 +117,7 @@ class HeadUpdater:
         found = check.poll()
         if found is None:
             return
-        self._checking = None
+        self._end_check()
         reason, detail = found
         with self._spool.transaction() as transaction:
             row = store.find(transaction, bundle)
@@ -126,6 +130,11 @@ class HeadUpdater:
         log.info("head_checked", head=row.title, reason=reason or None, detail=detail)
         store.remove_unneeded(self._spool, self._directory)
 
+    def _end_check(self) -> None:
+        self._checking = None
+        if self._turnstile is not None:
+            self._turnstile.release()
+
     def _begin_check(self) -> None:
         with self._spool.transaction() as transaction:
             row = store.in_state(transaction, "staged")
@@ -134,6 +143,8 @@ class HeadUpdater:
             if row.starts >= MAX_STARTS:
                 detail = f"it was tried {row.starts} times and the device went down each time"
                 store.move(transaction, row.bundle, "failed", reason="check_crashed", detail=detail)
+                return
+            if self._turnstile is not None and not self._turnstile.acquire(blocking=False):
                 return
             store.note_start(transaction, row.bundle, 1)
         check = GoldenCheck(

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
 
 from edge_agent.errors import StateError
 from edge_agent.generation import results
@@ -80,6 +79,9 @@ def _open(path: Path) -> NDArray[Any]:
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
+    # Two megabytes that an agent without a picture to draw does not need.
+    from PIL import Image as PillowImage  # noqa: PLC0415
+
     shown = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     content = io.BytesIO()
     PillowImage.fromarray(np.ascontiguousarray(shown)).save(content, format="PNG")
