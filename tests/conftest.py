@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pika
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from broker.node.local_node import LocalNode, NodeInfo
 from broker.settings import BrokerSettings
 from broker.topology import FEDERATION, declare
 
 WAIT_SECONDS = 30.0
+
+# On a busy machine an example may take long, and that says nothing of the code.
+hypothesis_settings.register_profile("any machine", deadline=None)
+hypothesis_settings.load_profile("any machine")
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_seconds: float = WAIT_SECONDS) -> None:

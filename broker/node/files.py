@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-DISK_FREE_LIMIT_BYTES = 512 * 1024**2
+DISK_FREE_LIMIT_BYTES = 10**9
 """Below this much free space the node refuses messages; RabbitMQ's own default of 50 MB is too late."""
 
 # Below the range from which Linux takes the local ports of outgoing connections: nobody gets one of these by accident while

@@ -26,7 +26,7 @@ ALARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("set_vm_memory_high_watermark", "absolute", "1"),
         ("set_vm_memory_high_watermark", "0.4"),
     ),
-    "disk": (("set_disk_free_limit", "1000000GB"), ("set_disk_free_limit", "512MB")),
+    "disk": (("set_disk_free_limit", "1000000GB"), ("set_disk_free_limit", "1GB")),
 }
 
 

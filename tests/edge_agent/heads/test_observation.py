@@ -23,7 +23,7 @@ def test_heads_on_their_way_and_in_use_are_measured(
     def shown() -> tuple[list[str], float | None]:
         observer.look_at_heads(head_device.spool, head_device.slot)
         states = [
-            state
+            str(state)
             for state in store.STATES
             if registry.get_sample_value("collafuse_head_update", {"state": state}) == 1
         ]
