@@ -81,7 +81,7 @@ def with_trouble(bundle: Bundle, trouble: Trouble) -> Bundle:
             helper.make_node("Mul", ["eps_of_the_head", "factor"], ["eps"]),
         ]
     )
-    numbers = {
+    numbers: dict[str, np.ndarray] = {
         "trouble_three": np.array([3], np.int64),
         "trouble_many": np.array([2**60], np.int64),
         "trouble_zero": np.array([0], np.int64),
