@@ -89,6 +89,8 @@ def _in_words(value: Any) -> str:
         return "none"
     if isinstance(value, dict):
         return ", ".join(f"{key} {_in_words(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list):
+        return "; ".join(map(_in_words, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)

@@ -53,10 +53,9 @@ class Observer:
         """Bring the gauges of the head in use, and of the one that something happened to last, up to date; cheap."""
         loaded = slot.loaded
         self._metrics.head_number.set(0 if loaded is None else loaded.head.manifest.counter)
-        with spool.transaction() as transaction:
-            row = store.last_changed(transaction)
+        last = store.last_state(spool)
         for state in store.STATES:
-            self._metrics.head_update.labels(state=state).set(row is not None and row.state == state)
+            self._metrics.head_update.labels(state=state).set(last == state)
 
     def _look_at_ledger(self, spool: Spool) -> None:
         """Reads the whole ledger, and only releases change what it finds."""

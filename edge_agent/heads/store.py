@@ -79,6 +79,12 @@ def last_changed(connection: sqlite3.Connection) -> HeadRow | None:
     return _first(connection, "ORDER BY changed DESC LIMIT 1", ())
 
 
+def last_state(spool: Spool) -> State | None:
+    """The state of that head; takes no lock."""
+    row = spool.row("SELECT state FROM heads ORDER BY changed DESC LIMIT 1")
+    return None if row is None else row["state"]
+
+
 def change_count(connection: sqlite3.Connection) -> int:
     """Rises with every change of any head."""
     return int(connection.execute("SELECT coalesce(max(changed), 0) FROM heads").fetchone()[0])

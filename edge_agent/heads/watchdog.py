@@ -1,8 +1,8 @@
 """A head on trial that never answers: the process is ended, so that the next one counts it as a death by this head.
 
-A call into the runtime cannot be broken off. The beginning of a trial was written down before the head ran, so an end without a
-word is one of the starts that a head is allowed; the service manager starts the agent again, and after the second the head
-is given up.
+A call into the runtime cannot be broken off. The beginning of a trial was written down before the head ran, so an end without
+a word is one of the starts that a head is allowed; the service manager starts the agent again, and after the second the head is
+given up.
 """
 
 import contextlib

@@ -20,10 +20,10 @@ def test_heads_on_their_way_and_in_use_are_measured(
     registry = CollectorRegistry()
     observer = Observer(head_device.spool, EdgeMetrics(registry), settings())
 
-    def shown() -> tuple[list[str], float | None]:
+    def shown() -> tuple[list[store.State], float | None]:
         observer.look_at_heads(head_device.spool, head_device.slot)
         states = [
-            str(state)
+            state
             for state in store.STATES
             if registry.get_sample_value("collafuse_head_update", {"state": state}) == 1
         ]
