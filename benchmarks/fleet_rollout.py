@@ -126,9 +126,7 @@ def _deliver(fleet: Fleet, sendings: Sequence[Sending]) -> tuple[float, int]:
     begun = time.monotonic()
     with ThreadPoolExecutor(len(sendings)) as pool:
         ways: list[Future[tuple[int, int]]] = [pool.submit(sending.run) for sending in sendings]
-        fleet.watch_until(
-            lambda: all(way.done() for way in ways), "delivering", PATIENCE_SECONDS + 60
-        )
+        fleet.watch_until(lambda: all(way.done() for way in ways), "delivering", PATIENCE_SECONDS + 60)
         seconds = time.monotonic() - begun
         return seconds, sum(way.result()[0] for way in ways)
 

@@ -49,9 +49,10 @@ def assemble(
 ) -> Iterator[Parts]:
     """Open the spool, load the head and start the threads; all is closed again at the end.
 
-    The caller holds the agent lock of `state`; `open_head` is told of in `HeadSlot`, `turnstile` in `HeadUpdater`. A bad head and an unreachable broker are
-    reported and lived with. Raises SpoolError when the spool cannot be used (SpoolDamaged when it is to be set aside), WindowError
-    when a connect window makes no sense, EnergyUnknown when a budget of energy is set that nobody can keep here.
+    The caller holds the agent lock of `state`; `open_head` is told of in `HeadSlot`, `turnstile` in `HeadUpdater`. A bad head and
+    an unreachable broker are reported and lived with. Raises SpoolError when the spool cannot be used (SpoolDamaged when it is to
+    be set aside), WindowError when a connect window makes no sense, EnergyUnknown when a budget of energy is set that nobody can
+    keep here.
     """
     energy = EnergyMeter(settings.power_watts)
     if settings.budget_joules is not None:
