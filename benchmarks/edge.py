@@ -19,13 +19,12 @@ import torch
 import typer
 
 from benchmarks.devices import a_node, make_devices
-from benchmarks.edge_agents import SCHEDULE, RunningAgent, bundle, network, running_agent
+from benchmarks.edge_agents import DEMO, SCHEDULE, RunningAgent, bundle, network, running_agent
 from benchmarks.engine_loads import NETWORK
 from benchmarks.report import Result, emit, say, spread
 from broker.node.local_node import LocalNode
 from broker.settings import BrokerSettings
-from collafuse.demo.design import Design
-from diffusion.network import UNet, UNetConfig
+from diffusion.network import UNet
 from edge_agent.fleet.memory import pss_bytes, rss_bytes
 from edge_agent.heads.head import Head
 from export.keys import PrivateKey
@@ -33,14 +32,6 @@ from monitoring import logs
 from tests.conftest import wait_until
 from tests.edge_agent.server import Server
 
-DESIGN = Design()
-DEMO = UNetConfig(
-    in_channels=1,
-    image_size=8,
-    base_channels=DESIGN.head.base_channels,
-    channel_multipliers=(1, 2),
-    num_classes=DESIGN.num_classes,
-)
 MEMORY_BYTES = 120e6
 IMPORT_SECONDS = 1.0
 PICTURE_SECONDS = 0.5

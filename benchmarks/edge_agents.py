@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from collafuse.demo.design import Design
 from diffusion.network import UNet, UNetConfig
 from diffusion.schedule import NoiseSchedule
 from edge_agent import clock, status
@@ -22,6 +23,14 @@ from export.head_export import Issue, export_head
 from export.keys import PrivateKey
 from tests.conftest import wait_until
 
+DESIGN = Design()
+DEMO = UNetConfig(
+    in_channels=1,
+    image_size=8,
+    base_channels=DESIGN.head.base_channels,
+    channel_multipliers=(1, 2),
+    num_classes=DESIGN.num_classes,
+)
 SCHEDULE = NoiseSchedule.cosine(1000)
 T_CUT = SCHEDULE.T // 5
 """The share of the chain that an agent takes unless it is told otherwise."""

@@ -21,7 +21,7 @@ from edge_agent.fleet.simulation import Look, Plan
 from monitoring import logs
 
 CLIENT = "bench"
-QUICK_ROLLOUT = 20
+QUICK_ROLLOUT = 12
 
 
 @dataclass(eq=False)

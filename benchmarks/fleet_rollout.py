@@ -1,6 +1,5 @@
 """A new head on its way to a whole fleet: signed by each client's owner, sent in pieces, probed, tried and taken into use."""
 
-import dataclasses
 import tempfile
 import time
 from collections import defaultdict
@@ -9,14 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.edge_agents import bundle, network
+from benchmarks.edge_agents import DEMO, bundle, network
 from benchmarks.report import Result, say
 from broker import identities
 from broker.management import Management
 from broker.names import split_user
 from broker.node.local_node import LocalNode
 from broker.settings import BrokerSettings
-from diffusion.network import UNetConfig
 from edge_agent.fleet.identities import enrolled
 from edge_agent.fleet.links import links_of
 from edge_agent.fleet.member import Assignment
@@ -32,7 +30,6 @@ from export.keys import PrivateKey
 from tests.edge_agent.heads.bundles import signed
 
 PATIENCE_SECONDS = 900.0
-DEMO = UNetConfig(in_channels=1, image_size=8, base_channels=24, channel_multipliers=(1, 2), num_classes=10)
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def _sendings(
     found = []
     for client, users in by_client.items():
         path = folder / f"{client}.bundle"
-        path.write_bytes(signed(dataclasses.replace(made), key, client=client, counter=1))
+        path.write_bytes(signed(made, key, client=client, counter=1))
         owner = identities.owner(management, client, address=address)
         parcel = pack(path, client=client, keys=(key.public.text,))
         found.append(Sending(owner, client, tuple(users), parcel, folder / f"{client}.rollout.json"))
@@ -126,9 +123,7 @@ def _deliver(fleet: Fleet, sendings: Sequence[Sending]) -> tuple[float, int]:
     begun = time.monotonic()
     with ThreadPoolExecutor(len(sendings)) as pool:
         ways: list[Future[tuple[int, int]]] = [pool.submit(sending.run) for sending in sendings]
-        fleet.watch_until(
-            lambda: all(way.done() for way in ways), "delivering", PATIENCE_SECONDS + 60
-        )
+        fleet.watch_until(lambda: all(way.done() for way in ways), "delivering", PATIENCE_SECONDS + 60)
         seconds = time.monotonic() - begun
         return seconds, sum(way.result()[0] for way in ways)
 

@@ -155,7 +155,8 @@ class Head:
             feeds["label"] = np.zeros(1, np.int64)
         try:
             self._session.run(["eps"], feeds, options)
-        except Exception as error:  # noqa: BLE001 - onnxruntime's own share no public root; work will meet this too, and answer for it
+        except Exception as error:  # noqa: BLE001 - onnxruntime's own exceptions share no public root
+            # Work will meet this too, and answer for it.
             _log.debug("head_did_not_rest", head=self.manifest.name, error=str(error))
         trim()
 

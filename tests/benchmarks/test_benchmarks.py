@@ -8,7 +8,7 @@ from pathlib import Path
 import pika
 import pytest
 
-from benchmarks import edge, fleet, report
+from benchmarks import edge, fleet, fleet_rollout, report
 from benchmarks.report import Result
 from broker.node.local_node import LocalNode, NodeInfo
 from broker.topology import FEDERATION, declare
@@ -101,6 +101,20 @@ def test_a_fleet_that_lost_nothing_is_told_with_all_its_figures(tmp_path: Path) 
     drained = [result for result in results if result.name.startswith("links ")]
     assert len(drained) == 5
     assert all(0 < result.ours < 300 for result in drained)
+
+
+def test_a_rollout_tells_how_long_it_took_and_reaches_every_device(tmp_path: Path) -> None:
+    local = LocalNode(tmp_path / "node")
+    try:
+        with pika.BlockingConnection(pika.URLParameters(local.start().amqp_url)) as amqp:
+            declare(amqp.channel(), FEDERATION)
+
+        took, without = fleet_rollout.rollout(local, agents=4, processes=1)
+    finally:
+        local.stop()
+
+    assert 0 < took.ours < fleet_rollout.PATIENCE_SECONDS
+    assert (without.name, without.ours) == ("devices that do not have it, of 4", 0)
 
 
 def test_kept_results_are_of_benchmarks_that_exist() -> None:

@@ -18,6 +18,7 @@ from diffusion.noise import initial_noise
 from diffusion.plan import plan
 from diffusion.sampling import run
 from edge_agent.errors import HeadError
+from edge_agent.fleet.memory import rss_bytes
 from edge_agent.heads.bound_chain import BoundChain
 from edge_agent.heads.head import Head
 from edge_agent.heads.provider import check_provider, choose_provider
@@ -290,3 +291,16 @@ assert x.shape == (1, 1, 8, 8)
 assert not {{"torch", "onnx", "cryptography"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_head_at_rest_gives_back_what_its_largest_batch_needed(bundle_path: Path) -> None:
+    head = Head.load(bundle_path, provider="cpu", threads=1)
+    x = np.zeros((2048, *head.manifest.image_shape), np.float32)
+    t, label = np.full(2048, head.manifest.t_first), np.zeros(2048, np.int64)
+    expected = head.predict(x, t, label)
+    before_bytes = rss_bytes()
+
+    head.rest()
+
+    assert before_bytes - rss_bytes() > 10e6
+    np.testing.assert_array_equal(head.predict(x, t, label), expected)
