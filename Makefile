@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 SOURCES := broker server_worker edge_agent export monitoring diffusion evaluation collafuse tests benchmarks
 
 # Test processes side by side, each with a RabbitMQ of its own. Networks as small as theirs are slowed down by a second thread.
-TEST_JOBS ?= 2
+TEST_JOBS ?= 3
 CHAOS_FLAGS ?=
 FUZZ_INPUTS ?= 1000000
 
