@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from edge_agent import clock
 from edge_agent.generation import jobs, lifecycle
@@ -88,9 +89,23 @@ async def follow_job(call: Call) -> Response:
             {"Retry-After": str(RETRY_SECONDS)},
         )
     seconds = call.values.get("seconds", STREAM_SECONDS)
-    return EventSourceResponse(
-        _events(office, job_id, seen, seconds), ping=HEARTBEAT_SECONDS, send_timeout=_STALLED_SECONDS
-    )
+    return _Stream(office, _events(office, job_id, seen, seconds))
+
+
+class _Stream(EventSourceResponse):
+    """Counted from the moment that it is granted, so that those who ask at the same time see each other."""
+
+    def __init__(self, office: Office, told: AsyncIterator[ServerSentEvent]) -> None:
+        super().__init__(told, ping=HEARTBEAT_SECONDS, send_timeout=_STALLED_SECONDS)
+        self._office = office
+        office.streams += 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Tell until the end, or until nobody listens."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._office.streams -= 1
 
 
 async def _events(
@@ -99,7 +114,6 @@ async def _events(
     """What happens to a job from now on, the present first unless it was `seen`; ends with the job, or after `seconds`."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
-    office.streams += 1
     try:
         while not office.stopping.is_set():
             view = await _look(office, job_id)
@@ -112,8 +126,6 @@ async def _events(
             await asyncio.sleep(_LOOK_SECONDS)
     except Problem:
         return  # the job was cleaned away
-    finally:
-        office.streams -= 1
 
 
 async def _look(office: Office, job_id: str) -> JobView:

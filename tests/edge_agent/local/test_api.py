@@ -3,6 +3,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -146,6 +147,25 @@ def test_streams_are_bounded_and_make_room_again(serve: Serve, head_bundle: Path
         leave.set()
         for one in held:
             one.result()
+    wait_until(lambda: page.http.get(f"{path}?seconds=0").status_code == 200, "there is room again")
+
+
+def test_of_many_streams_opened_at_once_no_more_are_served_than_there_may_be(
+    serve: Serve, head_bundle: Path
+) -> None:
+    page = serve(OFFLINE, "--head", head_bundle)
+    path = f"/v1/jobs/{page.make()}/events"
+    place = httpx.URL(page.url)
+    ask = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with ExitStack() as held:
+        asked = [
+            held.enter_context(socket.create_connection((place.host, place.port or 0), timeout=30))
+            for _ in range(80)
+        ]
+        for one in asked:
+            one.sendall(ask)
+        statuses = [int(one.recv(12).split()[1]) for one in asked]
+        assert (statuses.count(200), statuses.count(503)) == (32, 48)
     wait_until(lambda: page.http.get(f"{path}?seconds=0").status_code == 200, "there is room again")
 
 
