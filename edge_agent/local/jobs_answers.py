@@ -9,8 +9,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from edge_agent import clock
-from edge_agent.generation import jobs, lifecycle
+from edge_agent.generation import jobs, lifecycle, repeats
 from edge_agent.generation.jobs import Job
+from edge_agent.generation.repeats import RequestKey
 from edge_agent.local import picture
 from edge_agent.local.office import MAX_STREAMS, Office
 from edge_agent.local.operation import Call
@@ -29,12 +30,12 @@ async def make_images(call: Call) -> Response:
     """Accept a job."""
     office, wish = call.office, call.body
     assert isinstance(wish, ImagesRequest)
+    name = call.values.get("idempotency-key")
+    key = None if name is None else RequestKey.of(name, call.raw)
 
     def accept(spool: Spool) -> JobView:
-        job_id = office.repeats.once(
-            call.values.get("idempotency-key"), call.raw, lambda: _accept(spool, office, wish)
-        )
-        return _view(office, _found(spool, job_id))
+        known = None if key is None else repeats.job_of(spool, key)
+        return _view(office, _found(spool, known or _accept(spool, office, wish, key)))
 
     view = await office.desk.ask(accept)
     accepted = Accepted(job_id=view.job_id, state=view.state, seed=view.seed, links=view.links)
@@ -141,7 +142,7 @@ def _is_over(view: JobView) -> bool:
     return view.state in jobs.ENDED
 
 
-def _accept(spool: Spool, office: Office, wish: ImagesRequest) -> str:
+def _accept(spool: Spool, office: Office, wish: ImagesRequest, key: RequestKey | None) -> str:
     seeded = wish.seed is not None
     lifecycle.check_room(spool, office.settings, count=wish.count, label=wish.label, seeded=seeded)
     return jobs.accept(
@@ -154,6 +155,7 @@ def _accept(spool: Spool, office: Office, wish: ImagesRequest) -> str:
         moment=clock.now(),
         seeded=seeded,
         head_steps=wish.steps,
+        key=key,
     )
 
 

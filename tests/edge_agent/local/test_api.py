@@ -244,6 +244,26 @@ def test_the_same_key_makes_one_job(serve: Serve, head_bundle: Path) -> None:
     assert len(page.http.get("/v1/jobs").json()["jobs"]) == 2
 
 
+def test_a_key_is_remembered_by_the_next_agent_for_as_long_as_its_job_is_kept(
+    serve: Serve, head_bundle: Path, state: StateDirectory
+) -> None:
+    def ask(page: Served, count: int) -> httpx.Response:
+        return page.http.post("/v1/images", json={"count": count}, headers={"Idempotency-Key": "one"})
+
+    first = serve(OFFLINE, "--head", head_bundle)
+    made = ask(first, 2).json()["job_id"]
+    assert first.process.stop() == 0
+    page = serve(OFFLINE, "--head", head_bundle)
+
+    assert ask(page, 2).json()["job_id"] == made
+    assert problem(ask(page, 3), 409) == "key_reused"
+
+    page.http.delete(f"/v1/jobs/{made}")
+    with Spool(state.spool) as spool, spool.transaction() as transaction:
+        transaction.execute("DELETE FROM jobs WHERE job_id = ?", (made,))  # as housekeeping does
+    assert ask(page, 3).json()["job_id"] != made
+
+
 def test_jobs_are_listed_newest_first_page_by_page(serve: Serve, head_bundle: Path) -> None:
     page = serve(OFFLINE, "--head", head_bundle)
     made = [page.make() for _ in range(23)]
