@@ -79,6 +79,10 @@ class JobRefused(EdgeError, ValueError):
     """A request for images was not accepted."""
 
 
+class KeyReused(JobRefused):
+    """The key of a request came with another request before."""
+
+
 class JobFailed(EdgeError):
     """A job ended without pictures.
 

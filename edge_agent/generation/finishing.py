@@ -29,11 +29,15 @@ from edge_agent.storage.state import StateDirectory
 log = structlog.get_logger(__name__)
 
 OnStep = Callable[[int, float], None]
-"""Told (images, seconds) of every step of the head; between two batches of images the agent may stop or a job expire."""
+"""Told (images, seconds) of every step of the head; after each of them the agent may stop and a job end."""
 
 
 class Interrupted(Exception):
     """The job stays as it is and is finished later: the agent is stopping, or has just given up the head that failed at it."""
+
+
+class _Over(Exception):
+    """The job was cancelled, or ran out of time, while the head worked for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +90,10 @@ def finish(
             finished = _Finished(at_cut.x)
         else:
             runner = _Runner(spool, job, recipe, slot, _head_for(recipe, slot), stopping, on_step)
-            finished = _metered(energy, partial(runner.run, at_cut))
+            try:
+                finished = _metered(energy, partial(runner.run, at_cut))
+            except _Over:
+                return
         if _out_of_time(job) or _ended(spool, job):
             return  # the next look at the clock ends it, or it was cancelled
         facts = _facts(job, recipe, at_cut, finished, energy)
@@ -97,6 +104,7 @@ def finish(
             transaction.execute("UPDATE jobs SET done = count WHERE job_id = ?", (job.job_id,))
     if not completed and _ended(spool, job):
         results.discard(state, job.job_id)
+        return
     log.info("job_completed", job_id=job.job_id, count=job.count, first_time=completed)
 
 
@@ -128,14 +136,23 @@ class _Runner:
             jobs.note_progress(self.spool, self.job.job_id, batch.stop, time.perf_counter() - started)
         return _Finished(images, steps, self.loaded.facts.identity, time.perf_counter() - started)
 
+    def _check_wanted(self) -> None:
+        """Between two steps: raises Interrupted when the agent stops, _Over when nobody waits for the images any more."""
+        if self.stopping():
+            raise Interrupted
+        if _out_of_time(self.job) or _ended(self.spool, self.job):
+            raise _Over
+
     def _finish_batch(
         self, at_cut: _AtCut, batch: slice, steps: NDArray[np.uint8] | None
     ) -> NDArray[np.float32]:
         x = at_cut.x[batch]
 
-        def on_step(_t: int, _s: int, seconds: float) -> None:
+        def on_step(_t: int, s: int, seconds: float) -> None:
             if self.on_step is not None:
                 self.on_step(len(x), seconds)
+            if s != self.recipe.head_plan[-1]:  # a batch that is done is not thrown away
+                self._check_wanted()
 
         try:
             finished = self.loaded.head.finish(

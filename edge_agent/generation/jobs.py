@@ -16,6 +16,8 @@ import structlog
 
 from edge_agent.clock import Moment, elapsed_seconds
 from edge_agent.errors import JobRefused
+from edge_agent.generation import repeats
+from edge_agent.generation.repeats import RequestKey
 from edge_agent.storage.spool import Spool
 
 log = structlog.get_logger(__name__)
@@ -86,6 +88,7 @@ def accept(
     seeded: bool = True,
     head_steps: int | None = None,
     budget_ms: float | None = None,
+    key: RequestKey | None = None,
 ) -> str:
     """Accept a request for images; once this returns the job's id, the job will end.
 
@@ -99,8 +102,10 @@ def accept(
         seeded: whether somebody chose the seed; images without a chosen one may come from the stock of latents.
         head_steps: evaluations of the head wanted, 1 to 10,000, or None for the device's own choice.
         budget_ms: milliseconds that the head may take for an image, above 0; chooses head_steps when those are not given.
+        key: of the request, which makes one job however often it comes; None makes one each time.
 
     Raises:
+        KeyReused: the key came with another request before.
         JobRefused: a value makes no sense, or too many jobs wait already.
     """
     if not 1 <= count <= MAX_COUNT:
@@ -119,6 +124,9 @@ def accept(
         raise JobRefused(f"{budget_ms} ms is no budget: choose more than 0")
     job_id = uuid.uuid4().hex
     with spool.transaction() as transaction:
+        known = None if key is None else repeats.job_within(transaction, key)
+        if known is not None:
+            return known
         waiting = transaction.execute(
             "SELECT count(*) FROM jobs WHERE state IN ('accepted', 'requested', 'partial', 'finishing')"
         ).fetchone()[0]
@@ -128,7 +136,8 @@ def accept(
             )
         transaction.execute(
             "INSERT INTO jobs (job_id, state, count, label, seed, seeded, head_steps, budget_ms, ttl_seconds,"
-            " anchor_boot, anchor_seconds, created_at) VALUES (?, 'accepted', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " anchor_boot, anchor_seconds, created_at, idempotency_key, request_digest)"
+            " VALUES (?, 'accepted', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 job_id,
                 count,
@@ -141,6 +150,8 @@ def accept(
                 moment.boot,
                 moment.seconds,
                 time.time(),
+                None if key is None else key.key,
+                None if key is None else key.digest,
             ),
         )
     return job_id

@@ -101,14 +101,7 @@ class Guard:
         if scope["type"] != "http":
             return
 
-        async def send_secured(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _SECURITY_HEADERS.items():
-                    headers[name] = value
-                headers.setdefault("cache-control", "no-store")
-            await send(message)
-
+        send_secured = secured(send)
         request = Request(scope)
         try:
             self._check(request)
@@ -138,6 +131,20 @@ class Guard:
                 "give the token of this device as `Authorization: Bearer TOKEN`, or log in at /login",
                 {"WWW-Authenticate": "Bearer"},
             )
+
+
+def secured(send: Send) -> Send:
+    """A `send` that gives every answer the security headers."""
+
+    async def send_secured(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in _SECURITY_HEADERS.items():
+                headers[name] = value
+            headers.setdefault("cache-control", "no-store")
+        await send(message)
+
+    return send_secured
 
 
 def is_loopback(name: str) -> bool:

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from edge_agent import clock
-from edge_agent.generation import jobs, lifecycle
+from edge_agent.generation import jobs, lifecycle, repeats
 from edge_agent.generation.jobs import Job
+from edge_agent.generation.repeats import RequestKey
 from edge_agent.local import picture
 from edge_agent.local.office import MAX_STREAMS, Office
 from edge_agent.local.operation import Call
@@ -28,12 +30,12 @@ async def make_images(call: Call) -> Response:
     """Accept a job."""
     office, wish = call.office, call.body
     assert isinstance(wish, ImagesRequest)
+    name = call.values.get("idempotency-key")
+    key = None if name is None else RequestKey.of(name, call.raw)
 
     def accept(spool: Spool) -> JobView:
-        job_id = office.repeats.once(
-            call.values.get("idempotency-key"), call.raw, lambda: _accept(spool, office, wish)
-        )
-        return _view(office, _found(spool, job_id))
+        known = None if key is None else repeats.job_of(spool, key)
+        return _view(office, _found(spool, known or _accept(spool, office, wish, key)))
 
     view = await office.desk.ask(accept)
     accepted = Accepted(job_id=view.job_id, state=view.state, seed=view.seed, links=view.links)
@@ -88,9 +90,23 @@ async def follow_job(call: Call) -> Response:
             {"Retry-After": str(RETRY_SECONDS)},
         )
     seconds = call.values.get("seconds", STREAM_SECONDS)
-    return EventSourceResponse(
-        _events(office, job_id, seen, seconds), ping=HEARTBEAT_SECONDS, send_timeout=_STALLED_SECONDS
-    )
+    return _Stream(office, _events(office, job_id, seen, seconds))
+
+
+class _Stream(EventSourceResponse):
+    """Counted from the moment that it is granted, so that those who ask at the same time see each other."""
+
+    def __init__(self, office: Office, told: AsyncIterator[ServerSentEvent]) -> None:
+        super().__init__(told, ping=HEARTBEAT_SECONDS, send_timeout=_STALLED_SECONDS)
+        self._office = office
+        office.streams += 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Tell until the end, or until nobody listens."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._office.streams -= 1
 
 
 async def _events(
@@ -99,7 +115,6 @@ async def _events(
     """What happens to a job from now on, the present first unless it was `seen`; ends with the job, or after `seconds`."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
-    office.streams += 1
     try:
         while not office.stopping.is_set():
             view = await _look(office, job_id)
@@ -112,8 +127,6 @@ async def _events(
             await asyncio.sleep(_LOOK_SECONDS)
     except Problem:
         return  # the job was cleaned away
-    finally:
-        office.streams -= 1
 
 
 async def _look(office: Office, job_id: str) -> JobView:
@@ -129,7 +142,7 @@ def _is_over(view: JobView) -> bool:
     return view.state in jobs.ENDED
 
 
-def _accept(spool: Spool, office: Office, wish: ImagesRequest) -> str:
+def _accept(spool: Spool, office: Office, wish: ImagesRequest, key: RequestKey | None) -> str:
     seeded = wish.seed is not None
     lifecycle.check_room(spool, office.settings, count=wish.count, label=wish.label, seeded=seeded)
     return jobs.accept(
@@ -142,6 +155,7 @@ def _accept(spool: Spool, office: Office, wish: ImagesRequest) -> str:
         moment=clock.now(),
         seeded=seeded,
         head_steps=wish.steps,
+        key=key,
     )
 
 

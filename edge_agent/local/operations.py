@@ -28,7 +28,7 @@ OPERATIONS: tuple[Operation, ...] = (
             Parameter(
                 "idempotency-key",
                 "header",
-                "a request repeated with the same key and body makes no second job while the agent runs",
+                "a request repeated with the same key and body makes no second job for as long as the first is kept",
                 r"^[A-Za-z0-9._:-]{1,128}$",
             ),
         ),

@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from starlette.responses import JSONResponse, Response
 
-from edge_agent.errors import EdgeError, JobRefused, OutboxFull, SpoolError, SpoolFull
+from edge_agent.errors import EdgeError, JobRefused, KeyReused, OutboxFull, SpoolError, SpoolFull
 from monitoring.errors import CollafuseError, Disposition
 
 log = structlog.get_logger(__name__)
@@ -46,13 +46,15 @@ def answer_of(error: Exception) -> Response:
 def _problem_of(error: Exception) -> Problem:
     soon = {"Retry-After": str(RETRY_SECONDS)}
     match error:
-        case OutboxFull():
-            return Problem(507, "outbox_full", str(error), soon)
-        case SpoolFull():
-            return Problem(507, "disk_full", str(error), soon)
+        case OutboxFull() | SpoolFull():
+            return Problem(
+                507, "outbox_full" if isinstance(error, OutboxFull) else "disk_full", str(error), soon
+            )
         case SpoolError():
             log.warning("page_without_spool", error=str(error))
             return Problem(503, "spool_unusable", str(error), soon)
+        case KeyReused():
+            return Problem(409, "key_reused", str(error))
         case JobRefused():
             return Problem(429, "job_refused", str(error), soon)
         case CollafuseError():

@@ -15,6 +15,7 @@ from edge_agent import status
 from edge_agent.errors import SpoolError
 from edge_agent.local.access import Access
 from edge_agent.local.application import make_application
+from edge_agent.local.connections import PatientConnection
 from edge_agent.local.desk import Desk
 from edge_agent.local.office import Office
 from edge_agent.settings import EdgeSettings
@@ -25,7 +26,6 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_PORT = 8480
 RETRY_SECONDS = 5.0
-MAX_CONNECTIONS = 128
 _BACKLOG = 64
 _KEEP_ALIVE_SECONDS = 15
 _GRACE_SECONDS = 1
@@ -144,7 +144,7 @@ def _config(application: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         loop="asyncio",
-        http="h11",
+        http=PatientConnection,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -153,7 +153,6 @@ def _config(application: ASGIApp) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         date_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
         h11_max_incomplete_event_size=16 * 1024,

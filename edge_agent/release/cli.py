@@ -65,7 +65,7 @@ def contribute(
     if as_json:
         print_json(asdict(summary))
     else:
-        _show_contribution(summary)
+        _show_contribution(summary, "folder" if path.is_dir() else "file")
     if summary.reason is not None and summary.released == 0:
         raise BudgetExceeded(summary.reason)
     if summary.reason is not None:
@@ -118,10 +118,14 @@ def ledger(
         print(line)
 
 
-def _show_contribution(summary: "Summary") -> None:
+def _show_contribution(summary: "Summary", source: str) -> None:
     print(
         f"{summary.released} releases in {summary.batches} messages; released before: {summary.released_before}"
     )
+    if summary.repeated:
+        print(
+            f"repeated in this {source}: {summary.repeated} (the same picture again: nothing more is released of it)"
+        )
     if summary.held_back:
         print(f"held back: {summary.held_back} images that the server asks nothing more of now")
     if summary.labels_withheld:

@@ -37,6 +37,7 @@ _ITEM_BYTES = {"float16": 2, "float32": 4, "int8": 1}
 class Summary:
     """What a contribution did: images read, releases made now, images that had been released before, messages made.
 
+    repeated: images that are in the source more than once, each time after the first; released_before leaves them out.
     held_back: images that the server asks nothing more of at the moment, for their label or altogether.
     refused: releases that would have taken an image past the budget; reason says what to do about them.
     """
@@ -49,6 +50,7 @@ class Summary:
     held_back: int = 0
     refused: int = 0
     reason: str | None = None
+    repeated: int = 0
 
 
 def contribute(
@@ -80,7 +82,8 @@ def contribute(
     asked = settings.releases if contract is None else _releases_asked(spool, contract)
     withhold = contract is not None and contract.num_classes is None
     batches = _Batches(spool, settings, cut)
-    read = before = held_back = refused = 0
+    read = before = repeated = held_back = refused = 0
+    seen: set[str] = set()
     labelled = False
     for image in source:
         _check_image(image, contract)
@@ -99,7 +102,9 @@ def contribute(
                 batches.add(release)
             else:
                 missing.discard(index)
-        before += not missing
+        before += not missing and digest not in seen
+        repeated += not missing and digest in seen
+        seen.add(digest)
         read += 1
         if on_image is not None:
             on_image(read)
@@ -107,7 +112,15 @@ def contribute(
     ledger.note_refused(spool, refused)
     reason = _why_refused(settings, refused) if refused else None
     return Summary(
-        read, batches.released, before, batches.made, withhold and labelled, held_back, refused, reason
+        read,
+        batches.released,
+        before,
+        batches.made,
+        withhold and labelled,
+        held_back,
+        refused,
+        reason,
+        repeated,
     )
 
 

@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 RUNNING_SECONDS = "running_seconds"
 _TURN_SECONDS = 60.0
+_BUSY_TURN_SECONDS = 1.0
 _PER_TURN = 100
 _DAY_SECONDS = 86_400.0
 _LEFT_BY_CRASHES = (".draft", ".gone")
@@ -51,7 +52,9 @@ class Keeping:
 
 
 class Housekeeper:
-    """A duty of the agent: at most once a minute a little of everything, so that nothing else has to wait for long.
+    """A duty of the agent: once a minute a little of everything, so that nothing else has to wait for long.
+
+    While there is more to do than a turn does, the next follows at once.
 
     spool, state: the agent's; it is called in the agent's thread.
     keeping: see there.  metrics: told what lies in quarantine.
@@ -96,6 +99,8 @@ class Housekeeper:
             self._remove_folder(name)
         self._write_down(fresh, doomed, running)
         self._counted_to = counted_to
+        if max(len(fresh), len(doomed)) >= _PER_TURN:  # there is more: the quota counts only what was noticed
+            self._next_at = counted_to + _BUSY_TURN_SECONDS
         if doomed:
             log.info("jobs_forgotten", count=len(doomed))
         self._spool.give_back_disk()

@@ -319,6 +319,15 @@ MIGRATIONS: tuple[Migration, ...] = (
             _KNOWN_TIME,
         ),
     ),
+    Migration(
+        "0007_idempotency",
+        (
+            # The caller's key, and the SHA-256 of the request that it came with, in hexadecimal.
+            "ALTER TABLE jobs ADD COLUMN idempotency_key TEXT",
+            "ALTER TABLE jobs ADD COLUMN request_digest TEXT",
+            "CREATE UNIQUE INDEX jobs_by_idempotency_key ON jobs (idempotency_key) WHERE idempotency_key IS NOT NULL",
+        ),
+    ),
 )
 
 

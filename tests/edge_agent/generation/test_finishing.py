@@ -1,10 +1,12 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 from PIL import Image as PillowImage
 
 from diffusion.noise import initial_noise
@@ -41,8 +43,10 @@ def finish(
     slot = HeadSlot(local_bundle, "cpu", 1)
     slot.refresh()
 
-    def make(count: int, energy: EnergyMeter | None = None, **options: Any) -> Path:
-        job_id = jobs.accept(spool, count=count, label=1, seed=4, ttl_seconds=None, moment=clock.now())
+    def make(
+        count: int, energy: EnergyMeter | None = None, ttl_seconds: float | None = None, **options: Any
+    ) -> Path:
+        job_id = jobs.accept(spool, count=count, label=1, seed=4, ttl_seconds=ttl_seconds, moment=clock.now())
         job = jobs.find(spool, job_id)
         assert job is not None
         assert lifecycle.start(spool, job, settings(), slot, head_steps=3)
@@ -122,3 +126,54 @@ def test_a_stopping_agent_leaves_the_job_as_it_is(finish: Finish, spool: Spool) 
     with pytest.raises(Interrupted):
         finish(2, stopping=lambda: True)
     assert jobs.counts(spool) == {"finishing": 1}
+
+
+def test_a_stop_is_heard_between_two_steps(finish: Finish, spool: Spool) -> None:
+    told: list[int] = []
+    with pytest.raises(Interrupted):
+        finish(18, stopping=lambda: bool(told), on_step=lambda images, _: told.append(images))
+    assert told == [16]
+    assert jobs.counts(spool) == {"finishing": 1}
+
+
+def test_a_cancelled_job_takes_no_further_step(finish: Finish, spool: Spool) -> None:
+    told: list[int] = []
+
+    def cancel(images: int, _seconds: float) -> None:
+        told.append(images)
+        jobs.cancel(spool, jobs.unfinished(spool)[0].job_id)
+
+    with structlog.testing.capture_logs() as logs:
+        assert not finish(18, on_step=cancel).exists()
+    assert told == [16]
+    assert [line["event"] for line in logs] == ["job_started", "job_cancelled"]
+
+
+def test_a_job_that_runs_out_of_time_takes_no_further_step(
+    finish: Finish, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+
+    def pass_a_minute(images: int, _seconds: float) -> None:
+        told.append(images)
+        later = replace(clock.now(), seconds=clock.now().seconds + 60)
+        monkeypatch.setattr(clock, "now", lambda: later)
+
+    assert not finish(18, ttl_seconds=50, on_step=pass_a_minute).exists()
+    assert told == [16]
+    assert jobs.expire(spool, clock.now()) == 1
+
+
+def test_a_job_cancelled_while_its_pictures_are_written_is_not_called_completed(
+    finish: Finish, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = results.save
+
+    def cancel_and_save(state: StateDirectory, job_id: str, *arrays: Any, **more: Any) -> None:
+        jobs.cancel(spool, job_id)
+        save(state, job_id, *arrays, **more)
+
+    monkeypatch.setattr(results, "save", cancel_and_save)
+    with structlog.testing.capture_logs() as logs:
+        assert not finish(2).exists()
+    assert [line["event"] for line in logs] == ["job_started", "job_cancelled"]

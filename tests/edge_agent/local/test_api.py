@@ -3,6 +3,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -149,6 +150,25 @@ def test_streams_are_bounded_and_make_room_again(serve: Serve, head_bundle: Path
     wait_until(lambda: page.http.get(f"{path}?seconds=0").status_code == 200, "there is room again")
 
 
+def test_of_many_streams_opened_at_once_no_more_are_served_than_there_may_be(
+    serve: Serve, head_bundle: Path
+) -> None:
+    page = serve(OFFLINE, "--head", head_bundle)
+    path = f"/v1/jobs/{page.make()}/events"
+    place = httpx.URL(page.url)
+    ask = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with ExitStack() as held:
+        asked = [
+            held.enter_context(socket.create_connection((place.host, place.port or 0), timeout=30))
+            for _ in range(80)
+        ]
+        for one in asked:
+            one.sendall(ask)
+        statuses = [int(one.recv(12).split()[1]) for one in asked]
+        assert (statuses.count(200), statuses.count(503)) == (32, 48)
+    wait_until(lambda: page.http.get(f"{path}?seconds=0").status_code == 200, "there is room again")
+
+
 def test_the_agent_stops_at_once_with_streams_open(serve: Serve, head_bundle: Path) -> None:
     page = serve(OFFLINE, "--head", head_bundle)
     path = f"/v1/jobs/{page.make()}/events"
@@ -222,6 +242,26 @@ def test_the_same_key_makes_one_job(serve: Serve, head_bundle: Path) -> None:
     assert problem(ask(3, "one"), 409) == "key_reused"
     assert ask(3, "two").json()["job_id"] != answers[0].json()["job_id"]
     assert len(page.http.get("/v1/jobs").json()["jobs"]) == 2
+
+
+def test_a_key_is_remembered_by_the_next_agent_for_as_long_as_its_job_is_kept(
+    serve: Serve, head_bundle: Path, state: StateDirectory
+) -> None:
+    def ask(page: Served, count: int) -> httpx.Response:
+        return page.http.post("/v1/images", json={"count": count}, headers={"Idempotency-Key": "one"})
+
+    first = serve(OFFLINE, "--head", head_bundle)
+    made = ask(first, 2).json()["job_id"]
+    assert first.process.stop() == 0
+    page = serve(OFFLINE, "--head", head_bundle)
+
+    assert ask(page, 2).json()["job_id"] == made
+    assert problem(ask(page, 3), 409) == "key_reused"
+
+    page.http.delete(f"/v1/jobs/{made}")
+    with Spool(state.spool) as spool, spool.transaction() as transaction:
+        transaction.execute("DELETE FROM jobs WHERE job_id = ?", (made,))  # as housekeeping does
+    assert ask(page, 3).json()["job_id"] != made
 
 
 def test_jobs_are_listed_newest_first_page_by_page(serve: Serve, head_bundle: Path) -> None:

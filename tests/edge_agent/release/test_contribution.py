@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as PillowImage
 
 from broker import codec
 from broker.contract.rounds import RoundV1
@@ -23,6 +24,7 @@ from edge_agent.release.images import Image, open_images
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, contribution_lock
+from tests.edge_agent.agents import collafuse
 
 MakeSettings = Callable[..., EdgeSettings]
 SCHEDULE = NoiseSchedule.cosine(200)
@@ -151,7 +153,24 @@ def test_a_picture_that_lies_there_twice_is_released_once(
 
     summary = contribute(spool, state, settings(), twice)
 
-    assert (summary.images, summary.released, summary.released_before) == (13, 10, 3)
+    assert (summary.images, summary.released) == (13, 10)
+    assert (summary.released_before, summary.repeated) == (0, 3)
+
+
+def test_the_command_says_what_is_repeated_and_what_was_released_before(
+    state: StateDirectory, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, grey in (("a", 10), ("b", 90), ("again", 10)):
+        PillowImage.fromarray(np.full((8, 8), grey, np.uint8)).save(folder / f"{name}.png")
+    options = (folder, "--state", state.path, "--schedule-steps", 200, "--cut-ratio", 0.3)
+
+    first = collafuse("edge", "contribute", *options).stdout
+    second = collafuse("edge", "contribute", *options).stdout
+
+    assert "2 releases in 1 messages; released before: 0\nrepeated in this folder: 1 " in first
+    assert "0 releases in 0 messages; released before: 2\nrepeated in this folder: 1 " in second
 
 
 def test_more_releases_are_different_noise_and_count_up_to_the_limit(

@@ -171,6 +171,19 @@ def test_over_the_quota_the_oldest_pictures_go_and_the_newest_never(
     assert there(spool, state, waiting)
 
 
+def test_the_quota_is_kept_however_many_jobs_end_in_a_minute(
+    spool: Spool, state: StateDirectory, clocks: Clocks, keeper: MakeHousekeeper
+) -> None:
+    housekeeper = keeper(max_bytes=1)
+    made = [ended(spool, state) for _ in range(250)]
+
+    for _ in range(10):
+        housekeeper.turn()
+        clocks.running += 2.0  # as often as the agent looks
+
+    assert [job_id for job_id in made if there(spool, state, job_id)] == made[-1:]
+
+
 def test_failed_jobs_have_no_pictures_and_go_for_their_age_alone(
     spool: Spool, state: StateDirectory, clocks: Clocks, keeper: MakeHousekeeper
 ) -> None:
