@@ -90,7 +90,7 @@ def contribute(
         missing = _missing_releases(spool, digest, settings.releases, cut) - batches.pending(digest)
         now = {index for index in missing if index < asked} if wanted else set()
         held_back += bool(missing) and not now
-        paid = _affordable(spool, settings, cut, image, len(batches.pending(digest)), now)
+        paid = _affordable(spool, settings, cut, image, batches.pending(digest), now)
         refused += len(now - paid)
         for index in sorted(paid):
             label = None if withhold else image.label
@@ -216,24 +216,27 @@ def _missing_releases(spool: Spool, digest: str, limit: int, cut: Cut) -> set[in
 
 
 def _affordable(
-    spool: Spool, settings: EdgeSettings, cut: Cut, image: Image, pending: int, wanted: set[int]
+    spool: Spool, settings: EdgeSettings, cut: Cut, image: Image, pending: set[int], wanted: set[int]
 ) -> set[int]:
     """Which of the releases `wanted` of an image its budget bears, beside those that are waiting here.
 
-    One that the ledger has already, known from the journal, discloses nothing more and costs nothing.
+    One that the ledger has already, known from the journal, discloses nothing more and costs what it is dearer now.
     """
     if settings.epsilon_budget is None:
         return wanted
     digest, shape = privacy.image_digest(image.x0), image.x0.shape
     ledger.fill_in(spool, settings, shape, digest)
     price = privacy.gdp_mu(privacy.norm_bound(settings.clip_norm, shape), cut.t_cut, cut.schedule) ** 2
-    spent = ledger.squares(spool, digest) + pending * price
-    fresh = sorted(wanted - ledger.indices(spool, digest))
-    borne = next(
-        (n for n in range(len(fresh)) if not ledger.is_affordable(spent + (n + 1) * price, settings)),
-        len(fresh),
-    )
-    return wanted - set(fresh[borne:])
+    known = ledger.prices(spool, digest)
+    spent = ledger.squares(spool, digest) + sum(ledger.added(known, index, price) for index in pending)
+    borne = set()
+    for index in sorted(wanted):
+        more = ledger.added(known, index, price)
+        if more and not ledger.is_affordable(spent + more, settings):
+            continue
+        spent += more
+        borne.add(index)
+    return borne
 
 
 def _why_refused(settings: EdgeSettings, refused: int) -> str:

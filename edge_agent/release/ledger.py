@@ -31,6 +31,7 @@ from edge_agent.storage.spool import Spool
 
 _ROUNDING = 1 + 1e-9
 _REFUSED = "refused_releases"
+_PRICE = ("clip_norm", "norm_bound", "mu")
 _PRICED = (
     "SELECT image, count(*) AS releases, count(*) - count(mu) AS unknown, coalesce(sum(mu * mu), 0) AS squares,"
     " group_concat(DISTINCT t_cut) AS cuts, max(released_at) AS last"
@@ -51,23 +52,30 @@ class Account:
 def note(transaction: sqlite3.Connection, batch: ReleasedBatch) -> list[dict[str, str | int | float | None]]:
     """Write the releases of a message down, as part of the transaction that accepts it; returns the rows, for the journal.
 
-    One that is known from the journal alone, and comes out as it did then, loses its flag. Raises ContributionError when another
+    One that is known from the journal alone, and comes out as it did then, loses its flag and keeps its price. Raises ContributionError when another
     process has released an image meanwhile; the transaction is then to be given up.
     """
     rows = [_row(release, batch.message_id) for release in batch.releases]
     names = list(rows[0])
-    changed = transaction.executemany(
-        f"INSERT INTO ledger ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"  # noqa: S608  # our own
-        " ON CONFLICT (image, release) DO UPDATE SET restored = 0, batch_id = excluded.batch_id,"
-        " released_at = excluded.released_at, clip_norm = excluded.clip_norm, norm_bound = excluded.norm_bound, mu = excluded.mu"
-        " WHERE restored = 1 AND content = excluded.content",
-        rows,
+    # The dearest price of a release is the one that holds, and one that is not known stays unknown.
+    dearer = ", ".join(
+        f"{name} = CASE WHEN mu < excluded.mu THEN excluded.{name} ELSE {name} END" for name in _PRICE
     )
-    if changed.rowcount != len(rows):
-        raise ContributionError(
-            "an image of this batch was released by another process meanwhile: run it again"
-        )
-    return rows
+    kept = []
+    for row in rows:
+        written = transaction.execute(
+            f"INSERT INTO ledger ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"  # noqa: S608  # our own
+            " ON CONFLICT (image, release) DO UPDATE SET restored = 0, batch_id = excluded.batch_id,"
+            f" released_at = excluded.released_at, {dearer}"
+            f" WHERE restored = 1 AND content = excluded.content RETURNING {', '.join(names)}",
+            row,
+        ).fetchall()
+        if not written:
+            raise ContributionError(
+                "an image of this batch was released by another process meanwhile: run it again"
+            )
+        kept.append(dict(zip(names, written[0], strict=True)))
+    return kept
 
 
 def is_new_or_the_same(spool: Spool, release: Release) -> bool:
@@ -87,16 +95,18 @@ def check_budget(
     """Raise BudgetExceeded when these releases, on top of what is in the ledger, take an image past its budget.
 
     Asked in the transaction that would write them down, so it holds whatever other processes do. A release that has a row already
-    is the same one again, and costs nothing.
+    is the same one again, and costs what it is dearer now.
     """
     if settings.epsilon_budget is None:
         return
     for release in releases:
-        row = transaction.execute(
-            f"{_PRICED}, coalesce(max(release = ?), 0) AS known FROM ledger WHERE image = ?",  # our own words
-            (release.release, release.digest),
-        ).fetchone()
-        if not row["known"] and not is_affordable(_squares(row) + release.mu**2, settings):
+        row = transaction.execute(f"{_PRICED} FROM ledger WHERE image = ?", (release.digest,)).fetchone()
+        known = transaction.execute(
+            "SELECT release, mu FROM ledger WHERE image = ? AND release = ?",
+            (release.digest, release.release),
+        ).fetchall()
+        more = added(dict(known), release.release, release.mu**2)
+        if more and not is_affordable(_squares(row) + more, settings):
             raise BudgetExceeded(
                 f"release {release.release} of image {release.digest[:12]} was refused: it would take epsilon past the budget of"
                 f" {settings.epsilon_budget:g} (at delta {settings.delta:g}); raise cut_ratio, lower clip_norm, or raise"
@@ -117,9 +127,20 @@ def squares(spool: Spool, image: str) -> float:
     return 0.0 if row is None else _squares(row)
 
 
-def indices(spool: Spool, image: str) -> set[int]:
-    """The releases of an image that the ledger has."""
-    return {row[0] for row in spool.rows("SELECT release FROM ledger WHERE image = ?", (image,))}
+def prices(spool: Spool, image: str) -> dict[int, float | None]:
+    """μ by release of an image, None where it is not known."""
+    return dict(spool.rows("SELECT release, mu FROM ledger WHERE image = ?", (image,)))
+
+
+def added(known: Mapping[int, float | None], release: int, square: float) -> float:
+    """What a release with μ² = `square` adds to the squares of an image with the prices `known`.
+
+    One that is known is the same again: it adds what it is dearer now, and nothing while its price is not known.
+    """
+    if release not in known:
+        return square
+    mu = known[release]
+    return 0.0 if mu is None else max(0.0, square - mu**2)
 
 
 def note_refused(spool: Spool, count: int) -> None:

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 NAME = "ledger.journal"
 _BLOCK_ROWS = 256
+_PRICE = ("clip_norm", "norm_bound", "mu")
 
 Value = str | int | float | None
 Row = Mapping[str, Value]
@@ -120,13 +121,17 @@ def reconcile(spool: Spool) -> Reconciled:
 
 
 def _restore(transaction: sqlite3.Connection, row: Row) -> int:
-    """A row of the journal into the ledger, flagged, unless it is there; of two lines for one release the later holds."""
+    """A row of the journal into the ledger, flagged, unless it is there; of two lines for one release the later holds.
+
+    But the price is the dearest that any of them names: nothing that was promised later takes back what was disclosed.
+    """
     key = (row["image"], row["release"])
-    there = transaction.execute(
-        "SELECT restored, released_at FROM ledger WHERE image = ? AND release = ?", key
-    ).fetchone()
-    if there is not None and (not there[0] or there[1] == row.get("released_at")):
-        return 0
+    there = transaction.execute("SELECT * FROM ledger WHERE image = ? AND release = ?", key).fetchone()
+    if there is not None:
+        row = _dearer(row, {name: there[name] for name in _PRICE if name in row})
+        if not there["restored"] or there["released_at"] == row.get("released_at"):
+            _reprice(transaction, row, there["mu"])
+            return 0
     names, places = ", ".join(row), ", ".join("?" * len(row))
     try:
         transaction.execute(
@@ -138,6 +143,23 @@ def _restore(transaction: sqlite3.Connection, row: Row) -> int:
         log.warning("journal_row_refused", image=key[0], error=str(error))
         return 0
     return int(there is None)
+
+
+def _dearer(row: Row, other: Row) -> Row:
+    """The row with the dearer price of the two; one that is not known is no price."""
+    mu, known = row.get("mu"), other.get("mu")
+    if not isinstance(known, float | int) or (isinstance(mu, float | int) and mu >= known):
+        return row
+    return {**row, **other}
+
+
+def _reprice(transaction: sqlite3.Connection, row: Row, mu: float | None) -> None:
+    """Write a dearer price of the journal to a row that is otherwise as it should be."""
+    if isinstance(row.get("mu"), float | int) and row["mu"] != mu:
+        transaction.execute(
+            "UPDATE ledger SET clip_norm = ?, norm_bound = ?, mu = ? WHERE image = ? AND release = ?",
+            [row.get(name) for name in (*_PRICE, "image", "release")],
+        )
 
 
 def _write_unknown(transaction: sqlite3.Connection, journal: Journal, known: set[int]) -> int:

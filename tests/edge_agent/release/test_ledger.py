@@ -24,7 +24,7 @@ from edge_agent.release import contribution, ledger, statement
 from edge_agent.release.batch import ReleasedBatch
 from edge_agent.release.images import Image
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage.journal import Journal
+from edge_agent.storage.journal import Journal, reconcile
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from tests.edge_agent.agents import collafuse, edge_json
@@ -52,7 +52,8 @@ def epsilon_of(*prices: float, delta: float = 1e-5) -> float:
 
 
 def forget_prices(spool: Spool) -> None:
-    """Rows as they were before prices were kept."""
+    """Rows as they were before prices were kept, in the ledger and in the journal."""
+    Journal.of(spool).path.unlink()
     with spool.transaction() as transaction:
         transaction.execute("UPDATE ledger SET mu = NULL, clip_norm = NULL, norm_bound = NULL")
 
@@ -252,6 +253,45 @@ def test_a_spool_that_was_lost_leaves_prices_and_budget_as_they_were(
         assert (again.released, again.refused) == (4, 2), "the same bytes once more cost nothing"
         assert {row[0] for row in spool.rows("SELECT message_id FROM outbox")} == sent
         assert {a.epsilon for a in ledger.accounts(spool, careful, limit=9)} == {a.epsilon for a in before}
+
+
+def lose_the_spool(state: StateDirectory) -> None:
+    for file in state.path.glob("spool.sqlite3*"):
+        file.unlink()
+
+
+def test_the_same_bytes_again_with_a_smaller_norm_cost_what_they_did(
+    state: StateDirectory, settings: MakeSettings
+) -> None:
+    """An image within the smaller norm comes out the same; that it was not promised then is what counts."""
+    with Spool(state.spool) as spool:
+        contribution.contribute(spool, source(2), SECRET, settings())
+        before = ledger.accounts(spool, settings(), limit=9)
+
+    for clip_norm in (7.9, 7.5):
+        lose_the_spool(state)
+        with Spool(state.spool) as spool:
+            again = contribution.contribute(spool, source(2), SECRET, settings(clip_norm=clip_norm))
+            assert again.released == 2
+            assert ledger.accounts(spool, settings(), limit=9) == before
+
+
+def test_the_same_bytes_again_with_a_larger_norm_cost_the_difference(
+    state: StateDirectory, settings: MakeSettings
+) -> None:
+    with Spool(state.spool) as spool:
+        contribution.contribute(spool, source(1), SECRET, settings(clip_norm=7.0))
+    lose_the_spool(state)
+
+    with Spool(state.spool) as spool:
+        careful = settings(epsilon_budget=epsilon_of(price(0.3, 7.0)) * 1.001)
+        assert contribution.contribute(spool, source(1), SECRET, careful).refused == 1
+        assert contribution.contribute(spool, source(1), SECRET, settings()).released == 1
+        assert ledger.accounts(spool, settings(), limit=9)[0].mu == pytest.approx(price(0.3))
+    lose_the_spool(state)
+    with Spool(state.spool) as spool:
+        reconcile(spool)
+        assert ledger.accounts(spool, settings(), limit=9)[0].mu == pytest.approx(price(0.3))
 
 
 RUNS = st.lists(

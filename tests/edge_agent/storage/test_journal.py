@@ -153,6 +153,16 @@ def test_of_two_lines_for_one_release_the_later_holds(spool: Spool, journal: Jou
     assert [row[0] for row in spool.rows("SELECT t_cut FROM ledger")] == [99, 99]
 
 
+def test_of_two_prices_for_one_release_the_dearer_holds(spool: Spool, journal: Journal) -> None:
+    for mu, moment in ((5.0, 1.5), (2.0, 2.5), (3.0, 3.5)):
+        journal.append([row | {"mu": mu, "norm_bound": mu + 1, "released_at": moment} for row in rows(0)])
+
+    assert reconcile(spool).restored == 2
+
+    kept = [tuple(row) for row in spool.rows("SELECT mu, norm_bound, released_at FROM ledger")]
+    assert kept == [(5.0, 6.0, 3.5)] * 2
+
+
 def test_values_that_the_ledger_would_not_take_stop_nothing(spool: Spool, journal: Journal) -> None:
     journal.append([row | {"t_cut": None} for row in rows(0)])
     journal.append(rows(2))
