@@ -25,7 +25,9 @@ from edge_agent.release import ledger
 from edge_agent.release.batch import ReleasedBatch
 from edge_agent.release.images import Image, ImageSource
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage.journal import Journal, reconcile
+from edge_agent.storage import loss
+from edge_agent.storage.journal import Journal
+from edge_agent.storage.reconciliation import reconcile
 from edge_agent.storage.spool import Spool
 
 BATCH_IMAGES = 64
@@ -70,10 +72,13 @@ def contribute(
         on_image: told how many images have been read, after each.
 
     Raises:
+        BudgetExceeded: there is a budget, and releases were forgotten that nobody can count.
         ContributionError: cut, schedule or shape disagree with the server's contract, or with what may be released at all.
         ImageError, OutboxFull, SpoolError: reading or keeping failed; what was accepted before stays.
     """
-    reconcile(spool)
+    reconcile(spool, quick=True)
+    if settings.epsilon_budget is not None:
+        ledger.check_whole(loss.known(spool))
     contract = contracts.latest(spool)
     cut = Cut(NoiseSchedule.named(settings.schedule, settings.schedule_steps), settings.cut_ratio)
     check_cut(cut, contract, settings.noise_floor)
@@ -82,10 +87,13 @@ def contribute(
     batches = _Batches(spool, settings, cut)
     read = before = held_back = refused = 0
     labelled = False
+    unpriced = ledger.any_unpriced(spool)
     for image in source:
         _check_image(image, contract)
         labelled = labelled or image.label is not None
         digest = privacy.image_digest(image.x0)
+        if unpriced:
+            ledger.fill_in(spool, settings, digest, image.x0.shape)
         wanted = _is_wanted(image, contract)
         missing = _missing_releases(spool, digest, settings.releases, cut) - batches.pending(digest)
         now = {index for index in missing if index < asked} if wanted else set()
@@ -225,7 +233,6 @@ def _affordable(
     if settings.epsilon_budget is None:
         return wanted
     digest, shape = privacy.image_digest(image.x0), image.x0.shape
-    ledger.fill_in(spool, settings, shape, digest)
     price = privacy.gdp_mu(privacy.norm_bound(settings.clip_norm, shape), cut.t_cut, cut.schedule) ** 2
     known = ledger.prices(spool, digest)
     spent = ledger.squares(spool, digest) + sum(ledger.added(known, index, price) for index in pending)
