@@ -11,6 +11,7 @@ from broker.connection import Connection
 from broker.names import inbox as inbox_queue
 from broker.names import split_user
 from edge_agent.agent import Duty, Parts
+from edge_agent.errors import JournalUnusable
 from edge_agent.generation.pool_keeper import PoolKeeper
 from edge_agent.generation.reasking import Reasker
 from edge_agent.heads.arrivals import Arrivals
@@ -26,7 +27,7 @@ from edge_agent.link.telemetry import Reporter
 from edge_agent.link.windows import Windows
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.housekeeping import Housekeeper, Keeping
-from edge_agent.storage.journal import reconcile
+from edge_agent.storage.reconciliation import reconcile
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from monitoring.metrics import EdgeMetrics
@@ -60,9 +61,7 @@ def assemble(
         energy.require()
     windows = Windows.parse(settings.windows)
     with Spool(state.spool, verify=True) as spool:
-        reconciled = reconcile(spool)
-        if reconciled.restored or reconciled.written:
-            log.warning("ledger_reconciled", restored=reconciled.restored, written=reconciled.written)
+        _reconcile(spool)
         judge = Judge(split_user(connection.user)[0], settings.head_keys)
         slot = HeadSlot(
             settings.head,
@@ -118,6 +117,17 @@ def assemble(
             relay.stop()
             connection.stop()
             updater.close()
+
+
+def _reconcile(spool: Spool) -> None:
+    """What was released is looked into first; a record that cannot be used stops `contribute`, and nothing else."""
+    try:
+        reconciled = reconcile(spool)
+    except JournalUnusable as error:
+        log.critical("journal_unusable", error=str(error))
+        return
+    if reconciled.restored or reconciled.written:
+        log.warning("ledger_reconciled", restored=reconciled.restored, written=reconciled.written)
 
 
 def _updater(

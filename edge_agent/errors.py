@@ -4,7 +4,9 @@ EdgeError
 ├── SpoolError            the database cannot be used: unreadable, busy, newer than this program
 │   ├── SpoolFull         the disk has no room: try again once there is some
 │   ├── SpoolDamaged      the file is not what was written: it is set aside and a new one begun
-│   └── SpoolReplaced     the file was set aside by another process while this one had it open
+│   ├── SpoolReplaced     the file was set aside by another process while this one had it open
+│   ├── SpoolBusy         another process kept it for itself for too long: try again
+│   └── JournalUnusable   the record of releases beside it can be neither read nor set aside: nothing is released
 ├── OutboxFull            the byte quota is reached: new work is refused, the oldest is kept
 ├── WindowError           a time of day to connect at cannot be read
 ├── StateError            the state directory cannot be used
@@ -43,6 +45,16 @@ class SpoolDamaged(SpoolError):
 
 class SpoolReplaced(SpoolError):
     """Another process found the spool damaged and set it aside while this one was at work on it."""
+
+
+class SpoolBusy(SpoolError):
+    """Another process kept the spool in a transaction for too long, as one does that was suspended."""
+
+    disposition = Disposition.RETRY
+
+
+class JournalUnusable(SpoolError):
+    """The record of releases beside the spool cannot be read or written; everything but releasing goes on."""
 
 
 class OutboxFull(EdgeError):

@@ -9,6 +9,7 @@ from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import outbox
 from edge_agent.release import ledger
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage import loss
 from edge_agent.storage.spool import Spool
 from monitoring.metrics import EdgeMetrics
 
@@ -26,12 +27,12 @@ class Observer:
         """Count what has happened since the last look; reads the whole ledger, so call it when something has changed."""
         self.look_at_outbox(spool)
         now = _durable_counts(spool)
-        grown = {name: value - self._last.get(name, 0) for name, value in now.items()}
-        self._last = now
+        before, self._last = self._last, now
+        grown = {name: value - before.get(name, 0) for name, value in now.items()}
         self._metrics.releases_total.inc(max(0, grown["releases"]))
         self._metrics.releases_refused_total.inc(max(0, grown["refused"]))
         self._metrics.strangers_total.inc(max(0, grown["strangers"]))
-        if grown["releases"]:
+        if grown["releases"] or now["acknowledged"] != before["acknowledged"]:
             self._look_at_ledger(spool)
         self._metrics.receipts_total.inc(max(0, grown["receipts"]))
         self._metrics.late_results_total.inc(max(0, grown["late"]))
@@ -60,7 +61,9 @@ class Observer:
     def _look_at_ledger(self, spool: Spool) -> None:
         """Reads the whole ledger, and only releases change what it finds."""
         account = ledger.summary(spool, self._settings)
-        if account["images"] == 0:
+        lost = account["incomplete_since"] is not None
+        self._metrics.ledger_incomplete.set(lost and not account["loss_acknowledged"])
+        if account["images"] == 0 and not lost:
             self._metrics.ledger_epsilon_max.set(0)
         else:
             dearest = account["epsilon_max"]
@@ -73,6 +76,7 @@ def _durable_counts(spool: Spool) -> dict[str, int]:
         "releases": status.release_count(spool),
         "receipts": status.receipt_count(spool),
         "refused": ledger.refused(spool),
+        "acknowledged": loss.known(spool).acknowledged,
         "strangers": status.counter(spool, "strangers"),
         "late": status.counter(spool, "late"),
         "from_pool": status.counter(spool, "jobs_from_pool"),

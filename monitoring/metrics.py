@@ -233,6 +233,11 @@ class EdgeMetrics:
         self.late_results_total = Counter(
             "collafuse_late_results_total", "Results for jobs already ended, dropped.", registry=registry
         )
+        self.ledger_incomplete = Gauge(
+            "collafuse_ledger_incomplete",
+            "1 while releases may have been forgotten and the operator has not acknowledged it.",
+            registry=registry,
+        )
         self.quarantined_spools = Gauge(
             "collafuse_quarantined_spools",
             "Damaged spools that were set aside and are still there.",

@@ -31,6 +31,12 @@ def contribute(
     clip_norm: Annotated[
         float | None, typer.Option("--clip-norm", help="Largest L2 norm of an image.")
     ] = None,
+    new_secret: Annotated[
+        bool,
+        typer.Option(
+            "--new-secret", help="Go on with a new device secret when the old one is lost for ever."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Release images, each once: noised here, kept in the outbox until the broker has them. Needs no broker and no agent."""
@@ -39,6 +45,7 @@ def contribute(
     from edge_agent.errors import BudgetExceeded
     from edge_agent.release import contribution
     from edge_agent.release.images import open_images
+    from edge_agent.status import release_count
     from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import contribution_lock, open_state
     from monitoring.logs import configure
@@ -61,7 +68,8 @@ def contribute(
         open_spool(place, say=say, verify=True) as spool,
         bar("releasing", len(source), quiet=as_json) as update,
     ):
-        summary = contribution.contribute(spool, source, place.secret(), settings, update)
+        secret = place.secret(released=release_count(spool) > 0, new=new_secret)
+        summary = contribution.contribute(spool, source, secret, settings, update)
     if as_json:
         print_json(asdict(summary))
     else:
@@ -82,6 +90,13 @@ def ledger(
     group: Annotated[
         int, typer.Option("--group", min=1, help="On how many of the images one person may be.")
     ] = 1,
+    acknowledge_loss: Annotated[
+        bool,
+        typer.Option(
+            "--acknowledge-loss",
+            help="You know that releases may be missing here: a device with a budget releases again.",
+        ),
+    ] = False,
     config: Config = None,
     state: State = None,
     as_json: Json = False,
@@ -92,7 +107,9 @@ def ledger(
 
     from edge_agent.release import ledger, statement
     from edge_agent.release.images import digests
+    from edge_agent.storage import loss
     from edge_agent.storage.quarantine import open_spool
+    from edge_agent.storage.reconciliation import reconcile
     from edge_agent.storage.state import open_state
     from monitoring.logs import configure
 
@@ -100,7 +117,9 @@ def ledger(
     settings = EdgeSettings.load(config, state=state)
     place = open_state(settings.state)
     with open_spool(place, say=say) as spool:
-        ledger.fill_in(spool, settings)
+        reconcile(spool)
+        if acknowledge_loss and not loss.acknowledge(spool):
+            say("nothing is missing that was not acknowledged before")
         chosen = None if image is None else digests(image)
         accounts = ledger.accounts(spool, settings, limit=limit, images=chosen)
         total = ledger.summary(spool, settings)

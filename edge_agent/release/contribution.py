@@ -25,7 +25,9 @@ from edge_agent.release import ledger
 from edge_agent.release.batch import ReleasedBatch
 from edge_agent.release.images import Image, ImageSource
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage.journal import Journal, reconcile
+from edge_agent.storage import loss
+from edge_agent.storage.journal import Journal
+from edge_agent.storage.reconciliation import reconcile
 from edge_agent.storage.spool import Spool
 
 BATCH_IMAGES = 64
@@ -72,10 +74,13 @@ def contribute(
         on_image: told how many images have been read, after each.
 
     Raises:
+        BudgetExceeded: there is a budget, and releases were forgotten that nobody can count.
         ContributionError: cut, schedule or shape disagree with the server's contract, or with what may be released at all.
         ImageError, OutboxFull, SpoolError: reading or keeping failed; what was accepted before stays.
     """
-    reconcile(spool)
+    reconcile(spool, quick=True)
+    if settings.epsilon_budget is not None:
+        ledger.check_whole(loss.known(spool))
     contract = contracts.latest(spool)
     cut = Cut(NoiseSchedule.named(settings.schedule, settings.schedule_steps), settings.cut_ratio)
     check_cut(cut, contract, settings.noise_floor)
@@ -85,15 +90,18 @@ def contribute(
     read = before = repeated = held_back = refused = 0
     seen: set[str] = set()
     labelled = False
+    unpriced = ledger.any_unpriced(spool)
     for image in source:
         _check_image(image, contract)
         labelled = labelled or image.label is not None
         digest = privacy.image_digest(image.x0)
+        if unpriced:
+            ledger.fill_in(spool, settings, digest, image.x0.shape)
         wanted = _is_wanted(image, contract)
         missing = _missing_releases(spool, digest, settings.releases, cut) - batches.pending(digest)
         now = {index for index in missing if index < asked} if wanted else set()
         held_back += bool(missing) and not now
-        paid = _affordable(spool, settings, cut, image, len(batches.pending(digest)), now)
+        paid = _affordable(spool, settings, cut, image, batches.pending(digest), now)
         refused += len(now - paid)
         for index in sorted(paid):
             label = None if withhold else image.label
@@ -229,24 +237,26 @@ def _missing_releases(spool: Spool, digest: str, limit: int, cut: Cut) -> set[in
 
 
 def _affordable(
-    spool: Spool, settings: EdgeSettings, cut: Cut, image: Image, pending: int, wanted: set[int]
+    spool: Spool, settings: EdgeSettings, cut: Cut, image: Image, pending: set[int], wanted: set[int]
 ) -> set[int]:
     """Which of the releases `wanted` of an image its budget bears, beside those that are waiting here.
 
-    One that the ledger has already, known from the journal, discloses nothing more and costs nothing.
+    One that the ledger has already, known from the journal, discloses nothing more and costs what it is dearer now.
     """
     if settings.epsilon_budget is None:
         return wanted
     digest, shape = privacy.image_digest(image.x0), image.x0.shape
-    ledger.fill_in(spool, settings, shape, digest)
     price = privacy.gdp_mu(privacy.norm_bound(settings.clip_norm, shape), cut.t_cut, cut.schedule) ** 2
-    spent = ledger.squares(spool, digest) + pending * price
-    fresh = sorted(wanted - ledger.indices(spool, digest))
-    borne = next(
-        (n for n in range(len(fresh)) if not ledger.is_affordable(spent + (n + 1) * price, settings)),
-        len(fresh),
-    )
-    return wanted - set(fresh[borne:])
+    known = ledger.prices(spool, digest)
+    spent = ledger.squares(spool, digest) + sum(ledger.added(known, index, price) for index in pending)
+    borne = set()
+    for index in sorted(wanted):
+        more = ledger.added(known, index, price)
+        if more and not ledger.is_affordable(spent + more, settings):
+            continue
+        spent += more
+        borne.add(index)
+    return borne
 
 
 def _why_refused(settings: EdgeSettings, refused: int) -> str:

@@ -3,7 +3,7 @@
 One row is one release of one image, written in the transaction that puts it into the outbox. Each carries its price μ, so the
 account needs neither the schedule nor the image again; the squares of the prices of one image add up, and the root of their
 sum is its μ (Dong, Roth & Su 2019), whence ε at the device's δ (`diffusion.privacy`). Rows that were written before prices
-were kept get the highest that is possible, that of an image that was not clipped, as soon as schedule and shape are known;
+were kept get the highest that is possible, that of an image that was not clipped, as soon as the image itself is at hand again;
 until then an image with such a row counts as one of which nothing can be promised.
 
 What ε bounds: how much better anybody who holds every release of an image can tell it from any other image. Somebody who is on
@@ -27,10 +27,13 @@ from edge_agent.errors import BudgetExceeded, ContributionError
 from edge_agent.link import contract
 from edge_agent.release.batch import ReleasedBatch
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage import loss
+from edge_agent.storage.loss import Loss
 from edge_agent.storage.spool import Spool
 
 _ROUNDING = 1 + 1e-9
 _REFUSED = "refused_releases"
+_PRICE = ("clip_norm", "norm_bound", "mu")
 _PRICED = (
     "SELECT image, count(*) AS releases, count(*) - count(mu) AS unknown, coalesce(sum(mu * mu), 0) AS squares,"
     " group_concat(DISTINCT t_cut) AS cuts, max(released_at) AS last"
@@ -51,23 +54,30 @@ class Account:
 def note(transaction: sqlite3.Connection, batch: ReleasedBatch) -> list[dict[str, str | int | float | None]]:
     """Write the releases of a message down, as part of the transaction that accepts it; returns the rows, for the journal.
 
-    One that is known from the journal alone, and comes out as it did then, loses its flag. Raises ContributionError when another
-    process has released an image meanwhile; the transaction is then to be given up.
+    One that is known from the journal alone, and comes out as it did then, loses its flag and keeps its price. Raises
+    ContributionError when another process has released an image meanwhile; the transaction is then to be given up.
     """
     rows = [_row(release, batch.message_id) for release in batch.releases]
     names = list(rows[0])
-    changed = transaction.executemany(
-        f"INSERT INTO ledger ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"  # noqa: S608  # our own
-        " ON CONFLICT (image, release) DO UPDATE SET restored = 0, batch_id = excluded.batch_id,"
-        " released_at = excluded.released_at, clip_norm = excluded.clip_norm, norm_bound = excluded.norm_bound, mu = excluded.mu"
-        " WHERE restored = 1 AND content = excluded.content",
-        rows,
+    # The dearest price of a release is the one that holds, and one that is not known stays unknown.
+    dearer = ", ".join(
+        f"{name} = CASE WHEN mu < excluded.mu THEN excluded.{name} ELSE {name} END" for name in _PRICE
     )
-    if changed.rowcount != len(rows):
-        raise ContributionError(
-            "an image of this batch was released by another process meanwhile: run it again"
-        )
-    return rows
+    kept = []
+    for row in rows:
+        written = transaction.execute(
+            f"INSERT INTO ledger ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"  # noqa: S608  # our own
+            " ON CONFLICT (image, release) DO UPDATE SET restored = 0, batch_id = excluded.batch_id,"
+            f" released_at = excluded.released_at, {dearer}"
+            f" WHERE restored = 1 AND content = excluded.content RETURNING {', '.join(names)}",
+            row,
+        ).fetchall()
+        if not written:
+            raise ContributionError(
+                "an image of this batch was released by another process meanwhile: run it again"
+            )
+        kept.append(dict(zip(names, written[0], strict=True)))
+    return kept
 
 
 def is_new_or_the_same(spool: Spool, release: Release) -> bool:
@@ -87,21 +97,33 @@ def check_budget(
     """Raise BudgetExceeded when these releases, on top of what is in the ledger, take an image past its budget.
 
     Asked in the transaction that would write them down, so it holds whatever other processes do. A release that has a row already
-    is the same one again, and costs nothing.
+    is the same one again, and costs what it is dearer now.
     """
     if settings.epsilon_budget is None:
         return
+    check_whole(loss.known(transaction))
     for release in releases:
-        row = transaction.execute(
-            f"{_PRICED}, coalesce(max(release = ?), 0) AS known FROM ledger WHERE image = ?",  # our own words
-            (release.release, release.digest),
-        ).fetchone()
-        if not row["known"] and not is_affordable(_squares(row) + release.mu**2, settings):
+        row = transaction.execute(f"{_PRICED} FROM ledger WHERE image = ?", (release.digest,)).fetchone()
+        known = transaction.execute(
+            "SELECT release, mu FROM ledger WHERE image = ? AND release = ?",
+            (release.digest, release.release),
+        ).fetchall()
+        more = added(dict(known), release.release, release.mu**2)
+        if more and not is_affordable(_squares(row) + more, settings):
             raise BudgetExceeded(
                 f"release {release.release} of image {release.digest[:12]} was refused: it would take epsilon past the budget of"
                 f" {settings.epsilon_budget:g} (at delta {settings.delta:g}); raise cut_ratio, lower clip_norm, or raise"
                 " epsilon_budget"
             )
+
+
+def check_whole(known: Loss) -> None:
+    """Raise BudgetExceeded when releases were forgotten and nobody has acknowledged it: what is left of a budget is not known."""
+    if known.stands:
+        raise BudgetExceeded(
+            "the record of releases is incomplete, so nobody can say what is left of epsilon_budget and nothing is released: put"
+            " ledger.journal back from a backup, then run `collafuse edge ledger --acknowledge-loss`"
+        )
 
 
 def is_affordable(squares: float, settings: EdgeSettings) -> bool:
@@ -117,9 +139,20 @@ def squares(spool: Spool, image: str) -> float:
     return 0.0 if row is None else _squares(row)
 
 
-def indices(spool: Spool, image: str) -> set[int]:
-    """The releases of an image that the ledger has."""
-    return {row[0] for row in spool.rows("SELECT release FROM ledger WHERE image = ?", (image,))}
+def prices(spool: Spool, image: str) -> dict[int, float | None]:
+    """μ by release of an image, None where it is not known."""
+    return {row[0]: row[1] for row in spool.rows("SELECT release, mu FROM ledger WHERE image = ?", (image,))}
+
+
+def added(known: Mapping[int, float | None], release: int, square: float) -> float:
+    """What a release with μ² = `square` adds to the squares of an image with the prices `known`.
+
+    One that is known is the same again: it adds what it is dearer now, and nothing while its price is not known.
+    """
+    if release not in known:
+        return square
+    mu = known[release]
+    return 0.0 if mu is None else max(0.0, square - mu**2)
 
 
 def note_refused(spool: Spool, count: int) -> None:
@@ -133,31 +166,30 @@ def note_refused(spool: Spool, count: int) -> None:
             )
 
 
-def fill_in(
-    spool: Spool, settings: EdgeSettings, shape: tuple[int, ...] | None = None, image: str | None = None
-) -> None:
-    """Give rows that have no price the highest possible one, where their schedule is this device's or the server's.
+def any_unpriced(spool: Spool) -> bool:
+    """Whether there are rows without a price."""
+    return spool.row("SELECT 1 FROM ledger WHERE mu IS NULL LIMIT 1") is not None
 
-    shape: (C, H, W) of the images, or None for the one the server asks for;  image: the only image to do it for, or None.
+
+def fill_in(spool: Spool, settings: EdgeSettings, image: str, shape: tuple[int, ...]) -> None:
+    """Give an image's rows that have no price the highest possible one, where their schedule is this device's or the server's.
+
+    shape: (C, H, W) of the very image, whose digest is `image`: that of another would be another's price.
     """
-    where, which = ("mu IS NULL", ()) if image is None else ("mu IS NULL AND image = ?", (image,))
-    found = spool.rows(f"SELECT DISTINCT schedule_id, t_cut FROM ledger WHERE {where}", which)  # noqa: S608  # our own words
+    which = "mu IS NULL AND image = ?"
+    found = spool.rows(f"SELECT DISTINCT schedule_id, t_cut FROM ledger WHERE {which}", (image,))  # noqa: S608  # our own words
     if not found:
-        return
-    round_ = contract.latest(spool)
-    shape = shape or (None if round_ is None else round_.shape)
-    if shape is None:
         return
     schedules = _schedules(spool, settings)
     bound = privacy.norm_bound(None, shape)
     prices = [
-        (bound, privacy.gdp_mu(bound, t_cut, schedules[schedule_id]), schedule_id, t_cut, *which)
+        (bound, privacy.gdp_mu(bound, t_cut, schedules[schedule_id]), schedule_id, t_cut, image)
         for schedule_id, t_cut in found
         if schedule_id in schedules and 0 < t_cut <= schedules[schedule_id].T
     ]
     with spool.transaction() as transaction:
         transaction.executemany(
-            f"UPDATE ledger SET norm_bound = ?, mu = ? WHERE schedule_id = ? AND t_cut = ? AND {where}",  # noqa: S608  # our own
+            f"UPDATE ledger SET norm_bound = ?, mu = ? WHERE schedule_id = ? AND t_cut = ? AND {which}",  # noqa: S608  # our own
             prices,
         )
 
@@ -166,15 +198,17 @@ def summary(spool: Spool, settings: EdgeSettings) -> dict[str, Any]:
     """The device's account in one object of plain values.
 
     images, releases: what was released;  epsilon_max: of the image that has cost most, None when nothing was released or when
-    nothing can be promised of one;  unknown: images of which that is so because an old row has no price;  delta,
-    epsilon_budget: as set;  refused: releases refused for the budget, ever.
+    nothing can be promised of one;  unknown: images of which that is so because an old row has no price;  incomplete_since: when
+    it was noticed that releases may have been forgotten, in Unix seconds, None if never;  loss_acknowledged: whether the operator
+    knows of it;  delta, epsilon_budget: as set;  refused: releases refused for the budget, ever.
     """
     row = spool.rows(
         "SELECT count(*), coalesce(sum(releases), 0), coalesce(sum(unknown > 0), 0), coalesce(max(squares), 0)"  # noqa: S608
         f" FROM ({_PRICED} FROM ledger GROUP BY image)"
     )[0]
     images, releases, unknown, most = row
-    known = images > 0 and unknown == 0 and math.isfinite(most)
+    lost = loss.known(spool)
+    known = images > 0 and unknown == 0 and math.isfinite(most) and not lost.since
     return {
         "images": images,
         "releases": releases,
@@ -183,6 +217,8 @@ def summary(spool: Spool, settings: EdgeSettings) -> dict[str, Any]:
         "epsilon_budget": settings.epsilon_budget,
         "refused": refused(spool),
         "unknown": unknown,
+        "incomplete_since": lost.since or None,
+        "loss_acknowledged": lost.since > 0 and not lost.stands,
     }
 
 

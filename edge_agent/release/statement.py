@@ -1,6 +1,7 @@
 """The ledger in words: what an ε means for whoever is on the images, said so that nobody takes a number for a promise."""
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,17 @@ def as_lines(total: dict[str, Any], dearest: Account | None, group: int) -> list
         + ("none" if budget is None else f"epsilon {budget:g}")
         + f" at delta {total['delta']:g}; refused for it: {total['refused']}"
     ]
+    if total["incomplete_since"] is not None:
+        noticed = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(total["incomplete_since"]))
+        lines.append(
+            f"This account is incomplete: the record of releases was found damaged together with the spool ({noticed}). What is"
+            " above is the least that was released, and nothing can be promised of any image."
+        )
+        if not total["loss_acknowledged"]:
+            lines.append(
+                "Put ledger.journal back from a backup if there is one; with --acknowledge-loss you say that you know."
+            )
+        return lines
     if dearest is None:
         return lines
     lines.append(
@@ -81,7 +93,7 @@ def as_json(total: dict[str, Any], accounts: Sequence[Account], group: int) -> d
     return total | {
         "group": group,
         "epsilon_group": None
-        if dearest is None
+        if dearest is None or total["incomplete_since"] is not None
         else _known(ledger.of_group(dearest.mu, group, total["delta"])),
         "accounts": [
             {

@@ -4,7 +4,8 @@ The spool may be damaged, and then everything in it can be made or asked for aga
 released. So each batch is written here, and is on the disk, before the transaction that accepts it commits. A batch that stands
 here and not in the ledger was either interrupted or lost with a spool: it counts as released.
 
-Each line is a CRC-32 in hexadecimal, a space, and a JSON object {"columns": [...], "rows": [[...], ...]} of the ledger's columns.
+Each line is a CRC-32 in hexadecimal, a space, and a JSON object {"columns": [...], "rows": [[...], ...]} of the ledger's columns,
+or {"incomplete_since": ..., "acknowledged": ...}: that something is missing, and whether the operator knows.
 """
 
 import contextlib
@@ -12,21 +13,22 @@ import errno
 import fcntl
 import json
 import os
-import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import structlog
 
-from edge_agent.errors import SpoolError, SpoolFull
+from edge_agent.errors import JournalUnusable, SpoolFull
+from edge_agent.storage.aside import sync_directory
 from edge_agent.storage.spool import Spool
 
 log = structlog.get_logger(__name__)
 
 NAME = "ledger.journal"
-_BLOCK_ROWS = 256
+NUMBERS = ("clip_norm", "norm_bound", "mu", "released_at")
+_INTEGERS = 2**63
 
 Value = str | int | float | None
 Row = Mapping[str, Value]
@@ -46,12 +48,15 @@ class Journal:
     def append(self, rows: Sequence[Row]) -> None:
         """Add rows of the ledger, all with the same columns, as one line; on the disk when this returns.
 
-        Raises SpoolFull when the disk has no room, SpoolError when the file cannot be written; nothing is added then.
+        Raises SpoolFull when the disk has no room, JournalUnusable when the file cannot be written; nothing is added then.
         """
         if not rows:
             return
         columns = list(rows[0])
-        text = json.dumps({"columns": columns, "rows": [[row[name] for name in columns] for row in rows]})
+        self._append({"columns": columns, "rows": [[row[name] for name in columns] for row in rows]})
+
+    def _append(self, content: Mapping[str, object]) -> None:
+        text = json.dumps(content)
         with self._locked() as descriptor:
             end = _whole_length(descriptor)
             os.ftruncate(descriptor, end)
@@ -62,21 +67,30 @@ class Journal:
                 os.ftruncate(descriptor, end)
                 raise
 
-    def rows(self) -> Iterator[dict[str, Value]]:
+    def note(self, since: int, acknowledged: int) -> None:
+        """Add what is known of losses (see `edge_agent.storage.loss`), as a line of its own; raises as `append` does."""
+        self._append({"incomplete_since": since, "acknowledged": acknowledged})
+
+    def rows(self) -> Iterator[Row]:
         """Everything that was ever appended, oldest first; a line that is damaged is passed over and reported."""
-        damaged = 0
+        return Scan(self.path).rows()
+
+    def mark(self, end: int) -> dict[str, int] | None:
+        """What says that the file was read up to `end`; None when it is not there."""
+        with contextlib.suppress(OSError):
+            return {"inode": self.path.stat().st_ino, "end": end}
+        return None
+
+    def start(self, mark: object) -> int:
+        """From where to read what has been added since the mark was made: 0 when this is not the file as it was then."""
+        if not isinstance(mark, dict) or not isinstance(mark.get("end"), int) or mark["end"] <= 0:
+            return 0
         with _explained(self.path):
-            if not self.path.exists():
-                return
+            if not self.path.exists() or self.path.stat().st_ino != mark.get("inode"):
+                return 0
             with self.path.open("rb") as file:
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break  # it was being written when the power went, and its batch was never accepted
-                    rows = _read(line[:-1])
-                    damaged += rows is None
-                    yield from rows or ()
-        if damaged:
-            log.error("journal_damaged", path=str(self.path), lines=damaged)
+                file.seek(mark["end"] - 1)
+                return mark["end"] if file.read(1) == b"\n" else 0
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
@@ -89,77 +103,77 @@ class Journal:
             finally:
                 os.close(descriptor)
             if is_new:
-                _sync_directory(self.path.parent)
+                sync_directory(self.path.parent)
 
 
-@dataclass(frozen=True)
-class Reconciled:
-    """Rows that the ledger learnt from the journal, and the journal from the ledger."""
+class Scan:
+    """One reading of the file, from a place between two lines.
 
-    restored: int
-    written: int
-
-
-def reconcile(spool: Spool) -> Reconciled:
-    """Let ledger and journal know the same: after it nothing that either of them ever knew is forgotten.
-
-    The ledger lacks what was lost with a damaged spool, or with one that was put back from a backup; the journal what an earlier
-    version released. Raises SpoolError when one of them cannot be written.
+    damaged: lines that are not what was written;  end: how far it has been read;  missing: whether there was no file;
+    since, acknowledged: what the lines know of losses. They are known once `rows` has come to its end.
     """
-    journal = Journal.of(spool)
-    with spool.transaction() as transaction:
-        columns = {row[1] for row in transaction.execute("PRAGMA table_info(ledger)")} - {"restored"}
-        # Of each release only a number is kept in memory: a device may have made a hundred thousand.
-        known: set[int] = set()
-        restored = 0
-        for row in journal.rows():
-            known.add(_number(row))
-            restored += _restore(transaction, {name: row[name] for name in row if name in columns})
-        written = _write_unknown(transaction, journal, known)
-    return Reconciled(restored, written)
+
+    def __init__(self, path: Path, start: int = 0) -> None:
+        self.damaged = 0
+        self.start = start
+        self.end = start
+        self.missing = False
+        self.since = 0
+        self.acknowledged = 0
+        self.path = path
+
+    def rows(self) -> Iterator[Row]:
+        """The releases, oldest first. Raises JournalUnusable when the file cannot be read."""
+        with _explained(self.path):
+            self.missing = not self.path.exists()
+            if self.missing:
+                return
+            with self.path.open("rb") as file:
+                file.seek(self.end)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        # It was being written when the power went, and its batch was never accepted; but a file without
+                        # any whole line is not what somebody goes on with.
+                        self.damaged += self.end == 0
+                        break
+                    self.end += len(line)
+                    yield from self._read(line[:-1])
+        if self.damaged:
+            log.error("journal_damaged", path=str(self.path), lines=self.damaged)
+
+    def _read(self, line: bytes) -> Sequence[Row]:
+        content = _content(line)
+        if content is not None and "incomplete_since" in content:
+            since, acknowledged = content["incomplete_since"], content.get("acknowledged")
+            if _is_whole(since) and _is_whole(acknowledged):
+                self.since = max(self.since, since)
+                self.acknowledged = max(self.acknowledged, acknowledged)
+                return ()
+        rows = None if content is None else _rows(content)
+        self.damaged += rows is None
+        return rows or ()
 
 
-def _restore(transaction: sqlite3.Connection, row: Row) -> int:
-    """A row of the journal into the ledger, flagged, unless it is there; of two lines for one release the later holds."""
-    key = (row["image"], row["release"])
-    there = transaction.execute(
-        "SELECT restored, released_at FROM ledger WHERE image = ? AND release = ?", key
-    ).fetchone()
-    if there is not None and (not there[0] or there[1] == row.get("released_at")):
-        return 0
-    names, places = ", ".join(row), ", ".join("?" * len(row))
-    try:
-        transaction.execute(
-            f"INSERT OR REPLACE INTO ledger ({names}, restored) VALUES ({places}, 1)",  # noqa: S608 - the ledger's columns
-            list(row.values()),
-        )
-    except sqlite3.IntegrityError as error:
-        # Nothing that this program wrote; a device must not be stopped by it for ever.
-        log.warning("journal_row_refused", image=key[0], error=str(error))
-        return 0
-    return int(there is None)
+def is_row(row: Mapping[str, object]) -> bool:
+    """Whether these are values that a row of the ledger can have, of types that the database takes."""
+    return (
+        isinstance(row.get("image"), str)
+        and _is_whole(row.get("release"))
+        and all(isinstance(row.get(name), float | int | None) for name in NUMBERS)
+        and all(_fits(value) for value in row.values())
+    )
 
 
-def _write_unknown(transaction: sqlite3.Connection, journal: Journal, known: set[int]) -> int:
-    """Rows of the ledger that the journal does not have into the journal; returns how many."""
-    if transaction.execute("SELECT count(*) FROM ledger").fetchone()[0] == len(known):
-        return 0
-    written = 0
-    block: list[dict[str, Value]] = []
-    for row in transaction.execute("SELECT * FROM ledger"):
-        if _number(row) not in known:
-            block.append({name: row[name] for name in row.keys() if name != "restored"})  # noqa: SIM118 - a sqlite3.Row
-        if len(block) == _BLOCK_ROWS:
-            journal.append(block)
-            written += len(block)
-            block = []
-    journal.append(block)
-    return written + len(block)
+def _fits(value: object) -> bool:
+    if isinstance(value, str):
+        return value.isprintable()  # so it holds no half of a character either
+    if isinstance(value, int):
+        return -_INTEGERS <= value < _INTEGERS
+    return value is None or isinstance(value, float)
 
 
-def _number(row: Row | sqlite3.Row) -> int:
-    """What stands for a release in memory, as good as unique within this process."""
-    return hash((row["image"], row["release"]))
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _INTEGERS
 
 
 def _line(text: str) -> bytes:
@@ -167,17 +181,25 @@ def _line(text: str) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(content), content)
 
 
-def _read(line: bytes) -> list[dict[str, Value]] | None:
-    """The rows of one line; None when it is not what was written."""
+def _content(line: bytes) -> dict[str, Any] | None:
+    """The object of one line; None when it is not what was written."""
     crc, _, content = line.partition(b" ")
     if crc != b"%08x" % zlib.crc32(content):
         return None
     try:
-        batch = json.loads(content)
-        rows = [dict(zip(batch["columns"], row, strict=True)) for row in batch["rows"]]
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _rows(content: Mapping[str, Any]) -> list[Row] | None:
+    """The rows of a batch; None when it is none."""
+    try:
+        rows: list[Row] = [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]
     except (ValueError, KeyError, TypeError):
         return None
-    return rows if all("image" in row and "release" in row for row in rows) else None
+    return rows if all(is_row(row) for row in rows) else None
 
 
 def _whole_length(descriptor: int) -> int:
@@ -199,14 +221,6 @@ def _write_at(descriptor: int, content: bytes, place: int) -> None:
         view, place = view[written:], place + written
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
@@ -216,6 +230,6 @@ def _explained(path: Path) -> Iterator[None]:
             raise SpoolFull(
                 f"the disk is full: nothing can be added to {path}; free some space and try again"
             ) from error
-        raise SpoolError(
+        raise JournalUnusable(
             f"the record of releases {path} cannot be used: {error.strerror or error}; check the directory"
         ) from error

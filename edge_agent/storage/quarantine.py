@@ -1,31 +1,24 @@
 """A damaged spool is set aside whole and a new one begun, so that a device goes on without anybody coming to see it.
 
 What was waiting in the damaged one is lost to the service, and kept for whoever wants to look. Which images were released is not
-lost: the journal knows it (see `edge_agent.storage.journal`).
+lost: the journal knows it (see `edge_agent.storage.journal`); where it does not, that is reported (`edge_agent.storage.loss`).
 """
 
 import contextlib
 import errno
-import os
-import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from edge_agent.errors import AgentRunning, SpoolDamaged, SpoolError, SpoolFull
-from edge_agent.storage.journal import reconcile
+from edge_agent.storage import aside
+from edge_agent.storage.reconciliation import reconcile
 from edge_agent.storage.spool import Spool, log_of
 from edge_agent.storage.state import StateDirectory, agent_lock
-
-KEPT = 4
-"""Damaged spools kept at most, so that a failing disk is not filled with them; the newest stay."""
 
 
 def names(state: StateDirectory) -> list[str]:
     """What was set aside and is still there, oldest first."""
-    if not state.quarantine.is_dir():
-        return []
-    return sorted(entry.name for entry in state.quarantine.iterdir() if entry.is_dir())
+    return [folder.name for folder in aside.folders(state.path)]
 
 
 def set_aside(state: StateDirectory) -> Path:
@@ -37,13 +30,9 @@ def set_aside(state: StateDirectory) -> Path:
     Raises SpoolFull when the disk has no room for the folder, SpoolError when the directory cannot be written.
     """
     try:
-        folder = _new_folder(state)
         # The database first: without it nobody takes the rest for the log of a good one.
-        for path in (state.spool, log_of(state.spool), state.spool.with_name(f"{state.spool.name}-shm")):
-            if path.exists():
-                path.rename(folder / path.name)
-        for directory in (folder, state.quarantine, state.path):
-            _sync_directory(directory)
+        index = state.spool.with_name(f"{state.spool.name}-shm")
+        return aside.move(state.path, (state.spool, log_of(state.spool), index))
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise SpoolFull(
@@ -52,10 +41,6 @@ def set_aside(state: StateDirectory) -> Path:
         raise SpoolError(
             f"the damaged spool {state.spool} cannot be set aside: {error.strerror or error}; check the directory"
         ) from error
-    # By their names the oldest, but never the one just made: the clock may have been set back.
-    for name in [name for name in names(state) if name != folder.name][: -(KEPT - 1)]:
-        shutil.rmtree(state.quarantine / name, ignore_errors=True)
-    return folder
 
 
 def suspect(state: StateDirectory) -> None:
@@ -102,39 +87,20 @@ def _begin_anew(
         folder = set_aside(state)
     spool = Spool(state.spool, verify=verify)
     try:
-        reconcile(spool)
+        lost = reconcile(spool).lost
     except BaseException:
         spool.close()
         raise
+    released = (
+        "some releases may be forgotten, for their record is damaged too: see `collafuse edge ledger`"
+        if lost
+        else "which images were released is still known"
+    )
     say(
-        f"{damage}; it was set aside in {folder} and a new one begun: which images were released is still known, waiting"
-        " messages and jobs are not"
+        f"{damage}; it was set aside in {folder} and a new one begun: {released}; waiting messages and jobs are lost"
     )
     return spool
 
 
 def _suspicion(state: StateDirectory) -> Path:
     return state.path / "spool.suspect"
-
-
-def _new_folder(state: StateDirectory) -> Path:
-    """A folder that was not there, named by the time in UTC; by a number besides when the clock stands still or went back."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    state.quarantine.mkdir(exist_ok=True, mode=0o700)
-    number = 0
-    while True:
-        folder = state.quarantine / (stamp if number == 0 else f"{stamp}-{number}")
-        try:
-            folder.mkdir(mode=0o700)
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,10 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from edge_agent.errors import SpoolDamaged, SpoolError, SpoolFull, SpoolReplaced
+from edge_agent.errors import SpoolBusy, SpoolDamaged, SpoolError, SpoolFull, SpoolReplaced
 from edge_agent.storage import migrations
+from edge_agent.storage.aside import sync_directory
 
 BUSY_SECONDS = 15.0
+BEGAN_ANEW = "spool_began_anew"
+"""A counter of a spool that took the place of another, until somebody has looked what the journal knows of that."""
+_SIGNS_OF_DAMAGE = ("Could not decode to UTF-8", "no such table", "no such column", "malformed database schema")
 _SPARE_PAGES = 256
 _SPARE_LOG_BYTES = 2**20
 
@@ -150,12 +154,14 @@ def _create(path: Path) -> None:
         draft.unlink(missing_ok=True)
         try:
             _fill(draft)
+            if _lived_before(path):
+                _note_new_life(draft)
             with contextlib.suppress(FileExistsError):  # another process was faster, and its spool is as good
                 os.link(draft, path)
         finally:
             for left in (draft, log_of(draft), draft.with_name(f"{draft.name}-shm")):
                 left.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def _fill(draft: Path) -> None:
@@ -171,13 +177,27 @@ def _fill(draft: Path) -> None:
     draft.chmod(0o600)
 
 
+def _lived_before(path: Path) -> bool:
+    """Whether the device has released images before it had this spool, or been about to."""
+    return any(path.with_name(name).exists() for name in ("secret", "ledger.journal"))
+
+
+def _note_new_life(draft: Path) -> None:
+    with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+        connection.execute("INSERT INTO counters (name, value) VALUES (?, 1)", (BEGAN_ANEW,))
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"file:{path.resolve()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None
     )
     connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -222,6 +242,8 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _translate(path, error) from error
+    except UnicodeDecodeError as error:  # from text of SQLite's own, such as a schema that was overwritten
+        raise _damaged(path, f"it holds text that is none: {error.reason}") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _full(path) from error
@@ -242,21 +264,15 @@ def _translate(path: Path, error: sqlite3.Error) -> SpoolError:
     # The index of the log, which lies in a file of its own, is enlarged before anything is written to the database.
     if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
         return _full(path)
-    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FORMAT}:
+        return _damaged(path, str(error))
+    # All statements here are our own: where one meets another schema, or a text that is none, that was not written by us.
+    if str(error).startswith(_SIGNS_OF_DAMAGE):
         return _damaged(path, str(error))
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        return SpoolError(
+        return SpoolBusy(
             f"the spool {path} was busy for {BUSY_SECONDS:.0f} s; is another process stuck on it?"
         )
     return SpoolError(
         f"the spool {path} cannot be used: {error}; check the directory's permissions and space"
     )
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a new name in a directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -50,14 +50,21 @@ class StateDirectory:
         """Where a job's pictures are once it is completed."""
         return self.path / "results" / job_id
 
-    def secret(self) -> bytes:
+    def secret(self, *, released: bool = False, new: bool = False) -> bytes:
         """The device's 32 random bytes, made at the first call; all release noise is derived from them.
 
-        Raises StateError when the file is not what was written, or when others on this machine could read it.
+        released: whether the ledger knows of releases: then the secret is missing, and none is made unless a `new` one is wanted.
+
+        Raises StateError when the file is missing, is not what was written, or when others on this machine could read it.
         """
         path = self.path / "secret"
         with _explained(path):
             if not path.exists():
+                if not new and (released or _has_content(self.path / "ledger.journal")):
+                    raise StateError(
+                        f"the device secret {path} is missing although images were released with it: restore it from a backup; or"
+                        " run `collafuse edge contribute --new-secret` to go on with another, with which none is made again"
+                    )
                 _create_secret(path)
             content, mode = path.read_bytes(), path.stat().st_mode
         if len(content) != SECRET_BYTES:
@@ -131,6 +138,10 @@ def _try_lock(descriptor: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_dir() or (path.exists() and path.stat().st_size > 0)
 
 
 def _create_secret(path: Path) -> None:

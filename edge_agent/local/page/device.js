@@ -112,7 +112,7 @@ function ledgerOf(ledger) {
       ["δ", known && ledger.delta ? ledger.delta : null],
       ["ε, budget", ledger.epsilon_budget ?? null],
     ]),
-    note(ledger.releases ? "Only noised copies ever left this device; its pictures did not." : "Nothing was ever released from this device."),
+    note(ledger.incomplete_since ? "This account is incomplete: releases may have been forgotten." : ledger.releases ? "Only noised copies ever left this device; its pictures did not." : "Nothing was ever released from this device."),
   ];
 }
 

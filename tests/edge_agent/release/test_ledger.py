@@ -25,6 +25,7 @@ from edge_agent.release.batch import ReleasedBatch
 from edge_agent.release.images import Image
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.journal import Journal
+from edge_agent.storage.reconciliation import reconcile
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from tests.edge_agent.agents import collafuse, edge_json
@@ -52,7 +53,8 @@ def epsilon_of(*prices: float, delta: float = 1e-5) -> float:
 
 
 def forget_prices(spool: Spool) -> None:
-    """Rows as they were before prices were kept."""
+    """Rows as they were before prices were kept, in the ledger and in the journal."""
+    Journal.of(spool).path.unlink()
     with spool.transaction() as transaction:
         transaction.execute("UPDATE ledger SET mu = NULL, clip_norm = NULL, norm_bound = NULL")
 
@@ -111,6 +113,8 @@ def test_an_empty_ledger_promises_nothing_and_has_cost_nothing(spool: Spool, set
         "epsilon_budget": None,
         "refused": 0,
         "unknown": 0,
+        "incomplete_since": None,
+        "loss_acknowledged": False,
     }
 
 
@@ -123,11 +127,12 @@ def test_rows_from_before_prices_were_kept_get_the_highest_that_is_possible(
     unknown = ledger.summary(spool, settings())
     assert (unknown["epsilon_max"], unknown["unknown"]) == (None, 1)
     assert ledger.accounts(spool, settings(), limit=9)[0].epsilon == math.inf
-    ledger.fill_in(spool, settings())
-    assert ledger.summary(spool, settings())["unknown"] == 1, "nobody has said what shape they had"
+    wider = [Image("wider", np.ones((1, 16, 16), np.float32), None)]
+    contribution.contribute(spool, wider, SECRET, settings())
+    assert ledger.summary(spool, settings())["unknown"] == 1, "only the image itself says what shape it has"
+    contribution.contribute(spool, source(1), SECRET, settings(), None)
     with spool.transaction() as transaction:
-        contract.store(transaction, opened_round())
-    ledger.fill_in(spool, settings(schedule_steps=300))
+        transaction.execute("DELETE FROM ledger WHERE image = ?", (privacy.image_digest(wider[0].x0),))
 
     (account,) = ledger.accounts(spool, settings(), limit=9)
     assert account.mu == pytest.approx(price(0.3))
@@ -252,6 +257,75 @@ def test_a_spool_that_was_lost_leaves_prices_and_budget_as_they_were(
         assert (again.released, again.refused) == (4, 2), "the same bytes once more cost nothing"
         assert {row[0] for row in spool.rows("SELECT message_id FROM outbox")} == sent
         assert {a.epsilon for a in ledger.accounts(spool, careful, limit=9)} == {a.epsilon for a in before}
+
+
+def lose_the_spool(state: StateDirectory) -> None:
+    for file in state.path.glob("spool.sqlite3*"):
+        file.unlink()
+
+
+def test_the_same_bytes_again_with_a_smaller_norm_cost_what_they_did(
+    state: StateDirectory, settings: MakeSettings
+) -> None:
+    """An image within the smaller norm comes out the same; that it was not promised then is what counts."""
+    with Spool(state.spool) as spool:
+        contribution.contribute(spool, source(2), SECRET, settings())
+        before = ledger.accounts(spool, settings(), limit=9)
+
+    for clip_norm in (7.9, 7.5):
+        lose_the_spool(state)
+        with Spool(state.spool) as spool:
+            again = contribution.contribute(spool, source(2), SECRET, settings(clip_norm=clip_norm))
+            assert again.released == 2
+            assert ledger.accounts(spool, settings(), limit=9) == before
+
+
+def test_the_same_bytes_again_with_a_larger_norm_cost_the_difference(
+    state: StateDirectory, settings: MakeSettings
+) -> None:
+    with Spool(state.spool) as spool:
+        contribution.contribute(spool, source(1), SECRET, settings(clip_norm=7.0))
+    lose_the_spool(state)
+
+    with Spool(state.spool) as spool:
+        careful = settings(epsilon_budget=epsilon_of(price(0.3, 7.0)) * 1.001)
+        assert contribution.contribute(spool, source(1), SECRET, careful).refused == 1
+        assert contribution.contribute(spool, source(1), SECRET, settings()).released == 1
+        assert ledger.accounts(spool, settings(), limit=9)[0].mu == pytest.approx(price(0.3))
+    lose_the_spool(state)
+    with Spool(state.spool) as spool:
+        reconcile(spool)
+        assert ledger.accounts(spool, settings(), limit=9)[0].mu == pytest.approx(price(0.3))
+
+
+def test_showing_the_ledger_gives_no_price_to_rows_without_one(
+    state: StateDirectory, settings: MakeSettings
+) -> None:
+    """The shape of today's round says nothing of images that were released before it."""
+    with Spool(state.spool) as spool:
+        contribution.contribute(spool, source(1), SECRET, settings())
+        forget_prices(spool)
+        with spool.transaction() as transaction:
+            contract.store(transaction, opened_round())
+
+    told = edge_json("ledger", "--state", state.path)
+
+    assert (told["unknown"], told["epsilon_max"]) == (1, None)
+
+
+def test_a_secret_that_is_gone_is_not_replaced_in_silence(tmp_path: Path, folder: Path) -> None:
+    options = (folder, "--config", config(tmp_path), "--state", tmp_path / "edge", "--cut-ratio", 0.3)
+    assert collafuse("edge", "contribute", *options).returncode == 0
+    (tmp_path / "edge" / "secret").unlink()
+
+    refused = collafuse("edge", "contribute", *options, "--releases", 2)
+
+    assert refused.returncode != 0
+    assert "restore it from a backup" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "edge" / "secret").exists()
+    told = edge_json("contribute", *options, "--releases", 2, "--new-secret")
+    assert told["released"] == 10
 
 
 RUNS = st.lists(

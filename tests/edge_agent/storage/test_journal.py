@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,12 +10,13 @@ from hypothesis import strategies as st
 
 from edge_agent.errors import SpoolFull
 from edge_agent.storage import journal as journals
-from edge_agent.storage.journal import Journal, reconcile
+from edge_agent.storage.journal import Journal
+from edge_agent.storage.reconciliation import Reconciled, reconcile
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 
 
-def rows(first: int, count: int = 2) -> list[dict[str, journals.Value]]:
+def rows(first: int, count: int = 2) -> list[dict[str, Any]]:
     return [
         {
             "image": f"{number:064x}",
@@ -29,8 +31,8 @@ def rows(first: int, count: int = 2) -> list[dict[str, journals.Value]]:
     ]
 
 
-def read(journal: Journal) -> list[dict[str, journals.Value]]:
-    return list(journal.rows())
+def read(journal: Journal) -> list[dict[str, Any]]:
+    return [dict(row) for row in journal.rows()]
 
 
 @pytest.fixture
@@ -135,12 +137,12 @@ def test_what_either_forgot_the_other_teaches_it(spool: Spool, journal: Journal)
             " VALUES ('old', 1, 60, 's', 'b', 2.0)"
         )
 
-    assert reconcile(spool) == journals.Reconciled(restored=2, written=1)
+    assert reconcile(spool) == Reconciled(restored=2, written=1)
 
     ledger = {row["image"]: row["restored"] for row in spool.rows("SELECT * FROM ledger")}
     assert ledger == {"old": 0, rows(0)[0]["image"]: 1, rows(0)[1]["image"]: 1}
     assert read(journal)[-1]["image"] == "old"
-    assert reconcile(spool) == journals.Reconciled(0, 0)
+    assert reconcile(spool) == Reconciled(0, 0)
 
 
 def test_of_two_lines_for_one_release_the_later_holds(spool: Spool, journal: Journal) -> None:
@@ -149,8 +151,18 @@ def test_of_two_lines_for_one_release_the_later_holds(spool: Spool, journal: Jou
     journal.append([row | {"t_cut": 99, "released_at": 2.5} for row in rows(0)])
 
     assert reconcile(spool).restored == 2
-    assert reconcile(spool) == journals.Reconciled(0, 0)
+    assert reconcile(spool) == Reconciled(0, 0)
     assert [row[0] for row in spool.rows("SELECT t_cut FROM ledger")] == [99, 99]
+
+
+def test_of_two_prices_for_one_release_the_dearer_holds(spool: Spool, journal: Journal) -> None:
+    for mu, moment in ((5.0, 1.5), (2.0, 2.5), (3.0, 3.5)):
+        journal.append([row | {"mu": mu, "norm_bound": mu + 1, "released_at": moment} for row in rows(0)])
+
+    assert reconcile(spool).restored == 2
+
+    kept = [tuple(row) for row in spool.rows("SELECT mu, norm_bound, released_at FROM ledger")]
+    assert kept == [(5.0, 6.0, 3.5)] * 2
 
 
 def test_values_that_the_ledger_would_not_take_stop_nothing(spool: Spool, journal: Journal) -> None:

@@ -11,7 +11,7 @@ from edge_agent.link import outbox
 from edge_agent.release import contribution
 from edge_agent.release.images import open_images
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage import quarantine
+from edge_agent.storage import aside, quarantine
 from edge_agent.storage.journal import NAME
 from edge_agent.storage.spool import Spool, log_of
 from edge_agent.storage.state import StateDirectory, agent_lock
@@ -200,10 +200,10 @@ def test_a_quarantine_interrupted_after_the_file_is_completed(state: StateDirect
 def test_only_a_few_damaged_spools_are_kept_and_always_the_last(state: StateDirectory) -> None:
     future = state.quarantine / "29991231T235959Z"  # made before the clock was set back
     future.mkdir(parents=True)
-    for _ in range(quarantine.KEPT + 2):
+    for _ in range(aside.KEPT + 2):
         with Spool(state.spool):
             pass
         folder = quarantine.set_aside(state)
         assert [path.name for path in folder.iterdir()] == [state.spool.name]
 
-    assert len(quarantine.names(state)) == quarantine.KEPT
+    assert len(quarantine.names(state)) == aside.KEPT
