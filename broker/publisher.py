@@ -114,8 +114,9 @@ class Publisher:
 
     window, window_bytes: at most this many messages and bytes wait for their confirm; `send` blocks while there is no room.
     confirm_timeout_seconds: a message counts as failed when it has waited this long, and for as long nothing has moved: no
-    confirm came, and nothing left this machine. It may have arrived all the same: whoever sends it again relies on the message id being
-    recognised, or waits for the `answer` of the error. Its bytes stay in the window until it is answered or the link is gone.
+    confirm came, and nothing left this machine. It may have arrived all the same: whoever sends it again relies on the message id
+    being recognised, or waits for the `answer` of the error. Its bytes stay in the window until it is answered or the link is
+    gone.
     """
 
     def __init__(self, loop: Loop, *, window: int, window_bytes: int, confirm_timeout_seconds: float) -> None:

@@ -27,6 +27,8 @@ Kind = Literal["samples", "denoise", "prefetch", "telemetry"]
 PRIORITY: dict[Kind, int] = {"denoise": 0, "prefetch": 1, "samples": 2, "telemetry": 3}
 INTERACTIVE = PRIORITY["denoise"]
 LEAST_URGENT = 9
+KEPT_FOR_REQUESTS_BYTES = 256 * 2**10
+"""Of the quota at least so much is kept for interactive requests, and 5 % of a large one."""
 _ANY_BYTES = 2**62
 
 
@@ -51,6 +53,11 @@ class Load:
     oldest_seconds: float
 
 
+def bulk_bytes(max_bytes: int) -> int:
+    """Of a quota of so many bytes, what may be filled by all but interactive requests, for which somebody waits."""
+    return max_bytes - max(KEPT_FOR_REQUESTS_BYTES, max_bytes // 20)
+
+
 def put_samples(transaction: sqlite3.Connection, batch: ReleasedBatch, max_bytes: int) -> None:
     """Accept a message of releases, as part of a transaction.
 
@@ -64,7 +71,7 @@ def put_samples(transaction: sqlite3.Connection, batch: ReleasedBatch, max_bytes
         kind="samples",
         type_name=batches.TYPE_NAME,
         body=batch.body,
-        max_bytes=max_bytes,
+        max_bytes=bulk_bytes(max_bytes),
     )
 
 
@@ -82,7 +89,7 @@ def put_request(
         kind="denoise" if request.priority == "interactive" else "prefetch",
         type_name=DenoiseV1.type_name,
         body=body,
-        max_bytes=max_bytes,
+        max_bytes=max_bytes if request.priority == "interactive" else bulk_bytes(max_bytes),
         job_id=job_id,
     )
 
@@ -101,7 +108,7 @@ def put_telemetry(transaction: sqlite3.Connection, message: TelemetryV1, max_byt
         kind="telemetry",
         type_name=TelemetryV1.type_name,
         body=body,
-        max_bytes=max_bytes,
+        max_bytes=bulk_bytes(max_bytes),
     )
 
 
