@@ -4,9 +4,14 @@ The thread does nothing but move bytes. Everything else calls in through `Connec
 queues and futures of consumers and publishers, so a computation of any length never delays a heartbeat.
 """
 
+import contextlib
+import fcntl
 import itertools
 import logging
 import random
+import socket
+import struct
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -98,6 +103,15 @@ class Connection:
     def connected(self) -> bool:
         """Whether the connection stands and all its publishers and consumers are at work."""
         return self._ready.is_set()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What was written and the other end's machine has not acknowledged yet. On the I/O thread only."""
+        amqp = self._amqp
+        if amqp is None or not amqp.is_open:
+            return 0
+        # Neither of the two can be had from pika in public.
+        return int(amqp._get_write_buffer_size()) + _kernel_bytes(amqp._transport._sock)
 
     def start(self) -> None:
         """Begin connecting; returns at once."""
@@ -379,3 +393,11 @@ class Connection:
             log.warning("broker_blocked", connection=self.name, reason=reason)
         for user in self._users:
             user.blocked(reason)
+
+
+def _kernel_bytes(sock: socket.socket) -> int:
+    """What the kernel holds of a socket until the other end has acknowledged it; 0 where it does not say."""
+    count = bytearray(4)
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
+    return int(struct.unpack("i", count)[0])

@@ -4,6 +4,7 @@
 the message, which is kept and tried again; everything else stops the command with one line.
 """
 
+from concurrent.futures import Future
 from typing import ClassVar
 
 from monitoring.errors import CollafuseError, Disposition
@@ -76,12 +77,19 @@ class ConnectionLost(PublishFailed):
 
 
 class ConfirmTimeout(PublishFailed):
-    """The confirm did not come in time: the message may or may not have arrived."""
+    """The confirm did not come in time: the message may or may not have arrived.
+
+    `answer` ends as the message ends after all, with its confirm, a refusal or the loss of the link; None when it was not sent.
+    """
 
     reason = "confirm_timeout"
 
+    def __init__(self, message: str, answer: "Future[None] | None" = None) -> None:
+        super().__init__(message)
+        self.answer = answer
 
-class Blocked(PublishFailed):
+
+class Blocked(ConfirmTimeout):
     """The broker is in a memory or disk alarm and takes no messages for now."""
 
     reason = "blocked"

@@ -40,6 +40,10 @@ class Loop(Protocol):
     def user(self) -> str:
         """The AMQP user of the connection."""
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What was written and has not left this machine."""
+
     def call(self, function: Callable[[], None]) -> None:
         """Run a function on the I/O thread."""
 
@@ -101,14 +105,18 @@ class _Entry:
     future: Future[None]
     started: float
     returned: str | None = None
+    answer: Future[None] | None = None
+    """Of one whose time was over before it was answered; `future` has ended then."""
 
 
 class Publisher:
     """Confirmed, mandatory publishing on a channel of its own.
 
     window, window_bytes: at most this many messages and bytes wait for their confirm; `send` blocks while there is no room.
-    confirm_timeout_seconds: after this long without a confirm a message counts as failed. It may have arrived all the same:
-    whoever sends it again relies on the message id being recognised.
+    confirm_timeout_seconds: a message counts as failed when it has waited this long, and for as long nothing has moved: no
+    confirm came, and nothing left this machine. It may have arrived all the same: whoever sends it again relies on the message id
+    being recognised, or waits for the `answer` of the error. Its bytes stay in the window until it is answered or the link is
+    gone.
     """
 
     def __init__(self, loop: Loop, *, window: int, window_bytes: int, confirm_timeout_seconds: float) -> None:
@@ -125,6 +133,8 @@ class Publisher:
         self._accepted: set[_Entry] = set()
         self._held: list[_Entry] = []
         self._unconfirmed: dict[int, _Entry] = {}
+        self._moved_at = 0.0
+        self._unsent_bytes = 0
 
     # -- for every thread ---------------------------------------------------------------------------------------------
 
@@ -170,6 +180,7 @@ class Publisher:
         self._channel = channel
         self._tags = itertools.count(1)
         self._blocked_reason = None
+        self._unsent_bytes = 0
         channel.add_on_return_callback(self._on_return)
         channel.confirm_delivery(self._on_confirm, callback=lambda _: self._agreed())
         self._sweep(channel)
@@ -238,6 +249,7 @@ class Publisher:
                 return
 
     def _on_confirm(self, frame: Any) -> None:
+        self._moved_at = time.monotonic()
         method = frame.method
         positive = isinstance(method, pika.spec.Basic.Ack)
         tags = (
@@ -254,17 +266,33 @@ class Publisher:
         """Once a second, as long as this channel stands: fail what waited too long."""
         if self._channel is not channel:
             return
+        self._look_whether_it_moves()
         oldest = time.monotonic() - self._confirm_timeout_seconds
-        for entry in [entry for entry in self._accepted if entry.started < oldest]:
-            self._expire(entry)
+        for entry in [entry for entry in self._accepted if entry.answer is None]:
+            if max(entry.started, self._moved_at) < oldest:
+                self._expire(entry)
         self._loop.call_later(SWEEP_SECONDS, lambda: self._sweep(channel))
 
+    def _look_whether_it_moves(self) -> None:
+        """Over a slow link a large message takes its time, and all that can be seen of it is that less of it is left here."""
+        before, self._unsent_bytes = self._unsent_bytes, self._loop.unsent_bytes
+        if self._unsent_bytes < before:
+            self._moved_at = time.monotonic()
+
     def _expire(self, entry: _Entry) -> None:
+        """Tell the sender; what was written goes on taking room until the broker answers it or the channel is gone."""
         waited = f"message {entry.outgoing.message_id} was not confirmed within {self._confirm_timeout_seconds:g} s"
-        if self._blocked_reason is None:
-            self._finish(entry, ConfirmTimeout(waited))
-        else:
-            self._finish(entry, Blocked(f"{waited}: the broker is in alarm ({self._blocked_reason})"))
+        answer: Future[None] | None = None if entry in self._held else Future()
+        error = ConfirmTimeout(waited, answer)
+        if self._blocked_reason is not None:
+            error = Blocked(f"{waited}: the broker is in alarm ({self._blocked_reason})", answer)
+        if answer is None:
+            self._held.remove(entry)
+            self._finish(entry, error)
+            return
+        entry.answer = answer
+        self._loop.metrics.publish_failures_total.labels(reason=error.reason).inc()
+        entry.future.set_exception(error)
 
     def _finish(self, entry: _Entry, error: PublishFailed | None) -> None:
         if entry not in self._accepted:
@@ -276,10 +304,11 @@ class Publisher:
         if error is None:
             metrics.published_total.labels(type=entry.outgoing.type).inc()
             metrics.publish_confirm_seconds.observe(time.monotonic() - entry.started)
-            entry.future.set_result(None)
+            (entry.answer or entry.future).set_result(None)
         else:
-            metrics.publish_failures_total.labels(reason=error.reason).inc()
-            entry.future.set_exception(error)
+            if entry.answer is None:
+                metrics.publish_failures_total.labels(reason=error.reason).inc()
+            (entry.answer or entry.future).set_exception(error)
 
 
 def _verdict(entry: _Entry) -> PublishFailed:

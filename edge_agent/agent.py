@@ -92,6 +92,8 @@ class Agent:
         self._unobserved = True
         self._told: dict[str, Any] = {}
         self._waiting_for_room = False
+        self._in_hand: Delivery | None = None
+        """A letter that the disk had no room for; the broker, which has no answer yet, will not send it again by itself."""
 
     @property
     def on_trial(self) -> bool:
@@ -121,7 +123,12 @@ class Agent:
         self.beats += 1
         if self._parts.relay.error is not None:
             raise self._parts.relay.error
-        self._take_letters(self._patience_seconds() if wait_seconds is None else wait_seconds)
+        try:
+            self._take_letters(self._patience_seconds() if wait_seconds is None else wait_seconds)
+        except SpoolError as error:
+            if error.disposition is Disposition.RETRY:
+                self._look_around()  # housekeeping, too, which makes room on a full disk
+            raise
         self._look_around()
         changed_elsewhere = self._spool.changed_elsewhere()
         if changed_elsewhere:
@@ -147,10 +154,14 @@ class Agent:
         return _TURN_SECONDS if time.monotonic() < self._lively_until else _IDLE_TURN_SECONDS
 
     def _take_letters(self, wait_seconds: float) -> None:
-        """Wait a moment for a letter, then take all that have come."""
-        letter = self._parts.consumer.get(0 if self._jobs_may_have_changed else wait_seconds)
+        """Wait a moment for a letter, then take all that have come; one that cannot be kept now is tried again next turn."""
+        letter = self._in_hand
+        if letter is None:
+            letter = self._parts.consumer.get(0 if self._jobs_may_have_changed else wait_seconds)
         while letter is not None and not self._stopping.is_set():
+            self._in_hand = letter
             self._take(letter)
+            self._in_hand = None
             self._jobs_may_have_changed = True
             letter = self._parts.consumer.get(0)
 
@@ -227,27 +238,29 @@ class Agent:
             )
 
     def _start_jobs(self) -> None:
+        """Begin with what was accepted. One that finds no room in the outbox holds up only those that need room there too."""
+        no_room = False
         for job in jobs.unfinished(self._spool, "accepted"):
             with structlog.contextvars.bound_contextvars(job_id=job.job_id):
                 try:
-                    if self._start(job):
-                        self._waiting_for_room = False
+                    if self._start(job, may_ask=not no_room):
                         self._parts.relay.wake()
                 except JobFailed as error:
                     lifecycle.fail(self._spool, job.job_id, error)
                 except OutboxFull as error:
                     if not self._waiting_for_room:
                         log.warning("job_waits_for_outbox", error=str(error))
-                    self._waiting_for_room = True
-                    return
+                    self._waiting_for_room = no_room = True
+        self._waiting_for_room = no_room
 
-    def _start(self, job: Job) -> bool:
+    def _start(self, job: Job, *, may_ask: bool) -> bool:
         return lifecycle.start(
             self._spool,
             job,
             self._parts.settings,
             self._parts.slot,
             connected=self._parts.connection.connected,
+            may_ask=may_ask,
             head_steps=self._planner.head_steps(job, self._parts.slot.facts),
         )
 

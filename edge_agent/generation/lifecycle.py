@@ -38,13 +38,15 @@ def start(
     slot: HeadSlot,
     *,
     connected: bool = True,
+    may_ask: bool = True,
     head_steps: int | None = None,
 ) -> bool:
     """Plan an accepted job, and take its samples from the stock or write its requests to the outbox.
 
-    connected: whether the link stands.  head_steps: evaluations of the head, None for what the job or else the settings say.
+    connected: whether the link stands.  may_ask: False leaves a job that needs the server alone: an older one waits for room.
+    head_steps: evaluations of the head, None for what the job or else the settings say.
 
-    Returns False when it has to wait for the server's contract. Raises JobFailed when it can never be made as things are,
+    Returns False when it has to wait, as for the server's contract. Raises JobFailed when it can never be made as things are,
     OutboxFull when it has to wait for room.
     """
     round_ = contract.latest(spool)
@@ -57,6 +59,8 @@ def start(
         return False  # about to be expired
     if (settings.pool_use == "always" or not connected) and _take_from_stock(spool, job, recipe):
         return True
+    if recipe.asks_the_server and not may_ask:
+        return False
     with spool.transaction() as transaction:
         if not jobs.move(transaction, job.job_id, "requested" if recipe.asks_the_server else "finishing"):
             return False  # cancelled a moment ago

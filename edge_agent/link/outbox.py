@@ -27,6 +27,9 @@ Kind = Literal["samples", "denoise", "prefetch", "telemetry"]
 PRIORITY: dict[Kind, int] = {"denoise": 0, "prefetch": 1, "samples": 2, "telemetry": 3}
 INTERACTIVE = PRIORITY["denoise"]
 LEAST_URGENT = 9
+KEPT_FOR_REQUESTS_BYTES = 256 * 2**10
+"""Of the quota at least so much is kept for interactive requests, and 5 % of a large one."""
+_ANY_BYTES = 2**62
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class Load:
     oldest_seconds: float
 
 
+def bulk_bytes(max_bytes: int) -> int:
+    """Of a quota of so many bytes, what may be filled by all but interactive requests, for which somebody waits."""
+    return max_bytes - max(KEPT_FOR_REQUESTS_BYTES, max_bytes // 20)
+
+
 def put_samples(transaction: sqlite3.Connection, batch: ReleasedBatch, max_bytes: int) -> None:
     """Accept a message of releases, as part of a transaction.
 
@@ -63,7 +71,7 @@ def put_samples(transaction: sqlite3.Connection, batch: ReleasedBatch, max_bytes
         kind="samples",
         type_name=batches.TYPE_NAME,
         body=batch.body,
-        max_bytes=max_bytes,
+        max_bytes=bulk_bytes(max_bytes),
     )
 
 
@@ -81,7 +89,7 @@ def put_request(
         kind="denoise" if request.priority == "interactive" else "prefetch",
         type_name=DenoiseV1.type_name,
         body=body,
-        max_bytes=max_bytes,
+        max_bytes=max_bytes if request.priority == "interactive" else bulk_bytes(max_bytes),
         job_id=job_id,
     )
 
@@ -100,7 +108,7 @@ def put_telemetry(transaction: sqlite3.Connection, message: TelemetryV1, max_byt
         kind="telemetry",
         type_name=TelemetryV1.type_name,
         body=body,
-        max_bytes=max_bytes,
+        max_bytes=bulk_bytes(max_bytes),
     )
 
 
@@ -144,22 +152,36 @@ def _put(
 
 
 def next_entries(
-    spool: Spool, *, besides: Sequence[int], limit: int, limit_bytes: int, urgent: bool = False
+    spool: Spool,
+    *,
+    besides: Sequence[int],
+    limit: int,
+    limit_bytes: int,
+    first_bytes: int | None = None,
+    urgent: bool = False,
 ) -> list[Entry]:
     """The messages to send next, interactive ones first, else oldest first; `besides` are in flight.
 
-    Up to `limit` of them, and no more than `limit_bytes` together, unless the first alone is larger. `urgent`: interactive ones
-    alone.
+    Up to `limit` of them, and no more than `limit_bytes` together, unless the first alone is larger: that may have `first_bytes`,
+    None for any size, and an interactive one any size. `urgent`: interactive ones alone.
     """
     rows = spool.rows(
         "WITH first AS (SELECT sequence, priority, size_bytes FROM outbox"
         " WHERE sequence NOT IN (SELECT value FROM json_each(?)) AND priority <= ?"
         " ORDER BY priority, sequence LIMIT ?),"
-        " placed AS (SELECT sequence, sum(size_bytes) OVER place AS total_bytes, row_number() OVER place AS place"
+        " placed AS (SELECT sequence, priority = ? OR size_bytes <= ? AS fits,"
+        " sum(size_bytes) OVER place AS total_bytes, row_number() OVER place AS place"
         " FROM first WINDOW place AS (ORDER BY priority, sequence))"
         " SELECT sequence, message_id, kind, type, job_id, body FROM placed JOIN outbox USING (sequence)"
-        " WHERE total_bytes <= ? OR place = 1 ORDER BY place",
-        (json.dumps(list(besides)), INTERACTIVE if urgent else LEAST_URGENT, limit, limit_bytes),
+        " WHERE total_bytes <= ? OR (place = 1 AND fits) ORDER BY place",
+        (
+            json.dumps(list(besides)),
+            INTERACTIVE if urgent else LEAST_URGENT,
+            limit,
+            INTERACTIVE,
+            _ANY_BYTES if first_bytes is None else first_bytes,
+            limit_bytes,
+        ),
     )
     return [Entry(*row) for row in rows]
 

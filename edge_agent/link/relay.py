@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from broker.backoff import Backoff
-from broker.errors import ConnectionLost, PublishFailed
+from broker.errors import ConfirmTimeout, ConnectionLost, PublishFailed
 from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_UP, up_key
 from edge_agent import clock
@@ -22,14 +23,13 @@ from edge_agent.errors import SpoolError
 from edge_agent.generation import jobs, pool_requests
 from edge_agent.link import outbox
 from edge_agent.link.allowance import Allowance
+from edge_agent.link.pace import Pace
 from edge_agent.storage.spool import Spool
 from monitoring.errors import Disposition
 
 log = structlog.get_logger(__name__)
 
 WINDOW = 64
-WINDOW_BYTES = 8 * 2**20
-"""What is in flight at most; a device has little memory, and the outbox keeps the rest on disk."""
 _POLL_SECONDS = 0.2
 _IDLE_SECONDS = 2.0
 """How long the thread rests when nothing is in flight; every waking costs a small device more than the look it is for, and
@@ -44,11 +44,20 @@ class Sender(Protocol):
         """Publish; the future ends with the broker's confirm or with a PublishFailed."""
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A row in flight: its size, and when it went by the monotonic clock."""
+
+    size_bytes: int
+    at_seconds: float
+
+
 class Relay:
     """A thread that publishes what the outbox holds, interactive messages first, else the oldest first.
 
     A row goes only when the broker has confirmed its message; whatever else happens, it stays and is sent again. A message may
-    thus be sent twice, and is recognised by its id.
+    thus be sent twice, and is recognised by its id. One whose confirm is late is not sent again over the same link: it is on its
+    way, or lies in a buffer, and a second copy would only wait behind the first.
 
     spool_path: the outbox's database; the thread opens a connection of its own.
     sender, connected: the link to the broker, and whether it stands.
@@ -77,7 +86,8 @@ class Relay:
         self._metered = metered
         self._backoff = backoff or Backoff()
         self._ended: queue.Queue[tuple[int, BaseException | None]] = queue.Queue()
-        self._in_flight: dict[int, int] = {}
+        self._in_flight: dict[int, _Sent] = {}
+        self._pace = Pace()
         self._not_before = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
@@ -120,6 +130,7 @@ class Relay:
             # Nothing to send to: look again soon, and begin afresh when the link is back.
             self._not_before = 0.0
             self._backoff.reset()
+            self._pace.reset()
             self._rest(_IDLE_SECONDS)
             return
         if time.monotonic() >= self._not_before:
@@ -127,21 +138,23 @@ class Relay:
         self._settle(spool)
 
     def _send(self, spool: Spool) -> None:
-        room, room_bytes = WINDOW - len(self._in_flight), WINDOW_BYTES - sum(self._in_flight.values())
-        if room <= 0 or room_bytes <= 0:
+        room = WINDOW - len(self._in_flight)
+        if room <= 0:
             return
+        room_bytes = self._pace.window_bytes - sum(sent.size_bytes for sent in self._in_flight.values())
         allowed_bytes = self._allowance.available(time.monotonic())
         for entry in outbox.next_entries(
             spool,
             besides=sorted(self._in_flight),
             limit=room,
             limit_bytes=int(max(1.0, min(room_bytes, allowed_bytes))),
-            urgent=self._metered or allowed_bytes <= 0,
+            first_bytes=room_bytes if self._in_flight else None,
+            urgent=self._metered or allowed_bytes <= 0 or room_bytes <= 0,
         ):
             message = self._outgoing(spool, entry)
             if message is None:
                 continue
-            self._in_flight[entry.sequence] = len(entry.body)
+            self._in_flight[entry.sequence] = _Sent(len(entry.body), time.monotonic())
             self._allowance.spend(len(entry.body), time.monotonic())
             try:
                 future = self._sender.send(message)
@@ -152,7 +165,10 @@ class Relay:
 
     def _note_end(self, sequence: int, done: Future[None]) -> None:
         """On the connection's thread: hand the outcome over and be gone."""
-        self._ended.put((sequence, done.exception()))
+        error = done.exception()
+        self._ended.put((sequence, error))
+        if isinstance(error, ConfirmTimeout) and error.answer is not None:
+            error.answer.add_done_callback(partial(self._note_end, sequence))
 
     def _outgoing(self, spool: Spool, entry: outbox.Entry) -> Outgoing | None:
         """The message as it is sent now; None when its time has run out and what it is for will be ended in a moment."""
@@ -183,8 +199,8 @@ class Relay:
             return
         while not self._ended.empty():
             ended.append(self._ended.get())
-        for sequence, _ in ended:
-            self._in_flight.pop(sequence, None)
+        for sequence, error in ended:
+            self._land(sequence, error)
         confirmed = [sequence for sequence, error in ended if error is None and sequence != _NOTHING]
         failures = [(sequence, error) for sequence, error in ended if error is not None]
         if confirmed:
@@ -203,6 +219,16 @@ class Relay:
             self._hold_back(str(failures[0][1]))
         elif confirmed and not self._in_flight:
             spool.give_back_disk()
+
+    def _land(self, sequence: int, error: BaseException | None) -> None:
+        """A row is not in flight any more, unless its confirm is only late."""
+        if isinstance(error, ConfirmTimeout) and error.answer is not None:
+            return
+        sent = self._in_flight.pop(sequence, None)
+        if isinstance(error, ConnectionLost):
+            self._pace.reset()
+        elif sent is not None and error is None:
+            self._pace.confirmed(sent.size_bytes, time.monotonic() - sent.at_seconds)
 
     def _rest(self, seconds: float) -> None:
         """Wait for a wake, for about so long."""

@@ -2,9 +2,11 @@
 
 import queue
 from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 
-from broker.errors import PublishFailed, Unroutable
+from broker.errors import ConfirmTimeout, PublishFailed, Unroutable
 from broker.publisher import Outgoing, Publisher
 
 WINDOW = 64
@@ -98,7 +100,15 @@ class Replies:
         except PublishFailed as error:
             self._ended.put((reply, error))
             return
-        future.add_done_callback(lambda done: self._ended.put((reply, done.exception())))
+        future.add_done_callback(partial(self._note_end, reply))
+
+    def _note_end(self, reply: Reply, done: "Future[None]") -> None:
+        """On the connection's thread. What the broker is late to answer still takes room there, and is not sent twice."""
+        error = done.exception()
+        if isinstance(error, ConfirmTimeout) and error.answer is not None:
+            error.answer.add_done_callback(partial(self._note_end, reply))
+            return
+        self._ended.put((reply, error))
 
     def _judge(self, reply: Reply, error: BaseException | None, now_seconds: float) -> Outcome | None:
         if error is None:

@@ -16,8 +16,11 @@ from broker.codec import digest, encode
 from broker.node.local_node import NodeInfo
 from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_UP, QUEUE_SAMPLES
+from export.head_export import export_head
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
+from tests.edge_agent.server import Server
+from tests.export.heads import random_network, write_checkpoint
 from tests.faults.conftest import Connect, SmallDisk, wait_for_event
 from tests.server_worker.backbones import SCHEDULE, SHAPE, sample_batch
 
@@ -147,6 +150,35 @@ def test_a_spool_damaged_on_a_full_disk_is_set_aside_once_there_is_room(
     facts = json.loads(text)
     assert facts["ledger"]["releases"] == 8
     assert len(facts["quarantine"]) == 1
+
+
+def test_an_answer_that_came_while_the_disk_was_full_is_kept_once_there_is_room(
+    server_settings: BrokerSettings, device_url: str, on_small_disk: Start, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "head.bundle"
+    export_head(write_checkpoint(tmp_path / "head.safetensors", random_network(seed=0)), bundle)
+    state = tmp_path / "small" / "edge"
+    agent = on_small_disk(
+        "edge", "run", "--state", state, "--head", bundle, "--schedule-steps", 200, "--threads", 1, "--no-api",
+        megabytes=30,
+        environment={"COLLAFUSE_BROKER_URL": device_url},
+    )  # fmt: skip
+    wait_for_event(agent, "broker_connected")
+    with Server(server_settings) as server:
+        server.answering.clear()
+        code, job_id = _inside(
+            agent, "edge", "generate", "--count", 4, "--seed", 1, "--label", 1, "--no-wait", "--state", state
+        )
+        assert code == 0, job_id
+        wait_for_event(agent, "job_started")
+        agent.fill()
+        server.answering.set()
+        wait_for_event(agent, "spool_full")
+
+        agent.make_room()
+
+        wait_for_event(agent, "job_completed")
+    assert agent.events().count('"event": "broker_lost"') == 0
 
 
 def _overwrite(path: Path) -> None:

@@ -159,6 +159,54 @@ def test_over_a_slow_link_large_messages_arrive_whole_and_once(
     assert connection.metrics.reconnects_total._value.get() == 0
 
 
+def test_a_slow_uplink_drains_without_a_repeat_and_a_request_passes_what_waits(
+    node: NodeInfo, link: Link, device_url: str, connect: Connect, spool: Spool, relay: Start, store: Store
+) -> None:
+    connection = connect(through(device_url, node, link))
+    relay(connection)
+    connection.wait_connected(20)
+    link.bytes_per_second = 300_000.0
+
+    # Four megabytes: far more than the link carries before a message's time is over.
+    accept(spool, 0, 12, images=2300)
+    wait_until(lambda: store.store.samples > 0, "the first is through", 60)
+    with spool.transaction() as transaction:
+        outbox._put(
+            transaction,
+            message_id="request",
+            kind="denoise",
+            type_name="denoise.v1",
+            body=b"request",
+            max_bytes=2**30,
+        )
+    asked = time.monotonic()
+    wait_until(lambda: not spool.rows("SELECT 1 FROM outbox WHERE message_id = 'request'"), "it is confirmed")
+    assert time.monotonic() - asked < 5
+    assert outbox.load(spool).messages > 0
+
+    wait_until(lambda: is_empty(spool), "the outbox is empty", 60)
+    wait_until(lambda: store.store.samples == 12 * 2300, "every batch is stored")
+    assert store.repeats == 0
+
+
+def test_a_confirm_that_comes_late_counts_and_nothing_is_sent_again(
+    node: NodeInfo, link: Link, device_url: str, connect: Connect, spool: Spool, relay: Start, store: Store
+) -> None:
+    connection = connect(through(device_url, node, link))
+    relay(connection)
+    connection.wait_connected(20)
+    link.stall("down")
+    accept(spool, 0, BATCHES)
+    failures = connection.metrics.publish_failures_total.labels(reason="confirm_timeout")._value
+    wait_until(lambda: failures.get() == BATCHES, "their time is over", 30)
+
+    link.resume()
+
+    wait_until(lambda: is_empty(spool), "the outbox is empty", 30)
+    assert connection.metrics.published_total.labels(type="samples.v1")._value.get() == BATCHES
+    assert store.repeats == 0
+
+
 def test_a_broker_that_is_away_is_waited_for_and_everything_arrives(
     node: NodeInfo, link: Link, device_url: str, connect: Connect, spool: Spool, relay: Start, store: Store
 ) -> None:

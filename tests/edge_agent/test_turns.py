@@ -1,0 +1,115 @@
+"""What one turn of the agent's thread leaves to the others."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from broker.connection import Connection
+from broker.contract.telemetry import TelemetryV1
+from broker.settings import BrokerSettings
+from edge_agent import clock
+from edge_agent.agent import Agent
+from edge_agent.assembly import assemble
+from edge_agent.errors import OutboxFull
+from edge_agent.generation import jobs
+from edge_agent.link import outbox
+from edge_agent.settings import EdgeSettings
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
+from monitoring.metrics import BrokerMetrics, EdgeMetrics
+
+NOWHERE = "amqp://ward_one:secret@127.0.0.1:1/collafuse"
+
+MakeSettings = Callable[..., EdgeSettings]
+
+
+@pytest.fixture
+def agent(state: StateDirectory, settings: MakeSettings) -> Callable[..., Any]:
+    """An agent whose turns the test takes itself, without a broker."""
+
+    @contextlib.contextmanager
+    def make(**changes: Any) -> Iterator[tuple[Agent, Spool]]:
+        connection = Connection(
+            BrokerSettings.from_url(NOWHERE), name="test-turns", metrics=BrokerMetrics(CollectorRegistry())
+        )
+        made = settings(api=False, threads=1, **changes)
+        with assemble(made, state, connection, EdgeMetrics(CollectorRegistry())) as parts:
+            yield Agent(parts, threading.Event()), parts.spool
+
+    return make
+
+
+def accept(spool: Spool, **changes: Any) -> str:
+    values: dict[str, Any] = {"count": 1, "label": None, "seed": 1, "ttl_seconds": None}
+    return jobs.accept(spool, **(values | changes), moment=clock.now())
+
+
+def report() -> TelemetryV1:
+    return TelemetryV1(
+        sequence=1,
+        interval_seconds=60.0,
+        uptime_seconds=1.0,
+        agent_version="1.0",
+        head=None,
+        update=None,
+        counters={},
+        gauges={},
+        step_seconds=None,
+    )
+
+
+def state_of(spool: Spool, job_id: str) -> str:
+    job = jobs.find(spool, job_id)
+    assert job is not None
+    return job.state
+
+
+def test_a_job_without_room_in_the_outbox_does_not_hold_up_those_that_need_none(
+    agent: Callable[..., Any], head_bundle: Path
+) -> None:
+    with agent(head=head_bundle, outbox_max_bytes=2**20) as (agent_, spool):
+        with spool.transaction() as transaction:
+            transaction.execute(
+                "INSERT INTO outbox (message_id, priority, kind, type, size_bytes, created_at, body)"
+                " VALUES ('big', 2, 'samples', 'samples.v1', ?, 0, '')",
+                (2**20,),
+            )
+        waiting, hopeless, younger = (
+            accept(spool, label=1),
+            accept(spool, label=99_999),
+            accept(spool, label=1),
+        )
+
+        agent_.turn(0)
+
+        assert state_of(spool, hopeless) == "failed", "a label that the head does not know"
+        assert [state_of(spool, job_id) for job_id in (waiting, younger)] == ["accepted", "accepted"]
+        with spool.transaction() as transaction:
+            transaction.execute("DELETE FROM outbox")
+        agent_._jobs_may_have_changed = True
+        agent_.turn(0)
+        assert [state_of(spool, job_id) for job_id in (waiting, younger)] == ["requested", "requested"]
+
+
+def test_a_request_has_room_where_samples_have_none_left(
+    agent: Callable[..., Any], head_bundle: Path
+) -> None:
+    with agent(head=head_bundle, outbox_max_bytes=2**20) as (agent_, spool):
+        with spool.transaction() as transaction:
+            transaction.execute(
+                "INSERT INTO outbox (message_id, priority, kind, type, size_bytes, created_at, body)"
+                " VALUES ('big', 2, 'samples', 'samples.v1', ?, 0, '')",
+                (outbox.bulk_bytes(2**20),),
+            )
+        with pytest.raises(OutboxFull), spool.transaction() as transaction:
+            outbox.put_telemetry(transaction, report(), 2**20)
+        job_id = accept(spool, label=1)
+
+        agent_.turn(0)
+
+        assert state_of(spool, job_id) == "requested"
