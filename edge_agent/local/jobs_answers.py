@@ -155,6 +155,7 @@ def _accept(spool: Spool, office: Office, wish: ImagesRequest, key: RequestKey |
         moment=clock.now(),
         seeded=seeded,
         head_steps=wish.steps,
+        budget_ms=wish.budget_ms,
         key=key,
     )
 

@@ -37,6 +37,12 @@ class ImagesRequest(BaseModel):
     steps: Steps | None = Field(
         default=None, description="evaluations of the head; the device's own choice when null"
     )
+    budget_ms: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="milliseconds that the head may take for an image; chooses the steps when those are null",
+    )
     deadline_seconds: float | None = Field(
         default=None,
         gt=0,
@@ -73,6 +79,7 @@ class JobView(BaseModel):
     seed: int
     seeded: bool = Field(description="whether somebody chose the seed")
     steps: int | None = Field(description="evaluations of the head that were asked for")
+    budget_ms: float | None = Field(description="milliseconds of the head for an image that were asked for")
     source: Source | None = Field(description="where the images at the cut come from; null until decided")
     reason: str | None = Field(description="why it ended without images, for programs")
     detail: str | None = Field(description="why it ended without images, for people")
@@ -95,6 +102,7 @@ class JobView(BaseModel):
             seed=job.seed,
             seeded=job.seeded,
             steps=job.head_steps,
+            budget_ms=job.budget_ms,
             source=job.source,
             reason=job.reason,
             detail=job.detail,

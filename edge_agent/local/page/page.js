@@ -56,7 +56,7 @@ function wish() {
     field.setAttribute("aria-invalid", String(!good));
     return good ? value : undefined;
   };
-  return { count: number("count"), label: number("label"), seed: number("seed"), steps: number("steps") };
+  return { count: number("count"), label: number("label"), seed: number("seed"), steps: number("steps"), budget_ms: number("budget_ms") };
 }
 
 function tell(words) {

@@ -244,6 +244,12 @@ def test_the_same_key_makes_one_job(serve: Serve, head_bundle: Path) -> None:
     assert len(page.http.get("/v1/jobs").json()["jobs"]) == 2
 
 
+def test_a_budget_of_milliseconds_reaches_the_job(serve: Serve, head_bundle: Path) -> None:
+    page = serve(OFFLINE, "--head", head_bundle)
+    assert page.job(page.make(budget_ms=12.5))["budget_ms"] == 12.5
+    assert problem(page.http.post("/v1/images", json={"count": 1, "budget_ms": 0}), 422) == "bad_body"
+
+
 def test_a_key_is_remembered_by_the_next_agent_for_as_long_as_its_job_is_kept(
     serve: Serve, head_bundle: Path, state: StateDirectory
 ) -> None:

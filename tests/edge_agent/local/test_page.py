@@ -113,12 +113,13 @@ def test_images_are_made_through_the_form_and_seen_at_the_cut_and_finished(
     assert "the server begins each image" in text(browser, "#sentence")
     assert device.user in text(browser, "#device")
 
-    ask_for_images(browser, count=3, label=1, seed=42, steps=4)
+    ask_for_images(browser, count=3, label=1, seed=42, steps=4, budget_ms=90)
 
     wait_until(lambda: len(shown_pictures(browser, "finished")) == 3, "three finished images are seen")
     wait_until(lambda: len(shown_pictures(browser, "cut")) == 3, "and each of them at the cut")
     (job,) = page.http.get("/v1/jobs").json()["jobs"]
     assert (job["count"], job["label"], job["seed"], job["steps"]) == (3, 1, 42, 4)
+    assert job["budget_ms"] == 90
     assert not set(shown_pictures(browser, "cut")) & set(shown_pictures(browser, "finished"))
     wait_until(lambda: "done" in text(browser, "#ended-list"), "the job is listed as done")
 
