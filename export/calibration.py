@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,8 @@ def read_calibration(path: Path, image_shape: tuple[int, int, int]) -> NDArray[n
     """
     try:
         loaded = np.load(path, allow_pickle=False)
-        found = loaded if isinstance(loaded, np.ndarray) else loaded["images"]
-    except (OSError, ValueError, KeyError) as error:
+        found = np.atleast_1d(loaded if isinstance(loaded, np.ndarray) else loaded["images"])
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise ExportError(
             f"cannot read images from {path}: {error}; give a .npy, or an .npz with an array images"
         ) from error

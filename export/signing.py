@@ -25,8 +25,13 @@ def sign_file(path: Path, key: PrivateKey, key_list: KeyHistory | None = None) -
     Raises:
         BundleError, KeyUnusable: it is neither.
     """
-    with path.open("rb") as file:
-        is_bundle = file.read(2) == _ZIP
+    try:
+        with path.open("rb") as file:
+            is_bundle = file.read(2) == _ZIP
+    except OSError as error:
+        raise KeyUnusable(
+            f"{path} cannot be signed: {error.strerror}; give a bundle or a file of key lists"
+        ) from error
     if not is_bundle:
         history = read_key_list(path)
         if not history.lists:

@@ -38,8 +38,9 @@ def publish(
     key: Keys = None,
 ) -> None:
     """Send a signed bundle to devices, which judge it, try it, and take it up."""
-    from broker.errors import ConfigError
+    from broker.errors import ConfigError, PublishFailed
     from broker.topology import client_key, device_key
+    from export.delivery.errors import DeliveryError
     from export.delivery.post import opened
     from monitoring.logs import configure
 
@@ -47,16 +48,25 @@ def publish(
 
     if sum((bool(device), devices is not None, everybody)) != 1:
         raise ConfigError("say who is to have it: --device NAME, --devices FILE or --all")
-    broker, client = _owner(config)
-    parcel = _parcel(bundle, client, key)
+    broker, client, keys = _owner(config)
+    parcel = _parcel(bundle, client, key or keys)
     users = _users(client, device or (_names(devices) if devices else []))
-    keys = [client_key(client)] if everybody else [device_key(user) for user in users]
+    targets = [client_key(client)] if everybody else [device_key(user) for user in users]
+    missed: list[str] = []
     with opened(broker, client, with_reports=False) as post:
-        for number, target in enumerate(keys, start=1):
-            with _bar(f"{number} of {len(keys)}", parcel.announcement.chunks) as update:
-                post.send(parcel, target, on_progress=update)
-    reached = f"all devices of {client}" if everybody else f"{len(keys)} devices"
+        for number, target in enumerate(targets, start=1):
+            with _bar(f"{number} of {len(targets)}", parcel.announcement.chunks) as update:
+                try:
+                    post.send(parcel, target, on_progress=update)
+                except PublishFailed:
+                    missed.append(target.removeprefix("device."))
+    reached = f"all devices of {client}" if everybody else f"{len(targets) - len(missed)} devices"
     print(f"{parcel.title} is on its way to {reached}, in {parcel.announcement.chunks} pieces")
+    if missed:
+        raise DeliveryError(
+            f"the broker took it for {len(missed)} of {len(targets)} in part or not at all: {', '.join(missed[:10])}; are"
+            " they enrolled (`collafuse broker list`), and have their inboxes room?"
+        )
 
 
 def rollout(
@@ -89,8 +99,8 @@ def rollout(
 
     configure("rollout", level="warning")
 
-    broker, client = _owner(config)
-    parcel = _parcel(bundle, client, key)
+    broker, client, keys = _owner(config)
+    parcel = _parcel(bundle, client, key or keys)
     users = _users(client, _names(devices))
     path = state or bundle.with_suffix(".rollout.json")
     plan = Plan(percent, max_failures, wait, resume_halted=resume_halted)
@@ -102,6 +112,7 @@ def rollout(
 def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) -> None:
     import json
 
+    from export.delivery.errors import DeliveryError
     from export.delivery.rollout import silent
 
     facts = {
@@ -110,25 +121,38 @@ def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) 
         "sent": len(progress.devices) - progress.count("unreachable"),
         "installed": progress.count("installed"),
         "failures": progress.failures,
+        "ahead": progress.ahead,
         "postponed": progress.postponed,
+        "under_way": progress.count("sent", "receiving", "staged", "trial") - len(silent(progress)),
         "silent": len(silent(progress)),
         "unreachable": progress.count("unreachable"),
     }
     if as_json:
         print(json.dumps(facts))
-        return
-    print(
+    else:
+        print(_in_words(parcel, facts, total))
+    ended = progress.count("installed") + progress.failures + progress.postponed + progress.ahead
+    if facts["sent"] and not ended:
+        raise DeliveryError(
+            f"none of the {facts['sent']} devices has come to an end with {parcel.title} yet: run it again to wait on, and see"
+            " what they say (`collafuse edge status` there)"
+        )
+
+
+def _in_words(parcel: "Parcel", facts: dict[str, Any], total: int) -> str:
+    return (
         f"{parcel.title}: sent to {facts['sent']} of {total} devices, installed on {facts['installed']},"
-        f" failed on {facts['failures']}, postponed on metered links {facts['postponed']},"
-        f" silent {facts['silent']}, unreachable {facts['unreachable']}"
+        f" failed on {facts['failures']}, not needed on {facts['ahead']}, postponed on metered links {facts['postponed']},"
+        f" under way on {facts['under_way']}, silent {facts['silent']}, unreachable {facts['unreachable']}"
     )
 
 
-def _owner(config: Path | None) -> tuple["BrokerSettings", str]:
+def _owner(config: Path | None) -> tuple["BrokerSettings", str, list[str]]:
     from export.delivery.settings import OwnerSettings, client_of
 
-    broker = OwnerSettings.load(config).broker()
-    return broker, client_of(broker)
+    settings = OwnerSettings.load(config)
+    broker = settings.broker()
+    return broker, client_of(broker), list(settings.head_keys)
 
 
 def _parcel(bundle: Path, client: str, keys: list[str] | None) -> "Parcel":

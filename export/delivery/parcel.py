@@ -1,16 +1,18 @@
 """A bundle as it travels: judged as a device would judge it, and cut into pieces."""
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from broker.contract.heads import BundleV1, ChunkV1
+from export.bars import check_bars
 from export.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
 from export.delivery.errors import DeliveryError
-from export.errors import BundleError
-from export.keys import Keyring
+from export.errors import BundleError, KeyUnusable, ParityFailed
 from export.manifest import Manifest
+from export.signing import verify_bundle
 
 CHUNK_BYTES = 256 * 1024
 """A quarter of what a piece may have: on a slow link a piece passes within a heartbeat."""
@@ -44,12 +46,12 @@ class Parcel:
 
 
 def pack(path: Path, *, client: str, keys: Sequence[str] = (), chunk_bytes: int = CHUNK_BYTES) -> Parcel:
-    """Read a bundle and judge it; what fails its gates cannot be read, and what nobody signed is not sent.
+    """Read a bundle and judge it: its gates, its signatures and its time. What a device would refuse is not sent.
 
     Args:
         path: of the bundle.
         client: whose devices it is for.
-        keys: public keys that have to vouch for it, as in the devices' settings; without any, any signature will do.
+        keys: public keys that have to vouch for it, as in the devices' settings.
         chunk_bytes: of a piece.
 
     Raises:
@@ -60,7 +62,13 @@ def pack(path: Path, *, client: str, keys: Sequence[str] = (), chunk_bytes: int 
         bundle = parse_bundle(content)
     except BundleError as error:
         raise DeliveryError(f"{path} is not a usable bundle: {error}; export it again") from error
-    _check(path, bundle, client, keys)
+    _check(path, bundle, client)
+    _check_word(path, bundle, keys)
+    return wrap(content, bundle, chunk_bytes)
+
+
+def wrap(content: bytes, bundle: Bundle, chunk_bytes: int = CHUNK_BYTES) -> Parcel:
+    """The parcel of a bundle whose file is `content`, whatever a device would say of it."""
     key_list = bundle.key_list.to_bytes() if bundle.key_list.lists else None
     announcement = BundleV1(
         bundle=hashlib.sha256(content).hexdigest(),
@@ -84,15 +92,26 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _check(path: Path, bundle: Bundle, client: str, keys: Sequence[str]) -> None:
+def _check(path: Path, bundle: Bundle, client: str) -> None:
     if bundle.manifest.client != client:
         raise DeliveryError(
             f"{path} belongs to {bundle.manifest.client}, and the devices to {client}: no device would take it"
         )
+    try:
+        check_bars(bundle.manifest)
+    except ParityFailed as error:
+        raise DeliveryError(f"{path} is not sent: {error}") from error
+
+
+def _check_word(path: Path, bundle: Bundle, keys: Sequence[str]) -> None:
     if not bundle.signatures.signatures:
         raise DeliveryError(f"{path} is not signed, and no device would take it: `collafuse export sign`")
-    if keys:
-        try:
-            Keyring.from_texts(keys).follow(bundle.key_list).verify(bundle.manifest_bytes, bundle.signatures)
-        except BundleError as error:
-            raise DeliveryError(f"{path} would be refused by the devices: {error}") from error
+    if not keys:
+        raise DeliveryError(
+            f"nobody says whose signature the devices believe: give --key, or head_keys in the owner's file, and {path} is"
+            " held against them"
+        )
+    try:
+        verify_bundle(bundle, keys, time.time())
+    except (BundleError, KeyUnusable) as error:
+        raise DeliveryError(f"{path} would be refused by the devices: {error}") from error

@@ -14,10 +14,12 @@ from broker.connection import Connection
 from broker.contract.message import Message
 from broker.contract.telemetry import TelemetryV1
 from broker.delivery import Delivery
+from broker.depth import depth
 from broker.errors import ConnectionLost, InvalidName, Refused
 from broker.names import reports, split_user
 from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_DOWN
+from export.delivery.errors import DeliveryError
 from export.delivery.parcel import Parcel
 from monitoring.metrics import BrokerMetrics
 
@@ -123,8 +125,11 @@ class Post:
 def opened(broker: BrokerSettings, client: str, *, with_reports: bool) -> Iterator[Post]:
     """Connect as the owner of `client`'s devices; the link comes back by itself when it is lost.
 
-    Raises BrokerUnreachable when it cannot be used.
+    Raises BrokerUnreachable when it cannot be used; with reports, DeliveryError when there are none to read or somebody else
+    reads them, for two readers would hear a half each.
     """
+    if with_reports:
+        _check_reports(broker, client)
     connection = Connection(broker, name=f"owner-{client}", metrics=BrokerMetrics(CollectorRegistry()))
     post = Post(connection, client, with_reports=with_reports)
     connection.start()
@@ -133,6 +138,19 @@ def opened(broker: BrokerSettings, client: str, *, with_reports: bool) -> Iterat
         yield post
     finally:
         connection.stop()
+
+
+def _check_reports(broker: BrokerSettings, client: str) -> None:
+    found = depth(broker, reports(client))
+    if found is None:
+        raise DeliveryError(
+            f"there are no reports of {client}'s devices: the queue {reports(client)} is gone; `collafuse broker owner {client}`"
+            " makes it again, with a new password for the owner"
+        )
+    if found.consumers:
+        raise DeliveryError(
+            f"another rollout reads the reports of {client}'s devices at the moment: wait until it has ended"
+        )
 
 
 def _outgoing(key: str, message: Message) -> Outgoing:

@@ -20,12 +20,16 @@ DeviceState = Literal[
 ]
 ENDED: frozenset[DeviceState] = frozenset({"installed", "refused", "failed", "rolled_back"})
 FAILURES: frozenset[DeviceState] = frozenset({"refused", "failed", "rolled_back"})
+AHEAD = frozenset({"counter_older", "counter_equal", "superseded"})
+"""Why a device refuses that has this head, or a newer one, already."""
+TEMPORARY = frozenset({"no_room", "agent_too_old", "not_received"})
+"""Why a device did badly that may do well when it is asked again."""
 POSTPONED = "metered"
 """Why a device refuses what it would take another time: nothing is wrong with the head."""
 
 
 class DeviceProgress(BaseModel):
-    """One device; `heard` says whether it has reported on this bundle since it was sent."""
+    """One device; `heard` says whether it has reported on this bundle since it was sent, `excused` that its failure is known."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,6 +38,17 @@ class DeviceProgress(BaseModel):
     resent: Annotated[int, Field(ge=0)] = 0
     heard: bool = False
     missing: tuple[int, ...] = ()
+    excused: bool = False
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the device needs this head no more."""
+        return self.state == "refused" and self.reason in AHEAD
+
+    @property
+    def may_do_better(self) -> bool:
+        """Whether it is worth sending the head again once somebody has seen to the device."""
+        return self.state in FAILURES and self.reason in TEMPORARY
 
     @property
     def postponed(self) -> bool:
@@ -43,7 +58,7 @@ class DeviceProgress(BaseModel):
     @property
     def did_badly(self) -> bool:
         """Whether the head failed here, or must not be taken."""
-        return self.state in FAILURES and not self.postponed
+        return self.state in FAILURES and not (self.postponed or self.ahead or self.excused)
 
     def note(self, report: UpdateReport) -> None:
         """Take over what the device says; what has ended well or badly stays ended, unless it ends otherwise later."""
@@ -81,9 +96,23 @@ class Progress(BaseModel):
         return sum(device.postponed for device in self.devices.values())
 
     @property
+    def ahead(self) -> int:
+        """How many devices have this head, or a newer one, already."""
+        return sum(device.ahead for device in self.devices.values())
+
+    @property
     def open_users(self) -> list[str]:
         """The devices that the bundle was sent to and that have not come to an end with it."""
         return [user for user, device in self.devices.items() if device.state not in ENDED | {"unreachable"}]
+
+    def excuse(self) -> None:
+        """Somebody has seen why it was halted: what failed until now counts no more, and what may do better is sent again."""
+        for user, device in list(self.devices.items()):
+            if device.may_do_better:
+                del self.devices[user]
+            else:
+                device.excused = device.state in FAILURES
+        self.halted = None
 
     def verdict(self, max_failures: float, *, final: bool) -> str | None:
         """Why the rollout must not go on, or None while it may.
@@ -94,7 +123,10 @@ class Progress(BaseModel):
         """
         found = self.devices.values()
         failures = self.failures
-        ended = sum(device.state in ENDED and not device.postponed for device in found)
+        ended = sum(
+            device.state in ENDED and not (device.postponed or device.ahead or device.excused)
+            for device in found
+        )
         if ended == 0 or (ended < MIN_REPORTS and not final) or failures / ended <= max_failures:
             return None
         reasons = sorted({device.reason or device.state for device in found if device.did_badly})

@@ -12,7 +12,7 @@ from broker.errors import PublishFailed
 from broker.topology import device_key
 from export.delivery import progress as progress_file
 from export.delivery.cohorts import in_cohort
-from export.delivery.errors import RolloutHalted
+from export.delivery.errors import DeliveryError, RolloutHalted
 from export.delivery.parcel import Parcel
 from export.delivery.post import Post
 from export.delivery.progress import ENDED, MAX_RESENT, POSTPONED, DeviceProgress, Progress
@@ -72,16 +72,18 @@ class Rollout:
                 f"the rollout of {self._parcel.title} was halted: {self.progress.halted}; look at those devices, and add"
                 " --resume-halted to go on all the same"
             )
-        resumed = self.progress.halted is not None
-        self.progress.halted = None
-        for user in self._cohort(users, plan.percent):
+        if self.progress.halted is not None:
+            self.progress.excuse()
+        self._listen(0.0)
+        cohort = self._cohort(users, plan.percent)
+        self._check_ground(cohort, plan)
+        for user in cohort:
             self._listen(0.0)
-            if not resumed:
-                self._halt_if(plan, final=False)
+            self._halt_if(plan, final=False)
             self._send(user)
         for user in users:
             self._ask_again(user)
-        self._watch(plan, patient=resumed)
+        self._watch(plan)
         self._halt_if(plan, final=True)
         return self.progress
 
@@ -124,13 +126,21 @@ class Rollout:
             self.progress.devices[user] = DeviceProgress(state="refused", reason=POSTPONED)
         self._note()
 
-    def _watch(self, plan: Plan, *, patient: bool) -> None:
+    def _check_ground(self, cohort: Sequence[str], plan: Plan) -> None:
+        """A larger share stands on a smaller one that has taken the head up. Raises DeliveryError."""
+        sent = len(self.progress.devices) - self.progress.count("unreachable")
+        if cohort and sent and not self.progress.count("installed") and not plan.resume_halted:
+            raise DeliveryError(
+                f"none of the {sent} devices that were sent {self._parcel.title} has taken it up yet: run it again with the"
+                " percentage it had, or add --resume-halted to go on all the same"
+            )
+
+    def _watch(self, plan: Plan) -> None:
         """Listen until every device has come to an end, the time is over, or too many have failed."""
         deadline = time.monotonic() + plan.wait_seconds
         while self.progress.open_users and time.monotonic() < deadline:
             self._listen(min(_LISTEN_SECONDS, max(0.0, deadline - time.monotonic())))
-            if not patient:
-                self._halt_if(plan, final=False)
+            self._halt_if(plan, final=False)
             for user in self.progress.open_users:
                 self._ask(user, plan.ask_seconds)
 

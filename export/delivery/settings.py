@@ -1,5 +1,6 @@
 """Where the owner of a client's devices finds the broker; the file is written by `collafuse broker owner`."""
 
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from broker.address import BrokerSettings
@@ -12,6 +13,10 @@ class OwnerSettings(ProcessSettings):
     """The broker, and as whom to log in there."""
 
     model_config = SettingsConfigDict(env_prefix="COLLAFUSE_OWNER_")
+
+    head_keys: tuple[str, ...] = Field(
+        default=(), description="public keys whose signature the devices believe (ed25519:...)"
+    )
 
 
 def client_of(broker: BrokerSettings) -> str:

@@ -13,19 +13,19 @@ from typer.testing import CliRunner
 from broker.codec import encode
 from broker.node.local_node import NodeInfo
 from broker.topology import EXCHANGE_DOWN, device_key
-from export.bundle import Bundle
+from export.bundle import Bundle, parse_bundle
 from export.cli import app
 from export.delivery import progress as progress_file
 from export.delivery.cohorts import in_cohort
 from export.delivery.errors import DeliveryError, RolloutHalted
-from export.delivery.parcel import Parcel, pack
+from export.delivery.parcel import Parcel, pack, wrap
 from export.delivery.post import opened
 from export.delivery.progress import DeviceProgress, Progress
 from export.delivery.rollout import Plan, Rollout
 from export.keys import PrivateKey
 from tests.conftest import wait_until
 from tests.edge_agent.heads.bundles import messages, with_nan_weights, with_runs_that_fail, with_wrong_answers
-from tests.export.delivery.conftest import Fleet
+from tests.export.delivery.conftest import KEY, Fleet
 
 MakeFleet = Callable[..., Fleet]
 SignedFor = Callable[..., Path]
@@ -36,7 +36,8 @@ def digest(path: Path) -> str:
 
 
 def roll_out(fleet: Fleet, path: Path, users: list[str] | None = None, **plan: float | bool) -> Progress:
-    parcel = pack(path, client=fleet.client)
+    content = path.read_bytes()
+    parcel = wrap(content, parse_bundle(content))  # also what the owner's own tools would not send
     values = {"percent": 100.0, "wait_seconds": 60.0, "ask_seconds": 1.0} | plan
     with opened(fleet.owner, fleet.client, with_reports=True) as post:
         return Rollout(post, parcel, path.with_suffix(".json"), None).run(
@@ -56,7 +57,7 @@ def test_a_share_gets_the_head_and_a_larger_share_goes_on_from_there(
 ) -> None:
     devices = started(fleet(5))
     path = signed_for(devices)
-    parcel = pack(path, client=devices.client)
+    parcel = pack(path, client=devices.client, keys=[KEY.public.text])
     assert parcel.announcement.chunks > 20
     first = {user for user in devices.users if in_cohort("ward", 1, user, 50)}
 
@@ -104,18 +105,66 @@ def test_a_bad_head_ends_nowhere_and_halts_its_rollout(
         roll_out(devices, bad)
 
 
-def test_an_older_head_is_refused_and_halts(fleet: MakeFleet, signed_for: SignedFor) -> None:
+def test_a_device_that_is_ahead_refuses_the_older_head_and_halts_nothing(
+    fleet: MakeFleet, signed_for: SignedFor
+) -> None:
     devices = started(fleet(1))
     roll_out(devices, signed_for(devices, 5))
 
-    with pytest.raises(RolloutHalted, match="counter_older"):
-        roll_out(devices, signed_for(devices, 4))
+    told = roll_out(devices, signed_for(devices, 4))
+
+    assert (told.ahead, told.failures, told.count("installed")) == (1, 0, 0)
+    assert told.devices[devices.users[0]].reason == "counter_older"
+
+
+def test_a_larger_share_waits_until_the_smaller_has_taken_the_head_up(
+    fleet: MakeFleet, signed_for: SignedFor
+) -> None:
+    devices = fleet(4)  # none of which is on
+    path = signed_for(devices)
+    some = roll_out(devices, path, devices.users[:2], wait_seconds=0.0)
+    assert some.count("sent") == 2
+
+    with pytest.raises(DeliveryError, match="none of the 2 devices that were sent head ward"):
+        roll_out(devices, path, wait_seconds=0.0)
+    assert roll_out(devices, path, wait_seconds=0.0, resume_halted=True).count("sent") == 4
+
+
+def test_two_rollouts_do_not_share_the_reports(fleet: MakeFleet) -> None:
+    devices = fleet(1)
+
+    with (
+        opened(devices.owner, devices.client, with_reports=True),
+        pytest.raises(DeliveryError, match="another rollout reads the reports"),
+        opened(devices.owner, devices.client, with_reports=True),
+    ):
+        pass
+
+
+def test_a_halt_that_somebody_has_seen_is_a_new_beginning(fleet: MakeFleet, signed_for: SignedFor) -> None:
+    """What failed counts no more, what may do better is sent again, and the rest is watched as before."""
+    path = signed_for(fleet(1))
+    content = path.read_bytes()
+    told = progress_file.load(path.with_suffix(".json"), wrap(content, parse_bundle(content)))
+    told.halted = "3 of 3 devices did not do well"
+    told.devices = {
+        "ward_a": DeviceProgress(state="failed", reason="wrong_answers"),
+        "ward_b": DeviceProgress(state="refused", reason="no_room"),
+        "ward_c": DeviceProgress(state="installed"),
+    }
+
+    told.excuse()
+
+    assert (sorted(told.devices), told.failures) == (["ward_a", "ward_c"], 0)
+    assert told.model_dump()["halted"] is None
+    told.devices |= {f"ward_{n}": DeviceProgress(state="failed", reason="nan") for n in range(3)}
+    assert told.verdict(0.5, final=False) == "3 of 4 devices did not do well with it (nan)"
 
 
 def test_pieces_that_were_lost_are_sent_again(fleet: MakeFleet, signed_for: SignedFor) -> None:
     devices = started(fleet(1))
     path = signed_for(devices)
-    parcel = pack(path, client=devices.client)
+    parcel = pack(path, client=devices.client, keys=[KEY.public.text])
     user = devices.users[0]
     with opened(devices.owner, devices.client, with_reports=False) as post:
         post.send(parcel, device_key(user), [(0, 5), (9, 12), (13, parcel.announcement.chunks)])
@@ -220,11 +269,15 @@ def test_what_no_device_would_take_is_not_sent(
     damaged.write_bytes(signed_for(devices).read_bytes()[:-3])
 
     with pytest.raises(DeliveryError, match="is not signed"):
-        pack(signed_for(devices, key=None), client=devices.client)
+        pack(signed_for(devices, key=None), client=devices.client, keys=[KEY.public.text])
     with pytest.raises(DeliveryError, match="and the devices to clinic"):
         pack(signed_for(devices), client="clinic")
     with pytest.raises(DeliveryError, match="would be refused by the devices"):
         pack(signed_for(devices), client=devices.client, keys=[PrivateKey.generate().public.text])
+    with pytest.raises(DeliveryError, match="nobody says whose signature"):
+        pack(signed_for(devices), client=devices.client)
+    with pytest.raises(DeliveryError, match="expired"):
+        pack(signed_for(devices, issued_at=1, expires_at=2), client=devices.client, keys=[KEY.public.text])
     with pytest.raises(DeliveryError, match="is not a usable bundle"):
         pack(damaged, client=devices.client)
     with pytest.raises(DeliveryError, match="cannot be read"):
@@ -234,7 +287,7 @@ def test_what_no_device_would_take_is_not_sent(
 def test_a_parcel_is_its_file(fleet: MakeFleet, signed_for: SignedFor) -> None:
     devices = fleet(1)
     path = signed_for(devices)
-    parcel: Parcel = pack(path, client=devices.client)
+    parcel: Parcel = pack(path, client=devices.client, keys=[KEY.public.text])
 
     assert b"".join(chunk.content for chunk in parcel.chunks()) == path.read_bytes()
     assert [chunk.index for chunk in parcel.chunks([(2, 4), (20, 10**6)])][:3] == [2, 3, 20]
@@ -247,7 +300,7 @@ def test_the_commands_send_watch_and_say_what_came_of_it(
     names = tmp_path / "devices"
     names.write_text("# the two\nd0\n" + f"{devices.users[1]} # by its user\n")
     path = signed_for(devices)
-    common = ["--config", str(devices.config)]
+    common = ["--config", str(devices.config), "--key", KEY.public.text]
 
     sent = CliRunner().invoke(app, ["publish", str(path), *common, "--device", "d0"])
     assert sent.exit_code == 0, sent.output
