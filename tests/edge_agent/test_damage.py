@@ -136,23 +136,18 @@ def test_without_an_agent_a_command_sets_the_spool_aside_and_goes_on(
 
 
 def test_what_nobody_wrote_into_a_whole_spool_does_not_stop_the_agent_for_ever(
-    device: Device,
-    server: Server,
-    state: StateDirectory,
-    head_bundle: Path,
-    run_agent: Callable[..., Process],
-    tmp_path: Path,
-    pictures: np.ndarray,
+    state: StateDirectory, run_agent: Callable[..., Process], tmp_path: Path, pictures: np.ndarray
 ) -> None:
     assert contribute(state, tmp_path, pictures)["released"] == 10
+    edge_json("generate", "--state", state.path, "--no-wait", "--ttl", 60)
     with Spool(state.spool) as spool, spool.transaction() as transaction:
-        transaction.execute("INSERT INTO contract (only, number, body, received_at) VALUES (1, 1, '{', 0)")
+        transaction.execute("UPDATE jobs SET ttl_seconds = 'soon'")
 
-    agent = run_agent(device.url, "--head", head_bundle)
+    agent = run_agent(NOWHERE)
 
-    assert edge_json("generate", "--state", state.path, "--count", 2, "--ttl", 60)["state"] == "completed"
-    assert edge_json("status", "--state", state.path)["ledger"]["releases"] == 10
+    wait_until(lambda: len(agent.events("agent_started")) == 3, "the agent begins anew")
     assert len(agent.events("spool_quarantined")) == 1
+    assert edge_json("status", "--state", state.path)["ledger"]["releases"] == 10
     assert agent.stop() == 0
 
 
