@@ -94,6 +94,7 @@ class Agent:
         self._waiting_for_room = False
         self._in_hand: Delivery | None = None
         """A letter that the disk had no room for; the broker, which has no answer yet, will not send it again by itself."""
+        self._obstacles: dict[str, str] = {}
 
     @property
     def on_trial(self) -> bool:
@@ -190,7 +191,7 @@ class Agent:
             quarantine.follow_up(self._parts.state)
             self._parts.meter.look(self._parts.slot.loaded)
             for duty in self._parts.duties:
-                duty.turn()
+                self._see_to(duty)
             if self._unobserved:
                 self._unobserved = False
                 self._observer.look(self._spool)
@@ -199,6 +200,18 @@ class Agent:
             # Time alone can expire a job, and a new head can make one possible.
             self._jobs_may_have_changed = bool(jobs.unfinished(self._spool))
         self._tell()
+
+    def _see_to(self, duty: Duty) -> None:
+        """One duty's turn; that a file is in its way keeps no other from being seen to."""
+        name = type(duty).__name__
+        try:
+            duty.turn()
+        except OSError as error:
+            if self._obstacles.get(name) != str(error):
+                log.error("duty_failed", duty=name, error=str(error))  # noqa: TRY400 - the disk's fault, in one line
+            self._obstacles[name] = str(error)
+        else:
+            self._obstacles.pop(name, None)
 
     def _tell(self) -> None:
         """Write down what the status command cannot see for itself, when it changes."""

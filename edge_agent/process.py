@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,14 @@ from broker.connection import Connection
 from broker.settings import BrokerSettings
 from edge_agent.agent import Agent
 from edge_agent.assembly import assemble
-from edge_agent.errors import SpoolDamaged, SpoolFull, SpoolReplaced
+from edge_agent.errors import SpoolBusy, SpoolDamaged, SpoolFull, SpoolReplaced
 from edge_agent.heads import watchdog
 from edge_agent.settings import EdgeSettings
 from edge_agent.status import note
 from edge_agent.storage import quarantine
 from edge_agent.storage.state import StateDirectory, agent_lock, open_state
 from monitoring.endpoints import serve
+from monitoring.errors import CollafuseError
 from monitoring.metrics import BrokerMetrics, EdgeMetrics
 
 if TYPE_CHECKING:
@@ -29,10 +31,16 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _FULL_DISK_SECONDS = 2.0
+_OF_DATA = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+"""What is raised where a value is not what this program writes; a library that is missing, say, is nobody's data."""
+_AT_ONCE_SECONDS = 10.0
+_PATIENCE = 2
 
 
 def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
     """Run the agent until SIGTERM or SIGINT. A damaged spool is set aside and a new one begun, a full disk is waited for.
+
+    So is a spool over whose content the agent stumbles twice at once, although its structure is whole.
 
     Raises AgentRunning when another one works on the state directory, SpoolError when the spool cannot be used, ConfigError when
     the local page would be open to the network without a token.
@@ -46,7 +54,9 @@ def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
         broker_metrics, metrics = BrokerMetrics(registry), EdgeMetrics(registry)
         backoff = Backoff(first_seconds=0.5, limit_seconds=60.0)
         damage: SpoolDamaged | None = None
+        stumbles = _Stumbles(state)
         while not stopping.is_set():
+            stumbles.begin()
             try:
                 if damage is not None:
                     folder = quarantine.set_aside(state)
@@ -67,9 +77,38 @@ def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
             except SpoolReplaced as error:
                 log.critical("spool_gone", error=str(error))  # somebody removed the file by hand
                 stopping.wait(backoff.next_seconds())
-            except SpoolFull as error:
-                log.warning("spool_full", error=str(error))
+            except (SpoolFull, SpoolBusy) as error:
+                log.warning("spool_full" if isinstance(error, SpoolFull) else "spool_busy", error=str(error))
                 stopping.wait(_FULL_DISK_SECONDS)
+            except _OF_DATA as error:
+                damage = stumbles.met(error)
+                stopping.wait(backoff.next_seconds())
+
+
+class _Stumbles:
+    """How often in a row the agent has stumbled, just after a start, over values that this program would not write."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        self._state = state
+        self._times = 0
+        self._began_at = 0.0
+
+    def begin(self) -> None:
+        """The agent is about to start."""
+        self._began_at = time.monotonic()
+
+    def met(self, error: Exception) -> SpoolDamaged | None:
+        """It stumbled: what the spool is to be set aside for, or None for another try. Raises the error when that is no help."""
+        if isinstance(error, CollafuseError):
+            raise error
+        self._times = self._times + 1 if time.monotonic() - self._began_at < _AT_ONCE_SECONDS else 1
+        log.error("agent_stumbled", times=self._times, exc_info=error)
+        if self._times < _PATIENCE:
+            return None
+        # Once only, until somebody has looked: it may be the program's fault, and then the next spool would go the same way.
+        if quarantine.names(self._state):
+            raise error
+        return SpoolDamaged(f"the agent stumbles over what is in the spool {self._state.spool}: {error!r}")
 
 
 def _make_page(

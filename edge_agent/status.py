@@ -1,5 +1,6 @@
 """What the device can say of itself: link, outbox, inbox, ledger, receipts, jobs, head, stock, plan, contract, damaged spools."""
 
+import contextlib
 import json
 from dataclasses import asdict
 from typing import Any
@@ -25,8 +26,12 @@ def note(spool: Spool, facts: dict[str, Any]) -> None:
 
 
 def noted(spool: Spool) -> dict[str, Any]:
-    """What the agent wrote down last."""
-    return {row["key"]: json.loads(row["value"]) for row in spool.rows("SELECT key, value FROM agent")}
+    """What the agent wrote down last; what cannot be read any more is not there."""
+    found = {}
+    for row in spool.rows("SELECT key, value FROM agent"):
+        with contextlib.suppress(ValueError):
+            found[row["key"]] = json.loads(row["value"])
+    return found
 
 
 def collect(state: StateDirectory, spool: Spool, settings: EdgeSettings) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from broker import codec
 from broker.contract.denoise import DenoiseV1, LatentsV1
+from edge_agent.errors import JobFailed
+from edge_agent.generation import jobs
 from edge_agent.generation.recipe import Recipe, Slice
 from edge_agent.storage.spool import Spool
 
@@ -40,7 +42,13 @@ def asked(transaction: sqlite3.Connection, request_id: str) -> Asked | None:
         " WHERE r.request_id = ?",
         (request_id,),
     ).fetchone()
-    return None if row is None else Asked(row[0], Slice(row[1], row[2], row[3]), Recipe.from_json(row[4]))
+    if row is None:
+        return None
+    try:
+        return Asked(row[0], Slice(row[1], row[2], row[3]), Recipe.from_json(row[4]))
+    except JobFailed as error:
+        jobs.end(transaction, row[0], "failed", reason=error.reason, detail=error.detail)
+        return None
 
 
 def mismatch(message: LatentsV1, question: Asked) -> str | None:

@@ -85,7 +85,11 @@ def serve_from_stock(spool: Spool, job: Job) -> bool:
 
     For jobs in the state "requested" while the link is down. An answer that comes after all is late.
     """
-    return job.recipe is not None and _take_from_stock(spool, job, Recipe.from_json(job.recipe))
+    try:
+        return job.recipe is not None and _take_from_stock(spool, job, Recipe.from_json(job.recipe))
+    except JobFailed as error:
+        fail(spool, job.job_id, error)
+        return False
 
 
 def fail(spool: Spool, job_id: str, error: JobFailed) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.errors import JobFailed
 from edge_agent.generation.recipe import HeadFacts, Recipe
 from edge_agent.storage.spool import Spool
 
@@ -136,8 +137,12 @@ def take(
         (shelf_of(label),),
     ).fetchall()
     for text, images in groups:
-        origin = Recipe.from_json(text)
-        if images >= count and _fits(origin, recipe.schedule_id, recipe.t_cut, recipe.shape):
+        origin = _origin(text)
+        if (
+            origin is not None
+            and images >= count
+            and _fits(origin, recipe.schedule_id, recipe.t_cut, recipe.shape)
+        ):
             _hand_over(transaction, job_id, label, count, text)
             return replace(origin, head_plan=recipe.head_plan, head=recipe.head)
     return None
@@ -168,7 +173,7 @@ def drop_unfit(spool: Spool, head: HeadFacts) -> int:
     unfit = [
         text
         for text in origins
-        if not _fits(Recipe.from_json(text), head.schedule.schedule_id, head.t_cut, head.shape)
+        if not _fits(_origin(text), head.schedule.schedule_id, head.t_cut, head.shape)
     ]
     if not unfit:
         return 0
@@ -222,5 +227,17 @@ def _hand_over(
     empty(transaction, sequences)
 
 
-def _fits(origin: Recipe, schedule_id: str, t_cut: int, shape: tuple[int, int, int]) -> bool:
-    return (origin.schedule_id, origin.t_cut, origin.shape) == (schedule_id, t_cut, shape)
+def _origin(text: str) -> Recipe | None:
+    """How samples in stock were made; None when that cannot be read any more, and nothing can be made of them."""
+    try:
+        return Recipe.from_json(text)
+    except JobFailed:
+        return None
+
+
+def _fits(origin: Recipe | None, schedule_id: str, t_cut: int, shape: tuple[int, int, int]) -> bool:
+    return origin is not None and (origin.schedule_id, origin.t_cut, origin.shape) == (
+        schedule_id,
+        t_cut,
+        shape,
+    )

@@ -7,6 +7,7 @@ from typing import Literal
 import structlog
 
 from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
+from edge_agent.errors import JobFailed
 from edge_agent.generation import pool
 from edge_agent.generation.recipe import Recipe
 from edge_agent.storage.holdings import held_bytes
@@ -157,7 +158,14 @@ def _open_request(transaction: sqlite3.Connection, request_id: str) -> _Asked | 
         " WHERE request_id = ? AND open",
         (request_id,),
     ).fetchone()
-    return None if row is None else _Asked(row[0], row[1], row[2], Recipe.from_json(row[3]), *row[4:])
+    if row is None:
+        return None
+    try:
+        return _Asked(row[0], row[1], row[2], Recipe.from_json(row[3]), *row[4:])
+    except JobFailed:
+        # Nothing can be made of its answer; what is on its way is late.
+        transaction.execute("UPDATE pool_requests SET open = 0 WHERE request_id = ?", (request_id,))
+        return None
 
 
 def _problem(transaction: sqlite3.Connection, message: LatentsV1, asked: _Asked) -> str | None:

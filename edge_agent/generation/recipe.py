@@ -69,11 +69,16 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote."""
-        fields = json.loads(text)
-        for name in ("shape", "server_plan", "head_plan"):
-            fields[name] = tuple(fields[name])
-        return cls(**fields)
+        """Read what `to_json` wrote. Raises JobFailed `recipe_damaged` when that is not what stands there any more."""
+        try:
+            fields = json.loads(text)
+            for name in ("shape", "server_plan", "head_plan"):
+                fields[name] = tuple(fields[name])
+            return cls(**fields)
+        except (ValueError, KeyError, TypeError) as error:
+            raise JobFailed(
+                "recipe_damaged", f"how it was to be made cannot be read any more ({error}): ask again"
+            ) from error
 
 
 @dataclass(frozen=True)

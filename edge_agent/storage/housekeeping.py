@@ -5,6 +5,7 @@ agree before it goes for its age: a clock that jumps by years removes nothing, a
 The price is that a device which runs an hour a day keeps things for longer than it was told; the quota bounds that.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -80,6 +81,7 @@ class Housekeeper:
         self._counted_to = running_seconds()
         self._next_at = self._counted_to
         self._swept = False
+        self._stuck: set[str] = set()
 
     def turn(self) -> None:
         """Do what is due. Raises SpoolFull when the disk has no room, after having made what room there is to make."""
@@ -87,6 +89,7 @@ class Housekeeper:
             return
         self._next_at = self._running_seconds() + _TURN_SECONDS
         self._metrics.quarantined_spools.set(len(quarantine.names(self._state)))
+        self._state.results("").mkdir(exist_ok=True)  # somebody may have removed it with everything in it
         if not self._swept:
             sweep(self._state)
             self._swept = True
@@ -95,8 +98,7 @@ class Housekeeper:
         running = self._running_before() + counted_to - self._counted_to
         fresh = [entry for entry in self._unnoticed(running) if entry.name not in known]
         doomed = self._doomed([*known.values(), *fresh], running)
-        for name in doomed:
-            self._remove_folder(name)
+        doomed = [name for name in doomed if self._remove_folder(name)]
         self._write_down(fresh, doomed, running)
         self._counted_to = counted_to
         if max(len(fresh), len(doomed)) >= _PER_TURN:  # there is more: the quota counts only what was noticed
@@ -111,7 +113,10 @@ class Housekeeper:
     def _running_before(self) -> float:
         """Seconds that agents had run on this directory when that was last written down."""
         row = self._spool.row("SELECT value FROM agent WHERE key = ?", (RUNNING_SECONDS,))
-        return 0.0 if row is None else float(json.loads(row[0]))
+        try:
+            return 0.0 if row is None else float(json.loads(row[0]))
+        except (ValueError, TypeError):
+            return 0.0  # unreadable: what is kept is younger than it was, and stays for longer
 
     def _write_down(self, fresh: list[_Entry], doomed: list[str], running: float) -> None:
         """All of a turn in one transaction: the time, what is new, and what is gone."""
@@ -152,7 +157,7 @@ class Housekeeper:
             return sorted(
                 entry.name
                 for entry in entries
-                if entry.name not in known and not entry.name.startswith(".") and entry.is_dir()
+                if entry.name not in known and not entry.name.startswith(".") and Path(entry).is_dir()
             )
 
     def _doomed(self, entries: list[_Entry], running: float) -> list[str]:
@@ -169,14 +174,22 @@ class Housekeeper:
                 total_bytes -= entry.size_bytes
         return doomed[:_PER_TURN]
 
-    def _remove_folder(self, name: str) -> None:
-        """Before the job is forgotten: a folder without its job would be a stray."""
+    def _remove_folder(self, name: str) -> bool:
+        """Before the job is forgotten: a folder without its job would be a stray. False when it has to stay."""
         folder = self._state.results(name)
-        if folder.is_dir():
-            gone = folder.with_name(f".{name}.gone")
-            shutil.rmtree(gone, ignore_errors=True)
-            folder.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+        try:
+            if folder.is_dir():
+                gone = folder.with_name(f".{name}.gone")
+                shutil.rmtree(gone, ignore_errors=True)
+                folder.rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+        except OSError as error:
+            if name not in self._stuck:
+                self._stuck.add(name)
+                log.warning("folder_not_removed", folder=str(folder), error=str(error))
+            return False
+        self._stuck.discard(name)
+        return True
 
 
 def sweep(state: StateDirectory) -> None:
@@ -187,7 +200,8 @@ def sweep(state: StateDirectory) -> None:
     for path in state.path.glob(".*.[0-9]*"):
         maker = path.name.rpartition(".")[2].partition("-")[0]
         if maker.isdigit() and not Path(f"/proc/{maker}").exists():
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _forget(transaction: sqlite3.Connection, name: str) -> None:
@@ -204,8 +218,9 @@ def _forget(transaction: sqlite3.Connection, name: str) -> None:
 
 def _size_bytes(folder: Path) -> int:
     """What a folder of pictures takes on the disk; 0 when it is not there."""
-    try:
-        with os.scandir(folder) as entries:
-            return sum(entry.stat().st_blocks * 512 for entry in entries)
-    except FileNotFoundError:
-        return 0
+    total_bytes = 0
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # one file that cannot be looked at, or is gone meanwhile
+                total_bytes += entry.stat().st_blocks * 512
+    return total_bytes

@@ -23,7 +23,9 @@ def ledger_rows(directory: Path, name: str) -> Iterator[Row]:
 
 def _readable(uri: str) -> Iterator[Row]:
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
-        connection.execute("PRAGMA writable_schema = ON")  # so that a file that was cut short is read as far as it goes
+        connection.execute(
+            "PRAGMA writable_schema = ON"
+        )  # so that a file that was cut short is read as far as it goes
         connection.text_factory = lambda content: content.decode(errors="replace")
         # From both ends, for what is damaged may lie in between.
         for order in ("ASC", "DESC"):

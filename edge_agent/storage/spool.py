@@ -20,7 +20,12 @@ from edge_agent.storage.aside import sync_directory
 BUSY_SECONDS = 15.0
 BEGAN_ANEW = "spool_began_anew"
 """A counter of a spool that took the place of another, until somebody has looked what the journal knows of that."""
-_SIGNS_OF_DAMAGE = ("Could not decode to UTF-8", "no such table", "no such column", "malformed database schema")
+_SIGNS_OF_DAMAGE = (
+    "Could not decode to UTF-8",
+    "no such table",
+    "no such column",
+    "malformed database schema",
+)
 _SPARE_PAGES = 256
 _SPARE_LOG_BYTES = 2**20
 
@@ -136,7 +141,7 @@ class Spool:
         migrations.migrate(self._connection)
         if not verify:
             return
-        problems = [row[0] for row in self._connection.execute("PRAGMA quick_check(1)")]
+        problems = [row[0] for row in self._connection.execute("PRAGMA integrity_check(1)")]
         if problems != ["ok"]:
             raise _damaged(self.path, problems[0].splitlines()[-1])
 

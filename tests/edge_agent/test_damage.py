@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
+from edge_agent.generation import jobs
 from edge_agent.storage import quarantine
 from edge_agent.storage.spool import Spool, log_of
 from edge_agent.storage.state import StateDirectory
@@ -132,3 +133,36 @@ def test_without_an_agent_a_command_sets_the_spool_aside_and_goes_on(
     assert edge_json("status", "--state", state.path)["ledger"]["releases"] == 10
     again = contribute(state, tmp_path, pictures)
     assert again["released"] == 10, "the same bytes once more disclose nothing"
+
+
+def test_what_nobody_wrote_into_a_whole_spool_does_not_stop_the_agent_for_ever(
+    state: StateDirectory, run_agent: Callable[..., Process], tmp_path: Path, pictures: np.ndarray
+) -> None:
+    assert contribute(state, tmp_path, pictures)["released"] == 10
+    edge_json("generate", "--state", state.path, "--no-wait", "--ttl", 60)
+    with Spool(state.spool) as spool, spool.transaction() as transaction:
+        transaction.execute("UPDATE jobs SET ttl_seconds = 'soon'")
+
+    agent = run_agent(NOWHERE)
+
+    wait_until(lambda: len(agent.events("agent_started")) == 3, "the agent begins anew")
+    assert len(agent.events("spool_quarantined")) == 1
+    assert edge_json("status", "--state", state.path)["ledger"]["releases"] == 10
+    assert agent.stop() == 0
+
+
+def test_a_job_whose_recipe_cannot_be_read_fails_with_a_reason(
+    device: Device, state: StateDirectory, run_agent: Callable[..., Process]
+) -> None:
+    job_id = edge_json("generate", "--state", state.path, "--no-wait")["job_id"]
+    with Spool(state.spool) as spool, spool.transaction() as transaction:
+        transaction.execute("UPDATE jobs SET state = 'finishing', recipe = '{' WHERE job_id = ?", (job_id,))
+
+    agent = run_agent(device.url)
+
+    with Spool(state.spool) as spool:
+        wait_until(lambda: (jobs.find(spool, job_id) or pytest.fail("gone")).ended, "the job ends")
+        job = jobs.find(spool, job_id)
+        assert job is not None
+        assert (job.state, job.reason) == ("failed", "recipe_damaged")
+    assert agent.stop() == 0

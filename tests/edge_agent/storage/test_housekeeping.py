@@ -1,4 +1,5 @@
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -337,3 +338,49 @@ def test_a_reader_in_the_way_delays_the_reclaim_and_is_not_waited_for(
     housekeeper.turn()
 
     assert used_bytes(spool.path) < 2**20
+
+
+def test_a_folder_of_results_that_is_gone_is_made_again(
+    spool: Spool, state: StateDirectory, keeper: MakeHousekeeper
+) -> None:
+    ended(spool, state)
+    shutil.rmtree(state.results(""))
+
+    keeper().turn()
+
+    assert state.results("").is_dir()
+
+
+def test_files_in_the_way_stop_nothing(
+    spool: Spool, state: StateDirectory, clocks: Clocks, keeper: MakeHousekeeper
+) -> None:
+    stuck, plain = ended(spool, state), ended(spool, state)
+    shutil.rmtree(state.results(plain))
+    state.results(plain).write_text("a file where a folder was")
+    state.results(f".{stuck}.gone").write_text("in the way")
+    housekeeper = keeper(keep_days=1)
+    housekeeper._swept = True  # as long as the agent runs, nothing else removes it
+    housekeeper.turn()
+    clocks.pass_days(2)
+
+    housekeeper.turn()
+
+    assert jobs.find(spool, plain) is None
+    assert jobs.find(spool, stuck) is not None
+    state.results(f".{stuck}.gone").unlink()
+    clocks.pass_days(1)
+    housekeeper.turn()
+    assert jobs.find(spool, stuck) is None
+
+
+def test_running_time_that_cannot_be_read_keeps_things_longer(
+    spool: Spool, state: StateDirectory, keeper: MakeHousekeeper
+) -> None:
+    with spool.transaction() as transaction:
+        transaction.execute("INSERT INTO agent (key, value) VALUES ('running_seconds', '{\u00ff')")
+    job_id = ended(spool, state)
+
+    keeper().turn()
+
+    assert there(spool, state, job_id)
+    assert status.noted(spool)["running_seconds"] == 0.0

@@ -205,3 +205,50 @@ def test_opening_a_second_connection_here_does_not_let_another_process_lose_rows
     expected = [f"{where}-{number}" for number in range(3) for where in ("here", "there", "again")]
     with Spool(state.spool) as spool:
         assert ids(spool) == expected
+
+
+def _settled(path: Path) -> None:
+    with Spool(path) as spool:
+        with spool.transaction() as transaction:
+            transaction.execute("INSERT INTO agent (key, value) VALUES ('a-key-of-the-agent', '1')")
+        spool.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def test_a_flipped_bit_in_a_text_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "spool.sqlite3"
+    _settled(path)
+    path.write_bytes(path.read_bytes().replace(b"a-key-of-the-agent", b"a-\xebey-of-the-agent"))
+
+    with pytest.raises(SpoolDamaged, match="UTF-8"), Spool(path) as spool:
+        spool.rows("SELECT * FROM agent")
+
+
+@pytest.mark.parametrize("place", [b"SQLite format", b"CREATE TABLE jobs", b"CREATE TABLE ledger"])
+def test_a_schema_that_was_overwritten_is_damage(tmp_path: Path, place: bytes) -> None:
+    path = tmp_path / "spool.sqlite3"
+    _settled(path)
+    content = path.read_bytes()
+    start = content.index(place) // 512 * 512 + (100 if place.startswith(b"SQLite") else 0)
+    path.write_bytes(content[:start] + b"\xff" * 512 + content[start + 512 :])
+
+    with pytest.raises(SpoolDamaged), Spool(path, verify=True):
+        pass
+
+
+def test_an_index_that_disagrees_with_its_table_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "spool.sqlite3"
+    _settled(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"a-key-of-the-agent")] ^= 0x01
+    path.write_bytes(content)
+
+    with pytest.raises(SpoolDamaged), Spool(path, verify=True):
+        pass
+
+
+def test_a_table_that_is_missing_is_damage(tmp_path: Path) -> None:
+    with Spool(tmp_path / "spool.sqlite3") as spool:
+        with spool.transaction() as transaction:
+            transaction.execute("DROP TABLE kept")
+        with pytest.raises(SpoolDamaged, match="no such table"):
+            spool.rows("SELECT * FROM kept")
