@@ -67,6 +67,8 @@ class Parts:
     relay: Relay
     doorkeeper: Doorkeeper
     duties: tuple[Duty, ...]
+    patient_duties: tuple[Duty, ...]
+    """Of the duties, those that leave the head and the pictures alone: they are seen to in the middle of a job, too."""
     metrics_port: int | None
 
 
@@ -272,7 +274,7 @@ class Agent:
             lifecycle.serve_from_stock(self._spool, job)
 
     def _finish_jobs(self) -> None:
-        """One after the other, and between two of them a look at the inbox."""
+        """One after the other, and between two of them a look at everything; `_breathe` is the look in the middle of one."""
         for job in jobs.unfinished(self._spool, "finishing")[:1]:
             self._jobs_may_have_changed = True
             with structlog.contextvars.bound_contextvars(job_id=job.job_id):
@@ -287,6 +289,7 @@ class Agent:
                 self._parts.slot,
                 stopping=self._stopping.is_set,
                 on_step=self._observe_step,
+                between=self._breathe,
                 energy=self._parts.energy,
             )
         except JobFailed as error:
@@ -296,6 +299,23 @@ class Agent:
             return
         self._parts.metrics.job_seconds.observe(job.age_seconds(clock.now()))
         self._observer.look(self._spool)
+
+    def _breathe(self) -> None:
+        """In the middle of a job: letters, requests, and the duties that do not touch the head."""
+        try:
+            self._take_letters(0)
+            jobs.expire(self._spool, clock.now())
+            self._start_jobs()
+            if time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + _LOOK_SECONDS
+                for duty in self._parts.patient_duties:
+                    duty.turn()
+                self._observer.look_at_outbox(self._spool)
+            self._tell()
+        except SpoolError as error:
+            if error.disposition is not Disposition.RETRY:
+                raise
+            log.warning("spool_full", error=str(error))
 
     def _observe_step(self, images: int, seconds: float) -> None:
         self.beats += 1

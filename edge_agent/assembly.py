@@ -83,12 +83,15 @@ def assemble(
         )
         doorkeeper = Doorkeeper(windows, connection)
         consumer = connection.consumer(inbox_queue(connection.user), prefetch=INBOX_PREFETCH)
-        duties: tuple[Duty, ...] = (
+        patient_duties: tuple[Duty, ...] = (
             doorkeeper,
-            updater,
             Reasker(spool, settings, lambda: connection.connected),
             PoolKeeper(spool, settings, lambda: slot.facts, lambda: connection.connected, relay.wake),
             Reporter(state, spool, slot, metrics, settings, wake=relay.wake),
+        )
+        duties: tuple[Duty, ...] = (
+            *patient_duties,
+            updater,
             Housekeeper(
                 spool, state, Keeping(settings.results_keep_days, settings.results_max_bytes), metrics
             ),
@@ -112,6 +115,7 @@ def assemble(
                 relay=relay,
                 doorkeeper=doorkeeper,
                 duties=duties,
+                patient_duties=patient_duties,
                 metrics_port=metrics_port,
             )
         finally:
