@@ -34,6 +34,8 @@ from monitoring.metrics import EdgeMetrics
 log = structlog.get_logger(__name__)
 
 INBOX_PREFETCH = 8
+_GOODBYE_SECONDS = 1.0
+"""How long a stopping agent waits for the broker; what is in flight stays in the outbox."""
 
 
 @contextlib.contextmanager
@@ -120,7 +122,7 @@ def assemble(
             )
         finally:
             relay.stop()
-            connection.stop()
+            connection.stop(_GOODBYE_SECONDS)
             updater.close()
 
 

@@ -53,8 +53,11 @@ def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
                     log.critical("spool_quarantined", error=str(damage), folder=str(folder))
                     damage = None
                 page = _make_page(settings, state, registry)
-                connection = Connection(broker, name=f"edge-{broker.user}", metrics=broker_metrics)
-                with assemble(settings, state, connection, metrics, port) as parts, _page(page):
+                with (
+                    _connection(broker, broker_metrics) as connection,
+                    assemble(settings, state, connection, metrics, port) as parts,
+                    _page(page),
+                ):
                     if page is None:
                         note(parts.spool, {"page": None})
                     agent = Agent(parts, stopping)
@@ -70,6 +73,16 @@ def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
             except SpoolFull as error:
                 log.warning("spool_full", error=str(error))
                 stopping.wait(_FULL_DISK_SECONDS)
+
+
+@contextlib.contextmanager
+def _connection(broker: BrokerSettings, metrics: BrokerMetrics) -> Iterator[Connection]:
+    """A connection that is not begun yet, and that is closed even when it never is."""
+    connection = Connection(broker, name=f"edge-{broker.user}", metrics=metrics)
+    try:
+        yield connection
+    finally:
+        connection.stop()
 
 
 def _make_page(

@@ -128,7 +128,9 @@ def test_in_the_middle_of_a_large_job_the_others_are_served(
     with agent(head=tmp_path / "whole.bundle", telemetry_seconds=86_400) as (agent_, spool):
         agent_.turn(0)
         large = accept(spool, count=64, label=1)
-        observe, others, seen = agent_._observe_step, [], []
+        observe = agent_._observe_step
+        others: list[str] = []
+        seen: list[str] = []
 
         def on_step(images: int, seconds: float) -> None:
             observe(images, seconds)
@@ -154,3 +156,16 @@ def test_in_the_middle_of_a_large_job_the_others_are_served(
 
         assert state_of(spool, large) == "completed"
         assert set(seen) == {"finishing"}, "the other was answered and telemetry written before it was done"
+
+
+def test_an_agent_that_cannot_begin_leaves_no_open_files_behind() -> None:
+    def begin() -> int:
+        connection = Connection(
+            BrokerSettings.from_url(NOWHERE), name="test-turns", metrics=BrokerMetrics(CollectorRegistry())
+        )
+        connection.stop()
+        connection.stop()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    first = begin()
+    assert [begin() for _ in range(5)] == [first] * 5
