@@ -21,7 +21,7 @@ from edge_agent.heads.arrivals import Arrivals
 from edge_agent.heads.calibration import StepMeter
 from edge_agent.heads.energy import EnergyMeter
 from edge_agent.heads.head_slot import HeadSlot
-from edge_agent.link import inbox, senders
+from edge_agent.link import contract, inbox, senders
 from edge_agent.link.doorkeeper import Doorkeeper
 from edge_agent.link.relay import Relay
 from edge_agent.observation import Observer
@@ -186,6 +186,7 @@ class Agent:
         if moment >= self._carry_at:
             self._carry_at = moment + _CARRY_SECONDS
             jobs.carry_ages(self._spool, clock.now())
+            contract.carry_age(self._spool, clock.now())
         if moment >= self._look_at:
             self._look_at = moment + _LOOK_SECONDS
             self._parts.slot.refresh()
