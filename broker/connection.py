@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 WINDOW_BYTES = 16 * 2**20
 """What a publisher has in flight at most: on a link with a round trip of 200 ms enough for 80 MB a second."""
+_CUT_SECONDS = 2.0
 LASTING_SECONDS = 5.0
 """What stood for this long was a success: the next failure is the first again."""
 
@@ -132,11 +133,21 @@ class Connection:
             )
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
-        """Close the connection and end the thread. What is not confirmed by then fails with ConnectionLost."""
+        """Close the connection and end the thread; calling it again does nothing.
+
+        What is not confirmed by then fails with ConnectionLost. A goodbye waits behind all that was written before it, so that on
+        a slow link it is waited for no longer than `timeout_seconds`: then the link is cut.
+        """
+        begun = self._thread.ident is not None
+        if not begun and not self._stopping:
+            self._ioloop.close()
         self._stopping = True
         if self._thread.is_alive():
             self.call(self._close)
             self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            self.call(self._cut)
+            self._thread.join(_CUT_SECONDS)
 
     def pause(self) -> None:
         """Close the link and leave it closed until `resume`; what is not confirmed by then fails with ConnectionLost.

@@ -21,7 +21,7 @@ from edge_agent.heads.arrivals import Arrivals
 from edge_agent.heads.calibration import StepMeter
 from edge_agent.heads.energy import EnergyMeter
 from edge_agent.heads.head_slot import HeadSlot
-from edge_agent.link import inbox, senders
+from edge_agent.link import contract, inbox, senders
 from edge_agent.link.doorkeeper import Doorkeeper
 from edge_agent.link.relay import Relay
 from edge_agent.observation import Observer
@@ -67,6 +67,8 @@ class Parts:
     relay: Relay
     doorkeeper: Doorkeeper
     duties: tuple[Duty, ...]
+    patient_duties: tuple[Duty, ...]
+    """Of the duties, those that leave the head and the pictures alone: they are seen to in the middle of a job, too."""
     metrics_port: int | None
 
 
@@ -185,6 +187,7 @@ class Agent:
         if moment >= self._carry_at:
             self._carry_at = moment + _CARRY_SECONDS
             jobs.carry_ages(self._spool, clock.now())
+            contract.carry_age(self._spool, clock.now())
         if moment >= self._look_at:
             self._look_at = moment + _LOOK_SECONDS
             self._parts.slot.refresh()
@@ -285,7 +288,7 @@ class Agent:
             lifecycle.serve_from_stock(self._spool, job)
 
     def _finish_jobs(self) -> None:
-        """One after the other, and between two of them a look at the inbox."""
+        """One after the other, and between two of them a look at everything; `_breathe` is the look in the middle of one."""
         for job in jobs.unfinished(self._spool, "finishing")[:1]:
             self._jobs_may_have_changed = True
             with structlog.contextvars.bound_contextvars(job_id=job.job_id):
@@ -300,6 +303,7 @@ class Agent:
                 self._parts.slot,
                 stopping=self._stopping.is_set,
                 on_step=self._observe_step,
+                between=self._breathe,
                 energy=self._parts.energy,
             )
         except JobFailed as error:
@@ -309,6 +313,23 @@ class Agent:
             return
         self._parts.metrics.job_seconds.observe(job.age_seconds(clock.now()))
         self._observer.look(self._spool)
+
+    def _breathe(self) -> None:
+        """In the middle of a job: letters, requests, and the duties that do not touch the head."""
+        try:
+            self._take_letters(0)
+            jobs.expire(self._spool, clock.now())
+            self._start_jobs()
+            if time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + _LOOK_SECONDS
+                for duty in self._parts.patient_duties:
+                    duty.turn()
+                self._observer.look_at_outbox(self._spool)
+            self._tell()
+        except SpoolError as error:
+            if error.disposition is not Disposition.RETRY:
+                raise
+            log.warning("spool_full", error=str(error))
 
     def _observe_step(self, images: int, seconds: float) -> None:
         self.beats += 1

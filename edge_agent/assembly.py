@@ -35,6 +35,8 @@ from monitoring.metrics import EdgeMetrics
 log = structlog.get_logger(__name__)
 
 INBOX_PREFETCH = 8
+_GOODBYE_SECONDS = 1.0
+"""How long a stopping agent waits for the broker; what is in flight stays in the outbox."""
 
 
 @contextlib.contextmanager
@@ -82,12 +84,15 @@ def assemble(
         )
         doorkeeper = Doorkeeper(windows, connection)
         consumer = connection.consumer(inbox_queue(connection.user), prefetch=INBOX_PREFETCH)
-        duties: tuple[Duty, ...] = (
+        patient_duties: tuple[Duty, ...] = (
             doorkeeper,
-            updater,
             Reasker(spool, settings, lambda: connection.connected),
             PoolKeeper(spool, settings, lambda: slot.facts, lambda: connection.connected, relay.wake),
             Reporter(state, spool, slot, metrics, settings, wake=relay.wake),
+        )
+        duties: tuple[Duty, ...] = (
+            *patient_duties,
+            updater,
             Housekeeper(
                 spool, state, Keeping(settings.results_keep_days, settings.results_max_bytes), metrics
             ),
@@ -111,11 +116,12 @@ def assemble(
                 relay=relay,
                 doorkeeper=doorkeeper,
                 duties=duties,
+                patient_duties=patient_duties,
                 metrics_port=metrics_port,
             )
         finally:
             relay.stop()
-            connection.stop()
+            connection.stop(_GOODBYE_SECONDS)
             updater.close()
 
 

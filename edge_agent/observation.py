@@ -71,7 +71,7 @@ class Observer:
 
 
 def _durable_counts(spool: Spool) -> dict[str, int]:
-    by_state = jobs.counts(spool)
+    by_state = status.job_counts(spool)
     return {
         "releases": status.release_count(spool),
         "receipts": status.receipt_count(spool),
@@ -80,8 +80,5 @@ def _durable_counts(spool: Spool) -> dict[str, int]:
         "strangers": status.counter(spool, "strangers"),
         "late": status.counter(spool, "late"),
         "from_pool": status.counter(spool, "jobs_from_pool"),
-        **{
-            outcome: by_state.get(outcome, 0) + status.counter(spool, f"forgotten_{outcome}")
-            for outcome in jobs.ENDED
-        },
+        **{outcome: by_state.get(outcome, 0) for outcome in jobs.ENDED},
     }

@@ -63,8 +63,11 @@ def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
                     log.critical("spool_quarantined", error=str(damage), folder=str(folder))
                     damage = None
                 page = _make_page(settings, state, registry)
-                connection = Connection(broker, name=f"edge-{broker.user}", metrics=broker_metrics)
-                with assemble(settings, state, connection, metrics, port) as parts, _page(page):
+                with (
+                    _connection(broker, broker_metrics) as connection,
+                    assemble(settings, state, connection, metrics, port) as parts,
+                    _page(page),
+                ):
                     if page is None:
                         note(parts.spool, {"page": None})
                     agent = Agent(parts, stopping)
@@ -109,6 +112,16 @@ class _Stumbles:
         if quarantine.names(self._state):
             raise error
         return SpoolDamaged(f"the agent stumbles over what is in the spool {self._state.spool}: {error!r}")
+
+
+@contextlib.contextmanager
+def _connection(broker: BrokerSettings, metrics: BrokerMetrics) -> Iterator[Connection]:
+    """A connection that is not begun yet, and that is closed even when it never is."""
+    connection = Connection(broker, name=f"edge-{broker.user}", metrics=metrics)
+    try:
+        yield connection
+    finally:
+        connection.stop()
 
 
 def _make_page(

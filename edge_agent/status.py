@@ -63,7 +63,7 @@ def collect(state: StateDirectory, spool: Spool, settings: EdgeSettings) -> dict
         "inbox": {"bytes": held_bytes(spool)},
         "ledger": ledger.summary(spool, settings),
         "receipts": _receipts(spool),
-        "jobs": jobs.counts(spool),
+        "jobs": job_counts(spool),
         "late_results": counter(spool, "late"),
         "duplicates": counter(spool, "duplicate"),
         "contract": _contract(spool),
@@ -81,6 +81,15 @@ def counter(spool: Spool, name: str) -> int:
     """A counter that survives restarts."""
     row = spool.row("SELECT value FROM counters WHERE name = ?", (name,))
     return 0 if row is None else int(row[0])
+
+
+def job_counts(spool: Spool) -> dict[str, int]:
+    """Number of jobs by state, of the states that occur; of the ended ones all there ever were, those forgotten since too."""
+    by_state = jobs.counts(spool)
+    ever = {
+        outcome: by_state.get(outcome, 0) + counter(spool, f"forgotten_{outcome}") for outcome in jobs.ENDED
+    }
+    return by_state | {outcome: count for outcome, count in ever.items() if count}
 
 
 def receipt_count(spool: Spool) -> int:

@@ -76,9 +76,12 @@ def finish(
     *,
     stopping: Callable[[], bool],
     on_step: OnStep | None = None,
+    between: Callable[[], None] | None = None,
     energy: EnergyMeter | None = None,
 ) -> None:
     """Run the head on a job whose samples at the cut are complete, write the pictures, and complete it.
+
+    between: called between two batches of images, for what cannot wait until a large job is done.
 
     Raises JobFailed when that is not possible, Interrupted when the agent is stopping.
     """
@@ -89,7 +92,7 @@ def finish(
         if recipe.t_cut == 0:
             finished = _Finished(at_cut.x)
         else:
-            runner = _Runner(spool, job, recipe, slot, _head_for(recipe, slot), stopping, on_step)
+            runner = _Runner(spool, job, recipe, slot, _head_for(recipe, slot), stopping, on_step, between)
             try:
                 finished = _metered(energy, partial(runner.run, at_cut))
             except _Over:
@@ -119,6 +122,7 @@ class _Runner:
     loaded: Loaded
     stopping: Callable[[], bool]
     on_step: OnStep | None
+    between: Callable[[], None] | None
 
     def run(self, at_cut: _AtCut) -> _Finished:
         """Finish the samples, a batch at a time; stops early when the job's time is over."""
@@ -126,6 +130,8 @@ class _Runner:
         steps = results.room_for_steps(len(self.recipe.head_plan), at_cut.x.shape)
         started = time.perf_counter()
         for first in range(0, self.job.count, HEAD_BATCH):
+            if first and self.between is not None:
+                self.between()
             if self.stopping():
                 raise Interrupted
             if _out_of_time(self.job) or _ended(self.spool, self.job):

@@ -22,23 +22,26 @@ def wait_for(
     on_look: told the job, and whether an agent runs, whenever something may have changed and once a second besides.
 
     Without an agent the job's time runs all the same, and this ends it when it is over. Raises JobFailed when it failed or
-    expired, JobRefused when there is no such job.
+    expired, or when its pictures were removed before they could be seen, JobRefused when there is no such job.
     """
     look_at = 0.0
     running = False
+    job = None
     while True:
         if time.monotonic() >= look_at:
             look_at = time.monotonic() + _LOOK_SECONDS
             running = agent_is_running(state)
             if not running:
                 jobs.expire(spool, clock.now())
-        job = jobs.find(spool, job_id)
+        before, job = job, jobs.find(spool, job_id)
+        if job is None and before is not None:
+            raise _removed(job_id)
         if job is None:
             raise JobRefused(f"there is no job {job_id} in {spool.path}")
         if on_look is not None:
             on_look(job, running)
         if job.ended:
-            return _completed(job)
+            return _completed(job, state)
         _wait_for_change(spool, look_at)
 
 
@@ -69,7 +72,17 @@ def _wait_for_change(spool: Spool, until: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _completed(job: Job) -> Job:
+def _completed(job: Job, state: StateDirectory) -> Job:
     if job.state != "completed":
         raise JobFailed(job.reason or job.state, f"job {job.job_id} {job.state} ({job.reason}): {job.detail}")
+    if not state.results(job.job_id).exists():
+        raise _removed(job.job_id)
     return job
+
+
+def _removed(job_id: str) -> JobFailed:
+    return JobFailed(
+        "removed",
+        f"job {job_id} has ended and its pictures were removed for room: raise results_max_bytes, make room on the disk, or ask"
+        " for fewer images at once",
+    )

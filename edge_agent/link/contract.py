@@ -1,12 +1,19 @@
 """What the server asks of the clients: the last round heard of."""
 
+import json
 import sqlite3
 import time
+from typing import Any
 
 from broker import codec
 from broker.contract.rounds import RoundV1
 from broker.errors import Refused
+from edge_agent import clock
+from edge_agent.clock import Moment, elapsed_seconds
 from edge_agent.storage.spool import Spool
+
+_AGE = "round_age"
+_CARRY_SECONDS = 600.0
 
 
 def latest(spool: Spool) -> RoundV1 | None:
@@ -21,20 +28,63 @@ def latest(spool: Spool) -> RoundV1 | None:
     return message if isinstance(message, RoundV1) else None
 
 
-def is_closed(spool: Spool, message: RoundV1, now_unix: float) -> bool:
-    """Whether a round takes no more releases, by this device's clock from its arrival on; a clock set back leaves it open."""
+def is_closed(spool: Spool, message: RoundV1, moment: Moment) -> bool:
+    """Whether a round takes no more releases, by the seconds that have surely passed since it came; no clock is asked."""
     if message.closes_in_seconds is None:
         return False
-    row = spool.row("SELECT received_at FROM contract")
-    return row is not None and now_unix - float(row[0]) > message.closes_in_seconds
+    age_seconds = _age_seconds(spool, moment)
+    return age_seconds is not None and age_seconds > message.closes_in_seconds
 
 
-def store(transaction: sqlite3.Connection, message: RoundV1) -> bool:
-    """Keep a round unless a newer one is known already; rounds may arrive late and out of order."""
+def carry_age(spool: Spool, moment: Moment) -> None:
+    """Write down how old the round is, so that a reboot cannot make it much younger; seldom, since each note costs a write."""
+    noted = _noted(spool)
+    if noted is None:
+        return
+    age_seconds = elapsed_seconds(*noted, moment)
+    if moment.boot == noted[1].boot and age_seconds - noted[0] < _CARRY_SECONDS:
+        return
+    with spool.transaction() as transaction:
+        _note(transaction, age_seconds, moment)
+
+
+def _age_seconds(spool: Spool, moment: Moment) -> float | None:
+    """Seconds since the round came; None where that was not noted, as by an older program: the next announcement does."""
+    noted = _noted(spool)
+    return None if noted is None else elapsed_seconds(*noted, moment)
+
+
+def _noted(spool: Spool) -> tuple[float, Moment] | None:
+    """How old the round was, and when that was."""
+    row = spool.row("SELECT value FROM agent WHERE key = ?", (_AGE,))
+    if row is None:
+        return None
+    try:
+        carried_seconds, boot, seconds = json.loads(row[0])
+        return float(carried_seconds), Moment(str(boot), float(seconds))
+    except (ValueError, TypeError):
+        return None
+
+
+def _note(transaction: sqlite3.Connection, age_seconds: float, moment: Moment) -> None:
+    value: list[Any] = [age_seconds, moment.boot, moment.seconds]
+    transaction.execute(
+        "INSERT INTO agent (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (_AGE, json.dumps(value)),
+    )
+
+
+def store(transaction: sqlite3.Connection, message: RoundV1, moment: Moment | None = None) -> bool:
+    """Keep a round unless a newer one is known already; rounds may arrive late and out of order.
+
+    moment: when it came; now, when left out.
+    """
     changed = transaction.execute(
         "INSERT INTO contract (only, number, body, received_at) VALUES (1, ?, ?, ?)"
         " ON CONFLICT (only) DO UPDATE SET number = excluded.number, body = excluded.body,"
         " received_at = excluded.received_at WHERE excluded.number >= contract.number",
         (message.number, codec.encode(message), time.time()),
     )
+    if changed.rowcount > 0:
+        _note(transaction, 0.0, moment or clock.now())
     return changed.rowcount > 0

@@ -1,7 +1,8 @@
 """The times of day at which a device connects. Pure: the time is passed in.
 
 A window is the one decision that follows the wall clock, because it speaks of it. On a device whose clock is wrong it opens at
-another hour; what is to be sent waits until then, and nothing is lost.
+another hour; what is to be sent waits until then, and nothing is lost. Where clocks are changed for the summer a window moves
+with them: one within the hour that is left out does not open that night, and one within the hour that comes twice opens twice.
 """
 
 import re
@@ -12,7 +13,7 @@ from typing import Self
 from edge_agent.errors import WindowError
 
 DAY_SECONDS = 86_400
-_WINDOW = re.compile(r"(\d{1,2}):(\d{2})-(\d{1,2}):(\d{2})", re.ASCII)
+_WINDOW = re.compile(r"(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ again when it comes out the same to the last bit, since the same bytes a second 
 
 import math
 import sqlite3
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from diffusion import privacy
 from diffusion.privacy import Release
 from diffusion.schedule import NoiseSchedule
 from diffusion.split import Cut
+from edge_agent import clock
 from edge_agent.errors import ContributionError
 from edge_agent.link import contract as contracts
 from edge_agent.link import outbox
@@ -269,7 +269,7 @@ def _why_refused(settings: EdgeSettings, refused: int) -> str:
 
 def _releases_asked(spool: Spool, contract: RoundV1) -> int:
     """How often an image may be released as far as the server is concerned; not at all once the round is closed."""
-    return 0 if contracts.is_closed(spool, contract, time.time()) else contract.releases_wanted
+    return 0 if contracts.is_closed(spool, contract, clock.now()) else contract.releases_wanted
 
 
 def _is_wanted(image: Image, contract: RoundV1 | None) -> bool:

@@ -29,6 +29,9 @@ _TURN_SECONDS = 60.0
 _BUSY_TURN_SECONDS = 1.0
 _PER_TURN = 100
 _DAY_SECONDS = 86_400.0
+TO_FETCH_SECONDS = 60.0
+"""For so long pictures stay whatever the quota: whoever asked for them is only just being told that they are there."""
+_LEAST_FREE_BYTES = 32 * 2**20
 _LEFT_BY_CRASHES = (".draft", ".gone")
 _ENDED = "('completed', 'failed', 'expired')"
 
@@ -161,18 +164,26 @@ class Housekeeper:
             )
 
     def _doomed(self, entries: list[_Entry], running: float) -> list[str]:
-        """What goes now: the old by both clocks, then the oldest with pictures until the rest fits; never the newest."""
+        """What goes now: the old by both clocks, then the oldest with pictures until the rest fits; never the newest.
+
+        For want of room nothing goes that ended a moment ago, which somebody may be about to fetch, unless the disk is full.
+        """
         keep_seconds = self._keeping.keep_days * _DAY_SECONDS
         entries = sorted(entries, key=lambda entry: (entry.sequence, entry.noticed_running, entry.name))
         total_bytes = sum(entry.size_bytes for entry in entries)
+        spare_seconds = 0.0 if self._disk_is_full() else TO_FETCH_SECONDS
         doomed = []
         for place, entry in enumerate(entries):
             age_seconds = min(self._wall_seconds() - entry.noticed_at, running - entry.noticed_running)
             over = total_bytes > self._keeping.max_bytes and entry.size_bytes and place < len(entries) - 1
-            if age_seconds > keep_seconds or over:
+            spared = bool(entry.sequence) and running - entry.noticed_running < spare_seconds
+            if age_seconds > keep_seconds or (over and not spared):
                 doomed.append(entry.name)
                 total_bytes -= entry.size_bytes
         return doomed[:_PER_TURN]
+
+    def _disk_is_full(self) -> bool:
+        return shutil.disk_usage(self._state.path).free < _LEAST_FREE_BYTES
 
     def _remove_folder(self, name: str) -> bool:
         """Before the job is forgotten: a folder without its job would be a stray. False when it has to stay."""

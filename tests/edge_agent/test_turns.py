@@ -17,11 +17,15 @@ from edge_agent.agent import Agent
 from edge_agent.assembly import assemble
 from edge_agent.errors import OutboxFull
 from edge_agent.generation import jobs
+from edge_agent.heads import store
 from edge_agent.link import outbox
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
+from export.checkpoint import save_checkpoint
+from export.head_export import export_head
 from monitoring.metrics import BrokerMetrics, EdgeMetrics
+from tests.export.heads import SCHEDULE, metadata_of, random_network
 
 NOWHERE = "amqp://ward_one:secret@127.0.0.1:1/collafuse"
 
@@ -113,3 +117,55 @@ def test_a_request_has_room_where_samples_have_none_left(
         agent_.turn(0)
 
         assert state_of(spool, job_id) == "requested"
+
+
+def test_in_the_middle_of_a_large_job_the_others_are_served(
+    agent: Callable[..., Any], tmp_path: Path
+) -> None:
+    network = random_network()
+    save_checkpoint(tmp_path / "whole.safetensors", network, metadata_of(network, t_cut=SCHEDULE.T))
+    export_head(tmp_path / "whole.safetensors", tmp_path / "whole.bundle")
+    with agent(head=tmp_path / "whole.bundle", telemetry_seconds=86_400) as (agent_, spool):
+        agent_.turn(0)
+        large = accept(spool, count=64, label=1)
+        observe = agent_._observe_step
+        others: list[str] = []
+        seen: list[str] = []
+
+        def on_step(images: int, seconds: float) -> None:
+            observe(images, seconds)
+            agent_._look_at = 0.0
+            if not others:
+                others.append(accept(spool, label=99_999))
+                with spool.transaction() as transaction:  # which telemetry tells at once
+                    store.put(
+                        transaction,
+                        "a" * 64,
+                        name="ward",
+                        version="1",
+                        counter=1,
+                        state="refused",
+                        reason="expired",
+                    )
+            elif state_of(spool, others[0]) == "failed" and outbox.load(spool).messages:
+                seen.append(state_of(spool, large))
+
+        agent_._observe_step = on_step
+        agent_._jobs_may_have_changed = True
+        agent_.turn(0)
+
+        assert state_of(spool, large) == "completed"
+        assert set(seen) == {"finishing"}, "the other was answered and telemetry written before it was done"
+
+
+def test_an_agent_that_cannot_begin_leaves_no_open_files_behind() -> None:
+    def begin() -> int:
+        connection = Connection(
+            BrokerSettings.from_url(NOWHERE), name="test-turns", metrics=BrokerMetrics(CollectorRegistry())
+        )
+        connection.stop()
+        connection.stop()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    first = begin()
+    assert [begin() for _ in range(5)] == [first] * 5

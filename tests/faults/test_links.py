@@ -207,6 +207,28 @@ def test_a_confirm_that_comes_late_counts_and_nothing_is_sent_again(
     assert store.repeats == 0
 
 
+def test_with_much_in_flight_on_a_stalled_link_it_stops_all_the_same(
+    node: NodeInfo, link: Link, device_url: str, connect: Connect
+) -> None:
+    connection = connect(through(device_url, node, link))
+    publisher = connection.publisher()
+    connection.wait_connected(20)
+    link.stall("up", "down")
+    sent = [
+        publisher.send(
+            Outgoing(EXCHANGE_UP, f"{connection.user}.samples", f"{number}", "samples.v1", bytes(2**20))
+        )
+        for number in range(8)
+    ]
+    begun = time.monotonic()
+
+    connection.stop(1.0)
+
+    assert time.monotonic() - begun < 3
+    assert not connection._thread.is_alive()
+    assert all(isinstance(future.exception(0), ConnectionLost) for future in sent)
+
+
 def test_a_broker_that_is_away_is_waited_for_and_everything_arrives(
     node: NodeInfo, link: Link, device_url: str, connect: Connect, spool: Spool, relay: Start, store: Store
 ) -> None:

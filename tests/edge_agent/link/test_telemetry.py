@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from broker import codec
 from broker.contract.telemetry import TelemetryV1
+from edge_agent import status
 from edge_agent.heads import store
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import outbox, senders
@@ -125,6 +126,25 @@ def test_it_counts_and_measures(
     assert sum(message.step_seconds.counts) == 2
     assert message.step_seconds.counts[-1] == 1
     assert message.step_seconds.sum_seconds == pytest.approx(1e6 + 0.001)
+
+
+def test_jobs_that_housekeeping_forgot_stay_counted(
+    state: StateDirectory,
+    spool: Spool,
+    settings: Callable[..., EdgeSettings],
+    reporter: Callable[..., Reporter],
+) -> None:
+    with spool.transaction() as transaction:
+        count(transaction, "forgotten_completed")
+        count(transaction, "forgotten_completed")
+    device = reporter()
+
+    something_happens(spool, "a", "refused")
+    device.turn()
+
+    (message,) = waiting(spool)
+    assert message.counters["jobs_completed"] == 2
+    assert status.collect(state, spool, settings())["jobs"] == {"completed": 2}
 
 
 def test_a_full_outbox_costs_the_report_and_nothing_else(

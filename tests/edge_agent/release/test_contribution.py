@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from broker.contract.samples import SamplesV1
 from diffusion import privacy
 from diffusion.schedule import NoiseSchedule
 from diffusion.split import Cut
+from edge_agent.clock import Moment
 from edge_agent.errors import ContributionError, OutboxFull, StateError
 from edge_agent.link import contract
 from edge_agent.release import contribution
@@ -360,6 +362,21 @@ def test_a_round_that_is_still_open_is_answered(
         contract.store(transaction, opened_round(closes_in_seconds=3600.0))
 
     assert contribute(spool, state, settings(), data).released == 10
+
+
+def test_a_round_closes_by_the_seconds_that_passed_and_not_by_the_wall_clock(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    round_ = opened_round(closes_in_seconds=3600.0)
+    with spool.transaction() as transaction:
+        contract.store(transaction, round_, Moment("boot-a", 1000.0))
+    monkeypatch.setattr(time, "time", lambda: 4e9)  # a wall clock that is decades ahead
+
+    assert not contract.is_closed(spool, round_, Moment("boot-a", 4600.0))
+    assert contract.is_closed(spool, round_, Moment("boot-a", 4601.0))
+    contract.carry_age(spool, Moment("boot-a", 3000.0))
+    assert not contract.is_closed(spool, round_, Moment("boot-b", 1600.0)), "2,000 s, a reboot, and 1,600 s"
+    assert contract.is_closed(spool, round_, Moment("boot-b", 1601.0))
 
 
 def test_two_contributions_at_once_are_not_allowed(state: StateDirectory) -> None:

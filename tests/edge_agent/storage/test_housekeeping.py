@@ -8,12 +8,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from edge_agent import clock, status
-from edge_agent.errors import SpoolError
-from edge_agent.generation import jobs, results
+from edge_agent.errors import JobFailed, SpoolError
+from edge_agent.generation import jobs, results, waiting
 from edge_agent.link import outbox
 from edge_agent.observation import Observer
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage import quarantine
+from edge_agent.storage import housekeeping, quarantine
 from edge_agent.storage.housekeeping import Housekeeper, Keeping
 from edge_agent.storage.spool import Spool, log_of
 from edge_agent.storage.state import StateDirectory
@@ -162,7 +162,11 @@ def test_over_the_quota_the_oldest_pictures_go_and_the_newest_never(
     waiting = accept(spool)
     results.save(state, waiting, np.zeros((1, 1, 900, 900), np.float32), None)  # not yet called completed
 
-    keeper(max_bytes=2**20).turn()
+    housekeeper = keeper(max_bytes=2**20)
+    housekeeper.turn()
+    assert all(there(spool, state, job_id) for job_id in made), "somebody may be about to fetch them"
+    clocks.pass_days(0.01)
+    housekeeper.turn()
 
     assert [there(spool, state, job_id) for job_id in made] == [False, False, False, True, True]
     assert there(spool, state, waiting)
@@ -178,11 +182,33 @@ def test_the_quota_is_kept_however_many_jobs_end_in_a_minute(
     housekeeper = keeper(max_bytes=1)
     made = [ended(spool, state) for _ in range(250)]
 
-    for _ in range(10):
+    for _ in range(60):
         housekeeper.turn()
-        clocks.running += 2.0  # as often as the agent looks
+        clocks.running += 2.0  # as often as the agent looks, until the last has been there to be fetched for long enough
 
     assert [job_id for job_id in made if there(spool, state, job_id)] == made[-1:]
+def test_on_a_full_disk_even_the_youngest_but_one_goes(
+    spool: Spool, state: StateDirectory, keeper: MakeHousekeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [ended(spool, state, side=300) for _ in range(2)]
+    monkeypatch.setattr(housekeeping, "_LEAST_FREE_BYTES", 2**62)  # no disk has as much
+
+    keeper(max_bytes=1).turn()
+
+    assert [there(spool, state, job_id) for job_id in made] == [False, True]
+
+
+def test_whoever_waits_is_told_that_the_pictures_were_removed(spool: Spool, state: StateDirectory) -> None:
+    gone, forgotten = ended(spool, state), accept(spool)
+    shutil.rmtree(state.results(gone))
+
+    def forget(*_: object) -> None:
+        with spool.transaction() as transaction:
+            transaction.execute("DELETE FROM jobs WHERE job_id = ?", (forgotten,))
+
+    for job_id, look in ((gone, None), (forgotten, forget)):
+        with pytest.raises(JobFailed, match=f"job {job_id} has ended and its pictures were removed for room"):
+            waiting.wait_for(spool, state, job_id, look)
 
 
 def test_failed_jobs_have_no_pictures_and_go_for_their_age_alone(
@@ -268,11 +294,16 @@ def test_what_lies_in_quarantine_is_measured(
 
 
 def test_when_nothing_can_be_written_pictures_go_all_the_same(
-    spool: Spool, state: StateDirectory, clocks: Clocks, keeper: MakeHousekeeper
+    spool: Spool,
+    state: StateDirectory,
+    clocks: Clocks,
+    keeper: MakeHousekeeper,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on a full disk: the room that is made is what the next turn writes with."""
     made = [ended(spool, state, side=300) for _ in range(4)]
     housekeeper = keeper(max_bytes=400_000)
+    monkeypatch.setattr(housekeeping, "_LEAST_FREE_BYTES", 2**62)
     spool.rows("PRAGMA query_only = 1")
 
     with pytest.raises(SpoolError):
