@@ -1,5 +1,6 @@
 """Which heads this device may take: whose signature it believes, and what the policy says; decided before anything is kept."""
 
+import hashlib
 import importlib.metadata
 import sqlite3
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ class Judge:
             self._ring = Keyring.from_texts(keys)
         except KeyUnusable as error:
             raise HeadError(f"head_keys: {error}") from error
+        self._settings = hashlib.sha256("\n".join(sorted(key.text for key in self._ring.keys)).encode()).hexdigest()
         self.own: Manifest | None = None
         """Of the head that the settings name, as far as it could be read."""
 
@@ -41,19 +43,31 @@ class Judge:
         return bool(self._ring.keys)
 
     def keyring(self, connection: sqlite3.Connection) -> Keyring:
-        """The keys in force: those of the settings, or those that a chain of signed lists has led to since."""
-        row = connection.execute("SELECT history FROM head_keys").fetchone()
-        if row is None:
-            return self._ring
-        try:
-            return self._ring.follow(KeyHistory.from_bytes(bytes(row[0])))
-        except BundleError:
+        """The keys in force: the list that a chain of signed ones has led to, until the settings name other keys.
+
+        Raises BundleError when what was kept cannot be read: revoked keys do not come back by damage.
+        """
+        row = connection.execute("SELECT history, settings FROM head_keys").fetchone()
+        if row is None or row["settings"] not in (None, self._settings):
             return self._ring  # the owner has written other keys into the settings: they count
+        lists = KeyHistory.from_bytes(bytes(row["history"])).lists
+        if not lists:
+            return self._ring
+        current = lists[-1].content
+        return Keyring(current.public_keys, current.threshold, current)
 
     def verify(
-        self, connection: sqlite3.Connection, manifest_bytes: bytes, signatures: bytes, key_list: bytes | None
+        self,
+        connection: sqlite3.Connection,
+        manifest_bytes: bytes,
+        signatures: bytes,
+        key_list: bytes | None,
+        *,
+        fresh: bool = True,
     ) -> Manifest:
         """The manifest, if somebody vouches for it whom this device trusts; a new list of keys is kept.
+
+        fresh: whether a list in force that has expired is an objection.
 
         Raises BundleError (BundleRefused with its reason) for anything else.
         """
@@ -61,16 +75,13 @@ class Judge:
         known_ring = self.keyring(connection)
         ring = known_ring.follow(history)
         if ring.version > known_ring.version:
-            connection.execute(
-                "INSERT INTO head_keys (only, history) VALUES (1, ?)"
-                " ON CONFLICT (only) DO UPDATE SET history = excluded.history",
-                (history.to_bytes(),),
-            )
-        ring.check_fresh(known_time.known(connection, clock.now()))
+            self._keep(connection, history)
+        if fresh:
+            ring.check_fresh(known_time.known(connection, clock.now()))
         ring.verify(manifest_bytes, Signatures.from_bytes(signatures))
         return Manifest.from_bytes(manifest_bytes)
 
-    def verify_file(self, connection: sqlite3.Connection, bundle: Bundle) -> None:
+    def verify_file(self, connection: sqlite3.Connection, bundle: Bundle, *, fresh: bool = True) -> None:
         """Judge a bundle that lies on this device; it needs a signature only where keys are set.
 
         Raises BundleError (BundleRefused with its reason).
@@ -81,13 +92,34 @@ class Judge:
                 bundle.manifest_bytes,
                 bundle.signatures.to_bytes(),
                 bundle.key_list.to_bytes(),
+                fresh=fresh,
             )
 
     def admit_own(self, spool: Spool, bundle: Bundle) -> None:
-        """Judge the bundle that the settings name, which may be of any age. Raises BundleError."""
+        """Judge the bundle that the settings name, which may be of any age. Raises BundleError.
+
+        What was taken once is taken again, also when its key has been replaced since: a change of keys leaves no device
+        without a head. Only other `head_keys` in the settings make it be judged anew.
+        """
+        digest = hashlib.sha256(bundle.manifest_bytes).hexdigest()
         with spool.transaction() as transaction:
-            self.verify_file(transaction, bundle)
+            taken = transaction.execute(
+                "SELECT 1 FROM own_head WHERE manifest = ? AND settings = ?", (digest, self._settings)
+            ).fetchone()
+            if taken is None:
+                self.verify_file(transaction, bundle, fresh=False)
+                transaction.execute(
+                    "INSERT OR REPLACE INTO own_head (only, manifest, settings) VALUES (1, ?, ?)",
+                    (digest, self._settings),
+                )
         self.own = bundle.manifest
+
+    def _keep(self, connection: sqlite3.Connection, history: KeyHistory) -> None:
+        """Remember the list in force by itself: a sender may leave out the lists that led to it."""
+        connection.execute(
+            "INSERT OR REPLACE INTO head_keys (only, history, settings) VALUES (1, ?, ?)",
+            (KeyHistory(lists=history.lists[-1:]).to_bytes(), self._settings),
+        )
 
     def admit(self, connection: sqlite3.Connection, manifest: Manifest, *, allow_older: bool = False) -> None:
         """Apply the policy to a head whose signature was verified. Raises BundleRefused with its reason."""

@@ -1,0 +1,87 @@
+"""Keys that change, are stolen and expire: what a device believes then, and that it keeps a head to work with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from broker.contract.heads import BundleV1
+from edge_agent import clock
+from edge_agent.heads import known_time
+from edge_agent.heads.trial import Terms
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import StateDirectory
+from export.keys import KeyHistory, KeyList, PrivateKey, SignedKeyList
+from tests.edge_agent.heads.bundles import messages
+from tests.edge_agent.heads.devices import HeadDevice
+
+Publish = Callable[..., Path]
+TERMS = Terms(images=2, seconds=1e6)
+SECOND, THIRD = PrivateKey.generate(), PrivateKey.generate()
+
+
+def listed(
+    version: int, key: PrivateKey, *signers: PrivateKey, expires_at: int | None = None
+) -> SignedKeyList:
+    """A list of one key, signed by it and by others."""
+    signed = SignedKeyList(
+        content=KeyList(version=version, keys=(key.public.text,), threshold=1, expires_at=expires_at)
+    )
+    for signer in {key, *signers}:
+        signed = signed.signed_by(signer)
+    return signed
+
+
+def announcing(path: Path, *lists: SignedKeyList) -> BundleV1:
+    return messages(path)[0].model_copy(update={"key_list": KeyHistory(lists=lists).to_bytes()})
+
+
+def restarted(
+    device: HeadDevice, state: StateDirectory, *keys: PrivateKey, own: Path | None = None
+) -> HeadDevice:
+    device.updater.close()
+    return HeadDevice(state, device.spool, keys=[key.public.text for key in keys], terms=TERMS, own=own)
+
+
+def test_a_history_sent_without_its_beginning_brings_no_revoked_key_back(
+    head_device: HeadDevice, state: StateDirectory, publish: Publish, key: PrivateKey
+) -> None:
+    first, second = listed(1, SECOND, key), listed(2, THIRD, SECOND)
+    head_device.take(announcing(publish(2, key=SECOND), first))
+
+    shortened = announcing(publish(3, key=THIRD), second)
+    head_device.take(shortened)
+
+    assert head_device.state(shortened.bundle)[0] == "receiving"
+    for device in (head_device, restarted(head_device, state, key)):
+        assert device.state(device.deliver(publish(9, key=key))) == ("refused", "unsigned")
+
+
+def test_damaged_keys_refuse_heads_and_other_settings_begin_anew(
+    head_device: HeadDevice, state: StateDirectory, publish: Publish, key: PrivateKey
+) -> None:
+    head_device.take(announcing(publish(2, key=SECOND), listed(1, SECOND, key)))
+    with head_device.spool.transaction() as transaction:
+        transaction.execute("UPDATE head_keys SET history = x'00'")
+
+    assert head_device.state(head_device.deliver(publish(3, key=key))) == ("refused", "malformed")
+
+    device = restarted(head_device, state, key, THIRD)
+    assert device.state(device.deliver(publish(4, key=key)))[0] == "receiving"
+
+
+@pytest.mark.parametrize("expires_at", [None, 1_700_000_000])
+def test_a_change_of_keys_and_an_expired_list_leave_the_settings_head_at_work(
+    state: StateDirectory, spool: Spool, publish: Publish, key: PrivateKey, expires_at: int | None
+) -> None:
+    own = publish(1)
+    device = HeadDevice(state, spool, keys=(key.public.text,), terms=TERMS, own=own)
+    device.take(announcing(publish(2, key=SECOND), listed(1, SECOND, key, expires_at=expires_at)))
+    with spool.transaction() as transaction:
+        known_time.note(transaction, 1_700_000_001.0, clock.now())
+
+    device = restarted(device, state, key, own=own)
+
+    assert (device.loaded_counter, device.slot.error) == (1, None)
+    own.write_bytes(publish(3, key=key).read_bytes())
+    assert restarted(device, state, key, own=own).loaded_counter is None, "another file is judged by the keys in force"
