@@ -76,10 +76,13 @@ class Judge:
         ring = known_ring.follow(history)
         if ring.version > known_ring.version:
             self._keep(connection, history)
+            known_time.forget_signed(connection, [key.key_id for key in ring.keys])
         if fresh:
             ring.check_fresh(known_time.known(connection, clock.now()))
-        ring.verify(manifest_bytes, Signatures.from_bytes(signatures))
-        return Manifest.from_bytes(manifest_bytes)
+        key_id = ring.verify(manifest_bytes, Signatures.from_bytes(signatures))
+        manifest = Manifest.from_bytes(manifest_bytes)
+        known_time.note_signed(connection, key_id, manifest.issued_at)
+        return manifest
 
     def verify_file(self, connection: sqlite3.Connection, bundle: Bundle, *, fresh: bool = True) -> None:
         """Judge a bundle that lies on this device; it needs a signature only where keys are set.
@@ -94,6 +97,8 @@ class Judge:
                 bundle.key_list.to_bytes(),
                 fresh=fresh,
             )
+        else:
+            known_time.note_signed(connection, "", bundle.manifest.issued_at)
 
     def admit_own(self, spool: Spool, bundle: Bundle) -> None:
         """Judge the bundle that the settings name, which may be of any age. Raises BundleError.
@@ -121,13 +126,17 @@ class Judge:
             (KeyHistory(lists=history.lists[-1:]).to_bytes(), self._settings),
         )
 
-    def admit(self, connection: sqlite3.Connection, manifest: Manifest, *, allow_older: bool = False) -> None:
-        """Apply the policy to a head whose signature was verified. Raises BundleRefused with its reason."""
+    def admit(self, connection: sqlite3.Connection, manifest: Manifest, *, allow_older: bool = False, fresh: bool = True) -> None:
+        """Apply the policy to a head whose signature was verified. Raises BundleRefused with its reason.
+
+        allow_older: the operator's word that its counter does not matter.
+        fresh: whether it is an objection that it has expired.
+        """
         check_install(
             manifest,
             self._held_counter(connection),
             AGENT_VERSION,
-            known_time.known(connection, clock.now()),
+            known_time.known(connection, clock.now()) if fresh else 0.0,
             allow_older,
             client=self._client,
             name=None if allow_older else self._held_name(connection),

@@ -7,7 +7,7 @@ import pytest
 
 from broker.contract.heads import BundleV1
 from edge_agent import clock
-from edge_agent.heads import known_time
+from edge_agent.heads import installation, known_time
 from edge_agent.heads.trial import Terms
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
@@ -78,10 +78,29 @@ def test_a_change_of_keys_and_an_expired_list_leave_the_settings_head_at_work(
     device = HeadDevice(state, spool, keys=(key.public.text,), terms=TERMS, own=own)
     device.take(announcing(publish(2, key=SECOND), listed(1, SECOND, key, expires_at=expires_at)))
     with spool.transaction() as transaction:
-        known_time.note(transaction, 1_700_000_001.0, clock.now())
+        known_time.note(transaction, 1_700_000_001.0, clock.now(), 1_700_000_001.0)
 
     device = restarted(device, state, key, own=own)
 
     assert (device.loaded_counter, device.slot.error) == (1, None)
     own.write_bytes(publish(3, key=key).read_bytes())
     assert restarted(device, state, key, own=own).loaded_counter is None, "another file is judged by the keys in force"
+
+
+def test_a_letter_from_the_far_future_does_not_end_updates_and_the_operator_can_set_it_right(
+    head_device: HeadDevice, publish: Publish
+) -> None:
+    head_device.install(publish(1, issued_at=1_800_000_000))
+    with head_device.spool.transaction() as transaction:
+        known_time.note(transaction, 4e9, clock.now(), wall_unix=1.8e9)
+
+    later = head_device.deliver(publish(2, issued_at=1_800_000_001, expires_at=1_900_000_000))
+    assert head_device.state(later)[0] == "receiving"
+    short = publish(3, issued_at=1_800_000_002, expires_at=1_801_000_000)
+    assert head_device.state(head_device.deliver(short)) == ("refused", "expired")
+
+    installation.install(
+        head_device.spool, head_device.directory, head_device.judge, short, allow_older=False, allow_expired=True
+    )
+    after = publish(4, issued_at=1_800_000_003, expires_at=1_801_000_000)
+    assert head_device.state(head_device.deliver(after))[0] == "receiving", "the time was forgotten"

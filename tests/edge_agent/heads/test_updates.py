@@ -106,7 +106,7 @@ def test_a_head_that_must_not_be_installed_is_refused_before_a_piece_of_it_is_ke
 ) -> None:
     live = head_device.install(publish(2))
     with head_device.spool.transaction() as transaction:
-        known_time.note(transaction, time.time(), clock.now())
+        known_time.note(transaction, time.time(), clock.now(), time.time())
 
     bundle = head_device.deliver(publish(**({"counter": 9} | REFUSED[reason])))
 
