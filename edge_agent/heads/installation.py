@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from edge_agent.errors import HeadError
-from edge_agent.heads import arrivals, assembly, known_time, store
+from edge_agent.heads import arrivals, assembly, known_time, proofs, store
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.store import HeadRow
 from edge_agent.storage.spool import Spool
@@ -45,7 +45,7 @@ def install(
                 known_time.forget(transaction)
             expected = arrivals.incoming(transaction)
             if expected is not None and expected.bundle == digest:
-                arrivals.drop_incoming(transaction, "superseded")
+                store.drop_incoming(transaction, "superseded")
             assembly.place(draft, store.path_of(directory, digest))
             return _put_staged(transaction, digest, bundle, allow_older=allow_older)
     except BundleError as error:
@@ -138,3 +138,4 @@ def _put(
         manifest=hashlib.sha256(bundle.manifest_bytes).hexdigest(),
         allow_older=allow_older,
     )
+    proofs.put(transaction, digest, bundle.manifest_bytes, bundle.signatures.to_bytes())

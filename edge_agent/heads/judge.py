@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from edge_agent import clock
 from edge_agent.errors import HeadError
-from edge_agent.heads import known_time, store
+from edge_agent.heads import known_time, proofs, store
+from edge_agent.heads.store import HeadRow
 from edge_agent.storage.spool import Spool
 from export.bundle import Bundle
-from export.errors import BundleError, KeyUnusable
+from export.errors import KeyUnusable
 from export.keys import KeyHistory, Keyring, Signatures
 from export.manifest import Manifest
 from export.policy import check_install
@@ -33,7 +34,9 @@ class Judge:
             self._ring = Keyring.from_texts(keys)
         except KeyUnusable as error:
             raise HeadError(f"head_keys: {error}") from error
-        self._settings = hashlib.sha256("\n".join(sorted(key.text for key in self._ring.keys)).encode()).hexdigest()
+        self._settings = hashlib.sha256(
+            "\n".join(sorted(key.text for key in self._ring.keys)).encode()
+        ).hexdigest()
         self.own: Manifest | None = None
         """Of the head that the settings name, as far as it could be read."""
 
@@ -77,6 +80,7 @@ class Judge:
         if ring.version > known_ring.version:
             self._keep(connection, history)
             known_time.forget_signed(connection, [key.key_id for key in ring.keys])
+            proofs.drop_revoked(connection, ring)
         if fresh:
             ring.check_fresh(known_time.known(connection, clock.now()))
         key_id = ring.verify(manifest_bytes, Signatures.from_bytes(signatures))
@@ -126,7 +130,14 @@ class Judge:
             (KeyHistory(lists=history.lists[-1:]).to_bytes(), self._settings),
         )
 
-    def admit(self, connection: sqlite3.Connection, manifest: Manifest, *, allow_older: bool = False, fresh: bool = True) -> None:
+    def admit(
+        self,
+        connection: sqlite3.Connection,
+        manifest: Manifest,
+        *,
+        allow_older: bool = False,
+        fresh: bool = True,
+    ) -> None:
         """Apply the policy to a head whose signature was verified. Raises BundleRefused with its reason.
 
         allow_older: the operator's word that its counter does not matter.
@@ -142,13 +153,29 @@ class Judge:
             name=None if allow_older else self._held_name(connection),
         )
 
+    def reconsider(self, connection: sqlite3.Connection, bundle: str) -> None:
+        """Judge a head on its way once more, by what is known now. Raises BundleError as it did when it was announced."""
+        proof = proofs.get(connection, bundle)
+        if proof is not None:
+            self.admit(connection, self.verify(connection, *proof, None))
+
+    def drop_revoked(self, connection: sqlite3.Connection) -> None:
+        """Give up what is on its way by keys that the settings name no longer. Raises BundleError when the keys are damaged."""
+        if self.has_keys:
+            proofs.drop_revoked(connection, self.keyring(connection))
+
     def _held_counter(self, connection: sqlite3.Connection) -> int | None:
-        held = store.held_counter(connection)
-        counters = [held, None if self.own is None else self.own.counter]
-        return max((counter for counter in counters if counter is not None), default=None)
+        """The greatest counter that counts: a thief's does not, once his key is trusted no longer."""
+        counters = [row.counter for row in store.held(connection) if not self._is_revoked(connection, row)]
+        if self.own is not None:
+            counters.append(self.own.counter)
+        return max(counters, default=None)
 
     def _held_name(self, connection: sqlite3.Connection) -> str | None:
         live = store.in_state(connection, "live")
-        if live is not None:
+        if live is not None and not self._is_revoked(connection, live):
             return live.name
         return None if self.own is None else self.own.name
+
+    def _is_revoked(self, connection: sqlite3.Connection, row: HeadRow) -> bool:
+        return self.has_keys and proofs.is_revoked(connection, row.bundle, self.keyring(connection))

@@ -84,7 +84,9 @@ def test_a_change_of_keys_and_an_expired_list_leave_the_settings_head_at_work(
 
     assert (device.loaded_counter, device.slot.error) == (1, None)
     own.write_bytes(publish(3, key=key).read_bytes())
-    assert restarted(device, state, key, own=own).loaded_counter is None, "another file is judged by the keys in force"
+    assert restarted(device, state, key, own=own).loaded_counter is None, (
+        "another file is judged by the keys in force"
+    )
 
 
 def test_a_letter_from_the_far_future_does_not_end_updates_and_the_operator_can_set_it_right(
@@ -100,7 +102,67 @@ def test_a_letter_from_the_far_future_does_not_end_updates_and_the_operator_can_
     assert head_device.state(head_device.deliver(short)) == ("refused", "expired")
 
     installation.install(
-        head_device.spool, head_device.directory, head_device.judge, short, allow_older=False, allow_expired=True
+        head_device.spool,
+        head_device.directory,
+        head_device.judge,
+        short,
+        allow_older=False,
+        allow_expired=True,
     )
     after = publish(4, issued_at=1_800_000_003, expires_at=1_801_000_000)
     assert head_device.state(head_device.deliver(after))[0] == "receiving", "the time was forgotten"
+
+
+def test_a_stolen_keys_heads_end_with_the_key_and_their_counters_count_no_longer(
+    head_device: HeadDevice, publish: Publish, key: PrivateKey
+) -> None:
+    stolen = head_device.install(publish(2**53))
+    next_one = announcing(publish(3, key=SECOND), listed(1, SECOND, key))
+
+    head_device.take(next_one)
+
+    assert head_device.state(next_one.bundle)[0] == "receiving"
+    assert head_device.state(stolen)[0] == "live", "the device has a head until another has proved itself"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("receiving", "refused"), ("staged", "refused"), ("trial", "rolled_back")]
+)
+def test_what_a_key_vouched_for_that_is_replaced_meanwhile_is_given_up(
+    head_device: HeadDevice, publish: Publish, key: PrivateKey, before: str, after: str
+) -> None:
+    stolen, chunks = messages(publish(2**53))
+    head_device.take(stolen, *(chunks[:3] if before == "receiving" else chunks))
+    if before != "receiving":
+        head_device.turn_until(stolen.bundle, before)
+    assert head_device.row(stolen.bundle).state == before
+
+    head_device.take(announcing(publish(3, key=SECOND), listed(1, SECOND, key)))
+    head_device.updater.turn()
+
+    assert head_device.state(stolen.bundle) == (after, "key_revoked")
+    assert head_device.slot.delivered is None
+
+
+def test_other_keys_in_the_settings_end_what_the_old_ones_had_sent(
+    head_device: HeadDevice, state: StateDirectory, publish: Publish
+) -> None:
+    coming, chunks = messages(publish(2))
+    head_device.take(coming, *chunks[:3])
+
+    device = restarted(head_device, state, SECOND)
+
+    assert device.state(coming.bundle) == ("refused", "key_revoked")
+
+
+def test_a_head_that_expires_on_its_way_is_not_staged(head_device: HeadDevice, publish: Publish) -> None:
+    coming, chunks = messages(publish(2, issued_at=1_800_000_000, expires_at=1_801_000_000))
+    head_device.take(coming)
+    with head_device.spool.transaction() as transaction:
+        known_time.note(transaction, 1_802_000_000.0, clock.now(), 1_802_000_000.0)
+
+    head_device.take(*chunks)
+    head_device.updater.turn()
+
+    assert head_device.state(coming.bundle) == ("refused", "expired")
+    assert head_device.spool.rows("SELECT count(*) FROM head_chunks")[0][0] == 0
