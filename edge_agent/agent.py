@@ -175,7 +175,7 @@ class Agent:
             if objection is not None:
                 inbox.count(transaction, "strangers")
             elif letter.published_at is not None:
-                known_time.note(transaction, letter.published_at, clock.now())
+                known_time.note(transaction, letter.published_at, clock.now(), time.time())
         if objection is not None:
             letter.refuse("not_allowed", objection)
             return

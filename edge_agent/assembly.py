@@ -151,6 +151,7 @@ def _updater(
         judge,
         provider=settings.provider,
         threads=settings.threads,
+        fallback=settings.provider_fallback,
         terms=Terms(settings.trial_images, settings.trial_seconds),
         turnstile=turnstile,
     )

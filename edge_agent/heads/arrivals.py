@@ -12,7 +12,7 @@ import structlog
 
 from broker.contract.heads import BundleV1, ChunkV1
 from broker.contract.telemetry import MAX_MISSING_RANGES, UpdateReport, UpdateState
-from edge_agent.heads import store
+from edge_agent.heads import proofs, store
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.store import HeadRow
 from edge_agent.storage.holdings import held_bytes
@@ -69,7 +69,7 @@ class Arrivals:
     def announced(self, transaction: sqlite3.Connection, message: BundleV1) -> bool:
         """Judge an announcement; True when the bundle is being received from now on."""
         known = store.find(transaction, message.bundle)
-        if known is not None and _is_settled(known) and not (self._metered and known.state == "receiving"):
+        if known is not None and self._is_settled(transaction, known, message):
             store.touch(transaction, message.bundle)  # whoever announces it again wants to know how it stands
             return False
         manifest = None
@@ -79,11 +79,12 @@ class Arrivals:
             self._check_turn(transaction, manifest, message)
         except BundleError as error:
             if known is not None and known.state == "receiving":
-                drop_incoming(transaction, "metered")  # begun before the link was metered
+                store.drop_incoming(transaction, "metered")  # begun before the link was metered
             _refuse(transaction, message.bundle, manifest, error)
             return False
-        drop_incoming(transaction, "superseded")
+        store.drop_incoming(transaction, "superseded")
         _expect(transaction, message, manifest)
+        proofs.put(transaction, message.bundle, message.manifest, message.signatures)
         log.info("head_announced", head=manifest.name, version=manifest.version, counter=manifest.counter)
         return True
 
@@ -103,6 +104,17 @@ class Arrivals:
             (message.index, message.content),
         )
         return True
+
+    def _is_settled(self, transaction: sqlite3.Connection, known: HeadRow, message: BundleV1) -> bool:
+        """Whether announcing it again changes nothing; what is being received goes on when it is cut as before."""
+        if known.state != "receiving":
+            return _is_settled(known)
+        expected = incoming(transaction)
+        return (
+            not self._metered
+            and expected is not None
+            and (expected.size_bytes, expected.chunk_bytes) == (message.size_bytes, message.chunk_bytes)
+        )
 
     def _check_turn(self, transaction: sqlite3.Connection, manifest: Manifest, message: BundleV1) -> None:
         """Raises BundleRefused when the link is metered, something newer is on its way, or there is no room."""
@@ -130,13 +142,6 @@ def incoming(connection: sqlite3.Connection) -> Incoming | None:
         "SELECT bundle, size_bytes, chunk_bytes, chunks, manifest FROM incoming_head"
     ).fetchone()
     return None if row is None else Incoming(*row)
-
-
-def drop_incoming(connection: sqlite3.Connection, reason: str) -> None:
-    """Stop receiving: the pieces go, and the bundle that was on its way counts as refused."""
-    store.displace(connection, "receiving", "refused", reason)
-    connection.execute("DELETE FROM incoming_head")
-    connection.execute("DELETE FROM head_chunks")
 
 
 def missing(connection: sqlite3.Connection, chunks: int, limit: int) -> list[tuple[int, int]]:
@@ -178,7 +183,7 @@ def _is_settled(row: HeadRow) -> bool:
     """Whether announcing it again changes nothing: it is here, or it had its chance here."""
     if row.state == "refused":
         return row.reason == "damaged"
-    return row.state in {"receiving", "staged", "trial", "live", "failed", "rolled_back"}
+    return row.state in {"staged", "trial", "live", "failed", "rolled_back"}
 
 
 def _refuse(

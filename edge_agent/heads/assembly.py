@@ -8,18 +8,22 @@ import structlog
 
 from edge_agent.heads import arrivals, store
 from edge_agent.heads.arrivals import MAX_ATTEMPTS, Incoming
+from edge_agent.heads.judge import Judge
 from edge_agent.storage.spool import Spool
+from export.errors import BundleError, BundleRefused
 
 log = structlog.get_logger(__name__)
 
 _DRAFT = ".incoming"
 
 
-def assemble(spool: Spool, directory: Path) -> bool:
+def assemble(spool: Spool, directory: Path, judge: Judge) -> bool:
     """Make a file of a bundle that is whole, and stage it; False when there is none.
 
     A file that is not what was announced is dropped with all its pieces, which the sender may send again; after three times the
-    bundle is refused. Raises OSError when the file cannot be written, SpoolError when the spool cannot.
+    bundle is refused. What was announced is judged again before it is staged: keys and time have gone on.
+
+    Raises OSError when the file cannot be written, SpoolError when the spool cannot.
     """
     with spool.transaction() as transaction:
         expected = arrivals.incoming(transaction)
@@ -29,7 +33,7 @@ def assemble(spool: Spool, directory: Path) -> bool:
     try:
         found = _write(spool, expected, draft)
         if found == expected.bundle:
-            _stage(spool, expected, draft, directory)
+            _stage(spool, expected, draft, directory, judge)
         else:
             _give_up(spool, expected)
     finally:
@@ -63,8 +67,16 @@ def _write(spool: Spool, expected: Incoming, draft: Path) -> str:
     return digest.hexdigest()
 
 
-def _stage(spool: Spool, expected: Incoming, draft: Path, directory: Path) -> None:
+def _stage(spool: Spool, expected: Incoming, draft: Path, directory: Path, judge: Judge) -> None:
     with spool.transaction() as transaction:
+        try:
+            judge.reconsider(transaction, expected.bundle)
+        except BundleError as error:
+            reason = error.reason if isinstance(error, BundleRefused) else "malformed"
+            store.drop_incoming(transaction, reason)
+            store.touch(transaction, expected.bundle)
+            log.warning("head_refused", bundle=expected.bundle, reason=reason, error=str(error))
+            return
         place(draft, store.path_of(directory, expected.bundle))
         store.stage(transaction, expected.bundle)
         transaction.execute("DELETE FROM incoming_head")
@@ -80,5 +92,5 @@ def _give_up(spool: Spool, expected: Incoming) -> None:
         row = store.find(transaction, expected.bundle)
         attempts = row.attempts if row else MAX_ATTEMPTS
         if attempts >= MAX_ATTEMPTS:
-            arrivals.drop_incoming(transaction, "damaged")
+            store.drop_incoming(transaction, "damaged")
     log.warning("head_damaged", bundle=expected.bundle, attempts=attempts)

@@ -46,6 +46,13 @@ def install(
     allow_older: Annotated[
         bool, typer.Option("--allow-older", help="Take it although its counter is not greater.")
     ] = False,
+    allow_expired: Annotated[
+        bool,
+        typer.Option(
+            "--allow-expired",
+            help="Take it although it has expired; forgets the time that letters have told.",
+        ),
+    ] = False,
     config: Config = None,
     state: State = None,
 ) -> None:
@@ -68,7 +75,7 @@ def install(
     judge = Judge(client, settings.head_keys)
     with Spool(place.spool) as spool:
         HeadSlot(settings.head, admit=partial(judge.admit_own, spool)).look()
-        row = stage(spool, place.heads, judge, bundle, allow_older=allow_older)
+        row = stage(spool, place.heads, judge, bundle, allow_older=allow_older, allow_expired=allow_expired)
     then = "the agent tries it now" if agent_is_running(place) else "it is tried when the agent starts"
     print(f"{row.title} is staged; {then}: see `collafuse edge head status`")
 

@@ -14,16 +14,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import structlog
 
 from edge_agent.errors import HeadError
 from edge_agent.heads.head import Head
-from export.bundle import read_bundle
+from edge_agent.heads.provider import Fallback
+from export.bundle import Bundle, read_bundle
 from export.errors import BundleError
 
 log = structlog.get_logger(__name__)
 
 LIMIT_SECONDS = 120
+CHAIN_BATCHES = (1, 3, 16)
+"""How many images at once are tried: a runtime that does well with one may fail with another."""
 _FIRST_TO_GO = "1000"
 _NICENESS = 10
 
@@ -32,7 +36,7 @@ class GoldenCheck:
     """One check under way.
 
     path: the bundle's file; its parts are held against its own manifest, whose bytes must be `manifest_digest`'s.
-    provider, threads: as the agent would run it.
+    provider, threads, fallback: as the agent would run it.
     limit_seconds: after so long it has failed.
     """
 
@@ -43,6 +47,7 @@ class GoldenCheck:
         manifest_digest: str | None,
         provider: str,
         threads: int | None,
+        fallback: Fallback = "error",
         limit_seconds: float = LIMIT_SECONDS,
     ) -> None:
         self.path = path
@@ -52,6 +57,7 @@ class GoldenCheck:
             "manifest_digest": manifest_digest,
             "provider": provider,
             "threads": threads,
+            "fallback": fallback,
             "limit_seconds": limit_seconds,
         }
         self._process = subprocess.Popen(
@@ -89,8 +95,10 @@ def _read(said: str, code: int) -> tuple[str, str]:
         return "check_crashed", f"the process that tried it ended with {how}"
 
 
-def check(path: Path, manifest_digest: str | None, provider: Any, threads: int | None) -> tuple[str, str]:
-    """Load the head and make its probe: a reason and a sentence, the reason empty when its answers are as they should be."""
+def check(
+    path: Path, manifest_digest: str | None, provider: Any, threads: int | None, fallback: Fallback = "error"
+) -> tuple[str, str]:
+    """Load the head, make its probe and a few images: a reason and a sentence, the reason empty when all is as it should be."""
     try:
         bundle = read_bundle(path)
     except BundleError as error:
@@ -98,20 +106,35 @@ def check(path: Path, manifest_digest: str | None, provider: Any, threads: int |
     if manifest_digest not in (None, hashlib.sha256(bundle.manifest_bytes).hexdigest()):
         return "not_as_announced", "its manifest is another than the one that was announced"
     try:
-        head = Head.load(path, provider, threads)
+        head = Head.load(path, provider, threads, fallback)
     except HeadError as error:
         return "load_failed", str(error)
-    golden, allowed = bundle.golden, bundle.manifest.golden.allowed_relative_rms
     try:
-        error_found = golden.relative_rms(head.predict(golden.x, golden.t, golden.label))
+        return _tried(head, bundle)
     except HeadError as error:
         return "run_failed", str(error)
+
+
+def _tried(head: Head, bundle: Bundle) -> tuple[str, str]:
+    golden, allowed = bundle.golden, bundle.manifest.golden.allowed_relative_rms
+    error_found = golden.relative_rms(head.predict(golden.x, golden.t, golden.label))
     if not error_found <= allowed:  # not a number is no agreement either
         return (
             "wrong_answers",
             f"its answers are off by {error_found:.1e} on this device, allowed is {allowed:.1e}",
         )
+    if not all(_chain_is_finite(head, count) for count in CHAIN_BATCHES):
+        return "wrong_answers", "the images it makes on this device are not all finite numbers"
     return "", f"its answers are off by {error_found:.1e}, allowed is {allowed:.1e}"
+
+
+def _chain_is_finite(head: Head, count: int) -> bool:
+    """Make `count` images at once, in two steps from noise as a job does; says whether they are numbers."""
+    manifest = head.manifest
+    start = np.random.default_rng(count).standard_normal((count, *manifest.image_shape)).astype(np.float32)
+    plan = (manifest.t_cut, *({(manifest.t_first + manifest.t_cut) // 2} - {manifest.t_cut, 0}), 0)
+    made = head.finish(start, plan, seeds=np.zeros(count, np.uint64), samples=np.arange(count))
+    return bool(np.isfinite(made).all())
 
 
 def main() -> None:
@@ -123,7 +146,13 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
     except OSError:
         log.debug("oom_score_not_set")
-    reason, detail = check(Path(asked["path"]), asked["manifest_digest"], asked["provider"], asked["threads"])
+    reason, detail = check(
+        Path(asked["path"]),
+        asked["manifest_digest"],
+        asked["provider"],
+        asked["threads"],
+        asked["fallback"],
+    )
     sys.stdout.write(json.dumps({"reason": reason, "detail": detail}) + "\n")
 
 

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from edge_agent.errors import HeadError
-from edge_agent.heads import arrivals, assembly, store
+from edge_agent.heads import arrivals, assembly, known_time, proofs, store
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.store import HeadRow
 from edge_agent.storage.spool import Spool
@@ -16,11 +16,20 @@ from export.errors import BundleError
 _BLOCK_BYTES = 2**20
 
 
-def install(spool: Spool, directory: Path, judge: Judge, path: Path, *, allow_older: bool) -> HeadRow:
+def install(
+    spool: Spool,
+    directory: Path,
+    judge: Judge,
+    path: Path,
+    *,
+    allow_older: bool,
+    allow_expired: bool = False,
+) -> HeadRow:
     """Stage the bundle at `path`; the agent checks it and takes it up as it does one that was delivered.
 
     directory: of the device's heads.
     allow_older: the operator's word that its counter does not matter.
+    allow_expired: the operator's word that it has not expired, whatever time this device believes it is; that is forgotten.
 
     Raises HeadError when it must not be installed, or cannot be copied.
     """
@@ -29,12 +38,14 @@ def install(spool: Spool, directory: Path, judge: Judge, path: Path, *, allow_ol
         bundle = read_bundle(path)
         digest = _copy(path, draft)
         with spool.transaction() as transaction:
-            judge.verify_file(transaction, bundle)
+            judge.verify_file(transaction, bundle, fresh=not allow_expired)
             _refuse_in_use(store.find(transaction, digest))
-            judge.admit(transaction, bundle.manifest, allow_older=allow_older)
+            judge.admit(transaction, bundle.manifest, allow_older=allow_older, fresh=not allow_expired)
+            if allow_expired:
+                known_time.forget(transaction)
             expected = arrivals.incoming(transaction)
             if expected is not None and expected.bundle == digest:
-                arrivals.drop_incoming(transaction, "superseded")
+                store.drop_incoming(transaction, "superseded")
             assembly.place(draft, store.path_of(directory, digest))
             return _put_staged(transaction, digest, bundle, allow_older=allow_older)
     except BundleError as error:
@@ -127,3 +138,4 @@ def _put(
         manifest=hashlib.sha256(bundle.manifest_bytes).hexdigest(),
         allow_older=allow_older,
     )
+    proofs.put(transaction, digest, bundle.manifest_bytes, bundle.signatures.to_bytes())

@@ -95,12 +95,10 @@ def all_of(spool: Spool) -> list[HeadRow]:
     return [_row(row) for row in spool.rows(f"SELECT {_COLUMNS} FROM heads ORDER BY changed DESC")]  # noqa: S608
 
 
-def held_counter(connection: sqlite3.Connection) -> int | None:
-    """The greatest counter of the heads that are in use or about to be."""
-    row = connection.execute(
-        "SELECT max(counter) FROM heads WHERE state IN ('staged', 'trial', 'live')"
-    ).fetchone()
-    return None if row[0] is None else int(row[0])
+def held(connection: sqlite3.Connection) -> list[HeadRow]:
+    """The heads that are in use or about to be."""
+    states: tuple[State, ...] = ("staged", "trial", "live")
+    return [row for row in (in_state(connection, state) for state in states) if row is not None]
 
 
 def put(
@@ -188,6 +186,13 @@ def roll_back(connection: sqlite3.Connection, bundle: str, reason: str, detail: 
     move(connection, bundle, "rolled_back", reason=reason, detail=detail)
     if was_live:
         displace(connection, "previous", "live")
+
+
+def drop_incoming(connection: sqlite3.Connection, reason: str) -> None:
+    """Stop receiving: the pieces go, and the bundle that was on its way counts as refused."""
+    displace(connection, "receiving", "refused", reason)
+    connection.execute("DELETE FROM incoming_head")
+    connection.execute("DELETE FROM head_chunks")
 
 
 def note_start(connection: sqlite3.Connection, bundle: str, starts: int) -> None:

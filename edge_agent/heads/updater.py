@@ -16,10 +16,11 @@ from edge_agent.heads.golden_check import LIMIT_SECONDS, GoldenCheck
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.heads.installation import adopt
 from edge_agent.heads.judge import Judge
-from edge_agent.heads.provider import Provider
+from edge_agent.heads.provider import Fallback, Provider
 from edge_agent.heads.store import HeadRow
 from edge_agent.heads.trial import MAX_STARTS, Progress, Terms, may_start, verdict
 from edge_agent.storage.spool import Spool
+from export.errors import BundleError
 from export.manifest import Manifest
 
 log = structlog.get_logger(__name__)
@@ -35,7 +36,7 @@ class HeadUpdater:
     directory: of the delivered heads' files.
     slot: where the head in use stands.
     judge: whose heads are taken.
-    provider, threads: where heads run.
+    provider, threads, fallback: where heads run; see `Head.load`.
     terms: how long a head is on trial.
     check_seconds: how long its golden probe may take.
     turnstile: lets so many agents of one process probe at once; None for an agent that is alone.
@@ -50,6 +51,7 @@ class HeadUpdater:
         *,
         provider: Provider = "auto",
         threads: int | None = None,
+        fallback: Fallback = "error",
         terms: Terms | None = None,
         check_seconds: float = LIMIT_SECONDS,
         turnstile: threading.Semaphore | None = None,
@@ -60,6 +62,7 @@ class HeadUpdater:
         self._judge = judge
         self._provider: Provider = provider
         self._threads = threads
+        self._fallback: Fallback = fallback
         self._terms = terms or Terms()
         self._check_seconds = check_seconds
         self._turnstile = turnstile
@@ -75,6 +78,7 @@ class HeadUpdater:
         """After a start: put files and rows in order, and take up the best head there is."""
         self._slot.look()
         adopt(self._spool, self._directory, self._judge)
+        self._drop_revoked()
         store.reconcile(self._spool, self._directory)
         self._serve()
 
@@ -100,11 +104,19 @@ class HeadUpdater:
             self._end_start(self._on_trial)
             self._on_trial = None
 
+    def _drop_revoked(self) -> None:
+        """The settings may name other keys than before."""
+        try:
+            with self._spool.transaction() as transaction:
+                self._judge.drop_revoked(transaction)
+        except BundleError as error:
+            log.warning("head_keys_unreadable", error=str(error))
+
     def _assemble(self) -> None:
         if time.monotonic() < self._assemble_at:
             return
         try:
-            assembly.assemble(self._spool, self._directory)
+            assembly.assemble(self._spool, self._directory, self._judge)
         except OSError as error:
             self._assemble_at = time.monotonic() + _RETRY_SECONDS
             log.warning("head_not_written", error=str(error), retry_in_seconds=_RETRY_SECONDS)
@@ -152,6 +164,7 @@ class HeadUpdater:
             manifest_digest=row.manifest,
             provider=self._provider,
             threads=self._threads,
+            fallback=self._fallback,
             limit_seconds=self._check_seconds,
         )
         self._checking = (row.bundle, check)

@@ -188,6 +188,29 @@ CREATE TABLE known_time (
 )
 """
 
+_OWN_HEAD = """
+CREATE TABLE own_head (                    -- the settings' head that was taken once, whatever became of its keys since
+    only        INTEGER PRIMARY KEY CHECK (only = 1),
+    manifest    TEXT NOT NULL,             -- SHA-256
+    settings    TEXT NOT NULL              -- digest of the settings' keys at the time
+)
+"""
+
+_HEAD_PROOFS = """
+CREATE TABLE head_proofs (                 -- what was vouched for, and by whom, of heads that are here or on their way
+    bundle      TEXT PRIMARY KEY,
+    manifest    BLOB NOT NULL,
+    signatures  BLOB NOT NULL
+)
+"""
+
+_SIGNED_TIMES = """
+CREATE TABLE signed_times (                -- the latest moment that each key has signed; '' for heads that need no key
+    key         TEXT PRIMARY KEY,
+    issued_at   REAL NOT NULL
+)
+"""
+
 _POOL_SHELVES = """
 CREATE TABLE pool_shelves (
     label       INTEGER PRIMARY KEY,       -- -1 for images without a label
@@ -326,6 +349,20 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE jobs ADD COLUMN idempotency_key TEXT",
             "ALTER TABLE jobs ADD COLUMN request_digest TEXT",
             "CREATE UNIQUE INDEX jobs_by_idempotency_key ON jobs (idempotency_key) WHERE idempotency_key IS NOT NULL",
+        ),
+    ),
+    Migration(
+        "0008_head_proofs",
+        (
+            # Digest of the settings' keys that the list in force led on from; NULL for what was kept before.
+            "ALTER TABLE head_keys ADD COLUMN settings TEXT",
+            _OWN_HEAD,
+            _HEAD_PROOFS,
+            _SIGNED_TIMES,
+            # Whether the device's own clock said the same as the letter.
+            "ALTER TABLE known_time ADD COLUMN agreed INTEGER NOT NULL DEFAULT 0",
+            # The boot in which the last check or use began.
+            "ALTER TABLE heads ADD COLUMN start_boot TEXT",
         ),
     ),
 )

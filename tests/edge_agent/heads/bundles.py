@@ -61,13 +61,13 @@ def with_runs_that_fail(bundle: Bundle) -> Bundle:
     return dataclasses.replace(bundle, onnx=model.SerializeToString(deterministic=True))
 
 
-def with_trouble(bundle: Bundle, trouble: Trouble) -> Bundle:
-    """The same head, whose probe is as it should be; of three images at once it makes nothing good.
+def with_trouble(bundle: Bundle, trouble: Trouble, images: int = 5) -> Bundle:
+    """The same head, whose probe is as it should be; of so many images at once it makes nothing good.
 
     trouble: "nan" answers with what is no number, "error" ends the run with one, "hang" never ends it.
     """
     model = onnx.load_from_string(bundle.onnx)
-    assert len(bundle.golden.x) != 3
+    assert len(bundle.golden.x) != images
     for node in model.graph.node:
         for place, name in enumerate(node.output):
             if name == "eps":
@@ -75,14 +75,14 @@ def with_trouble(bundle: Bundle, trouble: Trouble) -> Bundle:
     model.graph.node.extend(
         [
             helper.make_node("Shape", ["x"], ["images"], start=0, end=1),
-            helper.make_node("Equal", ["images", "trouble_three"], ["troubled"]),
+            helper.make_node("Equal", ["images", "trouble_count"], ["troubled"]),
             helper.make_node("Where", ["troubled", "trouble_many", "trouble_zero"], ["place"]),
             *_trouble_nodes(trouble),
             helper.make_node("Mul", ["eps_of_the_head", "factor"], ["eps"]),
         ]
     )
     numbers: dict[str, np.ndarray] = {
-        "trouble_three": np.array([3], np.int64),
+        "trouble_count": np.array([images], np.int64),
         "trouble_many": np.array([2**60], np.int64),
         "trouble_zero": np.array([0], np.int64),
         "trouble_one": np.array([1], np.float32),

@@ -79,7 +79,7 @@ def test_a_head_that_fails_at_work_is_given_up_and_the_job_is_finished_by_the_on
     bad = deliver(publish(2, with_trouble(plain, trouble)), "trial")
     wait_until(lambda: status(state)["head"]["identity"].startswith("ward-v2-"), "the new head is in use")
 
-    made = generate(state, 3, "--seed", 8)
+    made = generate(state, 5, "--seed", 8)
 
     assert states(state) == {good: "live", bad: "rolled_back"}
     assert reason(state, bad) == "failed_at_work"
@@ -109,7 +109,7 @@ def test_a_head_that_hangs_at_work_ends_two_agents_and_the_third_finishes_the_jo
     bad = deliver(publish(2, with_trouble(plain, "hang")), "trial")
     wait_until(lambda: status(state)["head"]["identity"].startswith("ward-v2-"), "the new head is in use")
 
-    job_id = edge_json("generate", "--state", state.path, "--count", 3, "--no-wait")["job_id"]
+    job_id = edge_json("generate", "--state", state.path, "--count", 5, "--no-wait")["job_id"]
 
     assert agent.wait() == EXIT_CODE
     assert agent.events("head_hangs")

@@ -12,12 +12,13 @@ from broker.contract.heads import ChunkV1
 from edge_agent import clock
 from edge_agent.errors import HeadError
 from edge_agent.heads import arrivals, known_time
+from edge_agent.heads.golden_check import check
 from edge_agent.heads.trial import Terms
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from export.bundle import Bundle
 from export.keys import KeyHistory, KeyList, PrivateKey, SignedKeyList
-from tests.edge_agent.heads.bundles import messages, with_nan_weights, with_wrong_answers
+from tests.edge_agent.heads.bundles import messages, with_nan_weights, with_trouble, with_wrong_answers
 from tests.edge_agent.heads.devices import HeadDevice
 
 Publish = Callable[..., Path]
@@ -106,7 +107,7 @@ def test_a_head_that_must_not_be_installed_is_refused_before_a_piece_of_it_is_ke
 ) -> None:
     live = head_device.install(publish(2))
     with head_device.spool.transaction() as transaction:
-        known_time.note(transaction, time.time(), clock.now())
+        known_time.note(transaction, time.time(), clock.now(), time.time())
 
     bundle = head_device.deliver(publish(**({"counter": 9} | REFUSED[reason])))
 
@@ -436,3 +437,30 @@ def test_an_announcement_made_again_is_answered_and_changes_nothing(
 def test_a_key_that_is_none_is_said_in_one_line(state: StateDirectory, spool: Spool) -> None:
     with pytest.raises(HeadError, match="head_keys: 'ed25519:x' is not a public key"):
         HeadDevice(state, spool, keys=("ed25519:x",), terms=TERMS)
+
+
+def test_a_head_announced_in_other_pieces_is_received_anew(head_device: HeadDevice, publish: Publish) -> None:
+    path = publish(1)
+    head_device.take(messages(path, chunk_bytes=2**17)[0])
+
+    head_device.deliver(path)
+
+    head_device.turn_until(messages(path)[0].bundle, "staged")
+
+
+@pytest.mark.parametrize("images", [1, 3, 16])
+def test_a_head_that_fails_with_some_number_of_images_is_never_taken_up(
+    head_device: HeadDevice, publish: Publish, plain: Bundle, images: int
+) -> None:
+    bundle = head_device.deliver(publish(1, with_trouble(plain, "error", images)))
+
+    head_device.turn_until(bundle, "failed", "trial")
+
+    assert head_device.state(bundle) == ("failed", "run_failed")
+
+
+def test_where_falling_back_is_allowed_a_new_head_is_tried_so_too(publish: Publish) -> None:
+    path = publish(1)
+
+    assert check(path, None, "cuda", 1)[0] == "load_failed"
+    assert check(path, None, "cuda", 1, "cpu")[0] == ""

@@ -184,9 +184,13 @@ def test_the_quota_is_kept_however_many_jobs_end_in_a_minute(
 
     for _ in range(60):
         housekeeper.turn()
-        clocks.running += 2.0  # as often as the agent looks, until the last has been there to be fetched for long enough
+        clocks.running += (
+            2.0  # as often as the agent looks, until the last has been there to be fetched for long enough
+        )
 
     assert [job_id for job_id in made if there(spool, state, job_id)] == made[-1:]
+
+
 def test_on_a_full_disk_even_the_youngest_but_one_goes(
     spool: Spool, state: StateDirectory, keeper: MakeHousekeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
