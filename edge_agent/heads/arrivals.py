@@ -22,6 +22,9 @@ from export.manifest import Manifest
 
 log = structlog.get_logger(__name__)
 
+FILE_DAMAGED = "file_damaged"
+"""Of a head whose file went bad on this device: nothing is wrong with the head, and it may come again."""
+
 MAX_ATTEMPTS = 3
 """A bundle that was whole so often, and never what had been announced, is refused for good."""
 UNREADABLE_NAME = "unreadable"
@@ -183,7 +186,7 @@ def _is_settled(row: HeadRow) -> bool:
     """Whether announcing it again changes nothing: it is here, or it had its chance here."""
     if row.state == "refused":
         return row.reason == "damaged"
-    return row.state in {"staged", "trial", "live", "failed", "rolled_back"}
+    return row.state in {"staged", "trial", "live", "failed", "rolled_back"} and row.reason != FILE_DAMAGED
 
 
 def _refuse(

@@ -138,7 +138,7 @@ class HeadSlot:
             return False
         self._wanted = False
         try:
-            self.loaded = self._opened(self._path, _file_digest(self._path))
+            self.loaded = self._opened(self._path, file_digest(self._path))
         except HeadError as error:
             self._refuse(error)
         return True
@@ -178,7 +178,8 @@ def _loaded(head: Head, bundle: str) -> Loaded:
     return Loaded(head, facts, bundle)
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a bundle's file. Raises HeadError when it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 import structlog
 
+from edge_agent import clock
 from edge_agent.storage.spool import Spool
 
 log = structlog.get_logger(__name__)
@@ -196,8 +197,24 @@ def drop_incoming(connection: sqlite3.Connection, reason: str) -> None:
 
 
 def note_start(connection: sqlite3.Connection, bundle: str, starts: int) -> None:
-    """Write down, before it happens, that a check or a trial begins; or after one has ended in order, that it has."""
-    connection.execute("UPDATE heads SET starts = max(0, starts + ?) WHERE bundle = ?", (starts, bundle))
+    """Write down, before it happens, that a check or a use begins; or after one has ended in order, that it has."""
+    connection.execute(
+        "UPDATE heads SET starts = max(0, starts + ?), start_boot = ? WHERE bundle = ?",
+        (starts, clock.now().boot if starts > 0 else None, bundle),
+    )
+
+
+def note_proven(connection: sqlite3.Connection, bundle: str) -> None:
+    """The head has worked since it was taken up: no start counts against it."""
+    connection.execute("UPDATE heads SET starts = 0, start_boot = NULL WHERE bundle = ?", (bundle,))
+
+
+def forgive_reboots(connection: sqlite3.Connection) -> None:
+    """A start that a reboot of the machine has ended, a power cut perhaps, says nothing against the head."""
+    connection.execute(
+        "UPDATE heads SET starts = max(0, starts - 1), start_boot = NULL WHERE start_boot <> ?",
+        (clock.now().boot,),
+    )
 
 
 def note_work(connection: sqlite3.Connection, bundle: str, images: int, seconds: float) -> None:

@@ -6,6 +6,9 @@ from typing import Literal
 MAX_STARTS = 2
 """Unfinished starts after which nobody doubts that the head ends the agent."""
 
+MAX_LIVE_STARTS = 3
+"""As many unfinished starts in a row, without an image made, and a live head gives way to the one before it."""
+
 Verdict = Literal["on_trial", "good"]
 
 

@@ -6,19 +6,21 @@ agents is given up by the third of them. The agent's thread calls `turn` between
 
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from edge_agent.errors import HeadError
 from edge_agent.heads import assembly, store
+from edge_agent.heads.arrivals import FILE_DAMAGED
 from edge_agent.heads.golden_check import LIMIT_SECONDS, GoldenCheck
-from edge_agent.heads.head_slot import HeadSlot
+from edge_agent.heads.head_slot import HeadSlot, file_digest
 from edge_agent.heads.installation import adopt
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.provider import Fallback, Provider
 from edge_agent.heads.store import HeadRow
-from edge_agent.heads.trial import MAX_STARTS, Progress, Terms, may_start, verdict
+from edge_agent.heads.trial import MAX_LIVE_STARTS, MAX_STARTS, Progress, Terms, may_start, verdict
 from edge_agent.storage.spool import Spool
 from export.errors import BundleError
 from export.manifest import Manifest
@@ -27,7 +29,17 @@ log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 60.0
 _NOTE_SECONDS = 10.0
+_PROVEN_SECONDS = 600.0
 _ON_THE_WAY = "SELECT 1 FROM heads WHERE state IN ('receiving', 'staged', 'trial') LIMIT 1"
+
+
+@dataclass(frozen=True)
+class _Unproven:
+    """A live head that was taken up and has not worked since: what the slot had made then, and when that was."""
+
+    bundle: str
+    images: int
+    at: float
 
 
 class HeadUpdater:
@@ -73,6 +85,7 @@ class HeadUpdater:
         self._on_trial: str | None = None
         self._noted_at = 0.0
         self._noted_images = 0
+        self._unproven: _Unproven | None = None
 
     def begin(self) -> None:
         """After a start: put files and rows in order, and take up the best head there is."""
@@ -80,6 +93,8 @@ class HeadUpdater:
         adopt(self._spool, self._directory, self._judge)
         self._drop_revoked()
         store.reconcile(self._spool, self._directory)
+        with self._spool.transaction() as transaction:
+            store.forgive_reboots(transaction)
         self._serve()
 
     def turn(self) -> None:
@@ -88,6 +103,7 @@ class HeadUpdater:
             self._assemble()
             self._check()
             self._watch()
+        self._prove()
         changes = self._spool.rows("SELECT coalesce(max(changed), 0) FROM heads")[0][0]
         if (changes, self._slot.own) != self._served:
             self._serve()
@@ -103,6 +119,9 @@ class HeadUpdater:
             self._note_work()
             self._end_start(self._on_trial)
             self._on_trial = None
+        if self._unproven is not None:
+            self._end_start(self._unproven.bundle)
+            self._unproven = None
 
     def _drop_revoked(self) -> None:
         """The settings may name other keys than before."""
@@ -159,7 +178,18 @@ class HeadUpdater:
             if self._turnstile is not None and not self._turnstile.acquire(blocking=False):
                 return
             store.note_start(transaction, row.bundle, 1)
-        check = GoldenCheck(
+        try:
+            check = self._probe(row)
+        except OSError as error:  # no memory or no file to be had for another process: not the head's fault
+            self._end_start(row.bundle)
+            self._end_check()
+            self._assemble_at = time.monotonic() + _RETRY_SECONDS
+            log.warning("head_not_probed", error=str(error), retry_in_seconds=_RETRY_SECONDS)
+            return
+        self._checking = (row.bundle, check)
+
+    def _probe(self, row: HeadRow) -> GoldenCheck:
+        return GoldenCheck(
             store.path_of(self._directory, row.bundle),
             manifest_digest=row.manifest,
             provider=self._provider,
@@ -167,7 +197,6 @@ class HeadUpdater:
             fallback=self._fallback,
             limit_seconds=self._check_seconds,
         )
-        self._checking = (row.bundle, check)
 
     def _watch(self) -> None:
         """Count what the head on trial has done, and end its trial when it has done enough."""
@@ -215,11 +244,15 @@ class HeadUpdater:
     def _load(self, row: HeadRow) -> bool:
         if row.state == "trial" and not self._begin_trial(row):
             return False
+        if row.state == "live" and not self._begin_use(row):
+            return False
         try:
             self._slot.serve(store.path_of(self._directory, row.bundle), row.bundle, row.manifest)
         except HeadError as error:
             if row.state == "trial":
                 self._roll_back(row.bundle, "load_failed", str(error))
+            elif self._is_spoilt(row):
+                self._roll_back(row.bundle, FILE_DAMAGED, str(error))
             else:
                 self._not_loadable.add(row.bundle)
                 log.warning("head_not_loadable", head=row.title, error=str(error))
@@ -237,6 +270,36 @@ class HeadUpdater:
         with self._spool.transaction() as transaction:
             store.note_start(transaction, row.bundle, 1)
         return True
+
+    def _begin_use(self, row: HeadRow) -> bool:
+        """A live head that ends every agent at its first job gives way to the one before it, if there is one."""
+        with self._spool.transaction() as transaction:
+            reserve = store.in_state(transaction, "previous")
+            gives_way = row.starts >= MAX_LIVE_STARTS and reserve is not None
+            if not gives_way:
+                store.note_start(transaction, row.bundle, 1)
+        if gives_way:
+            detail = f"the agent died {row.starts} times in a row before this head had made an image"
+            self._roll_back(row.bundle, "crashed", detail)
+            return False
+        self._unproven = _Unproven(row.bundle, self._slot.images, time.monotonic())
+        return True
+
+    def _prove(self) -> None:
+        """The head that was taken up has made an image, or the agent has lived for long enough with it."""
+        begun = self._unproven
+        if begun is None:
+            return
+        if self._slot.images > begun.images or time.monotonic() - begun.at >= _PROVEN_SECONDS:
+            self._unproven = None
+            with self._spool.transaction() as transaction:
+                store.note_proven(transaction, begun.bundle)
+
+    def _is_spoilt(self, row: HeadRow) -> bool:
+        try:
+            return file_digest(store.path_of(self._directory, row.bundle)) != row.bundle
+        except HeadError:
+            return True
 
     def _settle(self, row: HeadRow | None) -> None:
         """Remember which head is being watched, if any is."""

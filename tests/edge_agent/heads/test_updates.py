@@ -401,7 +401,7 @@ def test_a_file_that_is_gone_or_damaged_leaves_the_other_head_at_work(
     path = head_device.directory / f"{bundles[lost]}.bundle"
     path.write_bytes(path.read_bytes()[:-1])
     assert again(head_device, state, key).slot.delivered == bundles[kept]
-    path.unlink()
+    path.unlink(missing_ok=True)
     assert again(head_device, state, key).slot.delivered == bundles[kept]
 
 
@@ -464,3 +464,58 @@ def test_where_falling_back_is_allowed_a_new_head_is_tried_so_too(publish: Publi
 
     assert check(path, None, "cuda", 1)[0] == "load_failed"
     assert check(path, None, "cuda", 1, "cpu")[0] == ""
+
+
+def test_a_live_head_that_ends_every_agent_gives_way_to_the_one_before(
+    head_device: HeadDevice, state: StateDirectory, publish: Publish, key: PrivateKey
+) -> None:
+    head_device.install(publish(1))
+    newer = head_device.install(publish(2))
+    head_device.updater.close()
+    device = head_device
+
+    for _ in range(3):  # the agent dies each time, before an image is made
+        device = killed(device, state, key)
+        assert (device.state(newer)[0], device.loaded_counter) == ("live", 2)
+    device = killed(device, state, key)
+
+    assert (device.state(newer), device.loaded_counter) == (("rolled_back", "crashed"), 1)
+
+
+def test_an_image_proves_a_live_head_and_a_reboot_says_nothing_against_it(
+    head_device: HeadDevice, state: StateDirectory, publish: Publish, key: PrivateKey
+) -> None:
+    head_device.install(publish(1))
+    newer = head_device.install(publish(2))
+    head_device.updater.close()
+    device = head_device
+
+    for _ in range(5):
+        device = killed(device, state, key)
+        device.work(1)
+        device.updater.turn()
+    assert (device.state(newer)[0], device.row(newer).starts) == ("live", 0)
+    for _ in range(5):
+        device = killed(device, state, key)
+        with device.spool.transaction() as transaction:
+            transaction.execute("UPDATE heads SET start_boot = 'the one before' WHERE starts > 0")
+
+    assert (device.state(newer)[0], device.loaded_counter) == ("live", 2)
+
+
+def test_a_live_head_whose_file_went_bad_may_be_sent_again(
+    head_device: HeadDevice, state: StateDirectory, publish: Publish, key: PrivateKey
+) -> None:
+    head_device.install(publish(1))
+    path = publish(2)
+    newer = head_device.install(path)
+    file = head_device.directory / f"{newer}.bundle"
+    content = bytearray(file.read_bytes())
+    content[5000] ^= 1
+    file.write_bytes(content)
+
+    device = again(head_device, state, key)
+    assert (device.state(newer), device.loaded_counter) == (("rolled_back", "file_damaged"), 1)
+    device.install(path)
+
+    assert device.loaded_counter == 2
