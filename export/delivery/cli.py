@@ -72,7 +72,18 @@ def rollout(
     max_failures: Annotated[
         float, typer.Option("--max-failures", min=0, max=1, help="Largest share that may fail.")
     ] = 0.05,
-    wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for reports.")] = 600,
+    min_installed: Annotated[
+        float,
+        typer.Option(
+            "--min-installed",
+            min=0,
+            max=1,
+            help="Share of those reached before that has to have it in use before others get it.",
+        ),
+    ] = 0.5,
+    wait: Annotated[
+        float, typer.Option("--wait", min=0, help="Seconds to wait for reports; longer than a trial.")
+    ] = 1800,
     state: Annotated[
         Path | None, typer.Option("--state", help="File of the rollout  [default: BUNDLE.rollout.json]")
     ] = None,
@@ -93,7 +104,7 @@ def rollout(
     parcel = _parcel(bundle, client, key)
     users = _users(client, _names(devices))
     path = state or bundle.with_suffix(".rollout.json")
-    plan = Plan(percent, max_failures, wait, resume_halted=resume_halted)
+    plan = Plan(percent, max_failures, min_installed, wait, resume_halted=resume_halted)
     with opened(broker, client, with_reports=True) as post, _counts(len(users), quiet=as_json) as tell:
         progress = Rollout(post, parcel, path, tell).run(users, plan)
     _show(parcel, progress, len(users), as_json=as_json)
@@ -102,6 +113,7 @@ def rollout(
 def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) -> None:
     import json
 
+    from export.delivery.errors import RolloutUnfinished
     from export.delivery.rollout import silent
 
     facts = {
@@ -110,18 +122,25 @@ def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) 
         "sent": len(progress.devices) - progress.count("unreachable"),
         "installed": progress.count("installed"),
         "failures": progress.failures,
+        "ahead": progress.ahead,
+        "stuck": progress.stuck,
         "postponed": progress.postponed,
         "silent": len(silent(progress)),
         "unreachable": progress.count("unreachable"),
     }
     if as_json:
         print(json.dumps(facts))
-        return
-    print(
-        f"{parcel.title}: sent to {facts['sent']} of {total} devices, installed on {facts['installed']},"
-        f" failed on {facts['failures']}, postponed on metered links {facts['postponed']},"
-        f" silent {facts['silent']}, unreachable {facts['unreachable']}"
-    )
+    else:
+        print(
+            f"{parcel.title}: sent to {facts['sent']} of {total} devices, installed on {facts['installed']},"
+            f" failed on {facts['failures']}, as new or newer on {facts['ahead']}, hanging on {facts['stuck']},"
+            f" postponed on metered links {facts['postponed']}, silent {facts['silent']},"
+            f" unreachable {facts['unreachable']}"
+        )
+    if not progress.has_come_to_something:
+        raise RolloutUnfinished(
+            f"no device has come to an end with {parcel.title}: nothing is known of it; run it again later"
+        )
 
 
 def _owner(config: Path | None) -> tuple["BrokerSettings", str]:

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from broker.codec import encode
 from broker.node.local_node import NodeInfo
 from broker.topology import EXCHANGE_DOWN, device_key
-from export.bundle import Bundle
+from export.bundle import Bundle, read_bundle
 from export.cli import app
 from export.delivery import progress as progress_file
 from export.delivery.cohorts import in_cohort
-from export.delivery.errors import DeliveryError, RolloutHalted
+from export.delivery.errors import DeliveryError, RolloutHalted, RolloutUnfinished
 from export.delivery.parcel import Parcel, pack
 from export.delivery.post import opened
 from export.delivery.progress import DeviceProgress, Progress
@@ -43,6 +43,10 @@ def roll_out(fleet: Fleet, path: Path, users: list[str] | None = None, **plan: f
             fleet.users if users is None else users,
             Plan(**values),  # type: ignore[arg-type]  # numbers and a truth value by name
         )
+
+
+def parcel_of(path: Path) -> Parcel:
+    return pack(path, client=read_bundle(path).manifest.client)
 
 
 def started(fleet: Fleet) -> Fleet:
@@ -104,12 +108,55 @@ def test_a_bad_head_ends_nowhere_and_halts_its_rollout(
         roll_out(devices, bad)
 
 
-def test_an_older_head_is_refused_and_halts(fleet: MakeFleet, signed_for: SignedFor) -> None:
+def test_devices_with_a_newer_head_keep_it_and_halt_nothing(fleet: MakeFleet, signed_for: SignedFor) -> None:
     devices = started(fleet(1))
-    roll_out(devices, signed_for(devices, 5))
+    newer = signed_for(devices, 5)
+    roll_out(devices, newer)
 
-    with pytest.raises(RolloutHalted, match="counter_older"):
-        roll_out(devices, signed_for(devices, 4))
+    found = roll_out(devices, signed_for(devices, 4), max_failures=0.0)
+
+    assert (found.ahead, found.failures, found.halted) == (1, 0, None)
+    assert not found.has_come_to_something
+    assert devices.devices[0].heads()[digest(newer)] == ("live", None)
+
+
+def test_a_head_with_which_nobody_comes_to_an_end_has_failed(fleet: MakeFleet, signed_for: SignedFor) -> None:
+    devices = started(fleet(2, trial_seconds=3600.0))
+
+    with pytest.raises(RolloutHalted, match=r"2 of 2 devices did not do well with it \(trial\)"):
+        roll_out(devices, signed_for(devices), wait_seconds=8.0)
+
+
+def test_a_larger_share_waits_until_enough_of_the_smaller_one_have_the_head(
+    fleet: MakeFleet, signed_for: SignedFor
+) -> None:
+    devices = fleet(5)
+    path = signed_for(devices)
+    first = [user for user in devices.users if in_cohort("ward", 1, user, 50)]
+    assert len(roll_out(devices, path, percent=50, wait_seconds=0.0).devices) == len(first) > 0
+
+    with pytest.raises(RolloutUnfinished, match="nobody else gets"):
+        roll_out(devices, path, wait_seconds=1.0)
+    assert set(progress_file.load(path.with_suffix(".json"), parcel_of(path)).devices) == set(first)
+    started(devices)
+
+    assert roll_out(devices, path).count("installed") == 5
+
+
+def test_going_on_after_a_halt_asks_the_devices_again_and_still_watches(
+    fleet: MakeFleet, signed_for: SignedFor
+) -> None:
+    devices = fleet(2, inbox_max_bytes=2**20)
+    path = signed_for(devices)
+    with pytest.raises(RolloutHalted, match="no_room"):
+        roll_out(started(devices), path)
+    for device in devices.devices:
+        device.stop()
+        device.settings = {name: value for name, value in device.settings.items() if name != "inbox_max_bytes"}
+
+    found = roll_out(started(devices), path, resume_halted=True)
+
+    assert (found.count("installed"), found.halted) == (2, None)
 
 
 def test_pieces_that_were_lost_are_sent_again(fleet: MakeFleet, signed_for: SignedFor) -> None:
