@@ -30,7 +30,9 @@ def read_calibration(path: Path, image_shape: tuple[int, int, int]) -> NDArray[n
         raise ExportError(
             f"cannot read images from {path}: {error}; give a .npy, or an .npz with an array images"
         ) from error
-    images: NDArray[Any] | None = None if found.ndim == 0 else _channels_first(found[:_MOST_IMAGES], image_shape)
+    images: NDArray[Any] | None = (
+        None if found.ndim == 0 else _channels_first(found[:_MOST_IMAGES], image_shape)
+    )
     if images is None or len(images) < LEAST_IMAGES:
         raise ExportError(f"{path} does not hold {LEAST_IMAGES} or more images of {image_shape}; give others")
     if images.dtype == np.uint8:

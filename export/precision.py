@@ -89,7 +89,11 @@ def _eight_bits(head: Trained, tell: Callable[[str], None], images: NDArray[np.f
     tell("running chains to calibrate int8")
     inputs = calibration_inputs(head, seen)
     has_labels = head.network.config.num_classes is not None
-    source = "the head's own chains from noise" if seen is None else f"{len(seen)} images, noised; single steps measured on {0 if unseen is None else len(unseen)} others"
+    source = (
+        "the head's own chains from noise"
+        if seen is None
+        else f"{len(seen)} images, noised; single steps measured on {0 if unseen is None else len(unseen)} others"
+    )
     calibration = f"{sum(len(batch.t) for batch in inputs)} states at {len(head.plan(CALIBRATION_STEPS)) - 1} steps of {source}"
     refused: ParityFailed | None = None
     for kept in rungs(whole):

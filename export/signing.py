@@ -42,9 +42,7 @@ def _is_bundle(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(2) == _ZIP
     except OSError as error:
-        raise KeyUnusable(
-            f"cannot sign {path}: {error.strerror}; give a bundle or a list of keys"
-        ) from error
+        raise KeyUnusable(f"cannot sign {path}: {error.strerror}; give a bundle or a list of keys") from error
 
 
 def next_list(

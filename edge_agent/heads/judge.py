@@ -12,7 +12,7 @@ from export.bundle import Bundle
 from export.errors import BundleError, KeyUnusable
 from export.keys import KeyHistory, Keyring, Signatures
 from export.manifest import Manifest
-from export.policy import check_install
+from export.policy import check_figures, check_install
 
 AGENT_VERSION = importlib.metadata.version("collafuse-edge")
 
@@ -100,6 +100,7 @@ class Judge:
             client=self._client,
             name=None if allow_older else self._held_name(connection),
         )
+        check_figures(manifest)
 
     def _held_counter(self, connection: sqlite3.Connection) -> int | None:
         held = store.held_counter(connection)

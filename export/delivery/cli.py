@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from broker.address import BrokerSettings
     from export.delivery.parcel import Parcel
     from export.delivery.progress import Progress
@@ -18,7 +20,10 @@ Config = Annotated[
 ]
 Keys = Annotated[
     list[str] | None,
-    typer.Option("--key", help="Public key that has to vouch for it (ed25519:...); may be given again."),
+    typer.Option(
+        "--key",
+        help="Public key the devices believe (ed25519:...); may be given again  [default: head_keys of the file]",
+    ),
 ]
 Devices = Annotated[
     Path | None, typer.Option("--devices", help="File with the name of one device in every line.")
@@ -38,8 +43,11 @@ def publish(
     key: Keys = None,
 ) -> None:
     """Send a signed bundle to devices, which judge it, try it, and take it up."""
-    from broker.errors import ConfigError
+    import sys
+
+    from broker.errors import ConfigError, PublishFailed
     from broker.topology import client_key, device_key
+    from export.delivery.errors import DeliveryError
     from export.delivery.post import opened
     from monitoring.logs import configure
 
@@ -47,16 +55,28 @@ def publish(
 
     if sum((bool(device), devices is not None, everybody)) != 1:
         raise ConfigError("say who is to have it: --device NAME, --devices FILE or --all")
-    broker, client = _owner(config)
-    parcel = _parcel(bundle, client, key)
+    broker, client, believed = _owner(config)
+    parcel = _parcel(bundle, client, key or believed)
     users = _users(client, device or (_names(devices) if devices else []))
     keys = [client_key(client)] if everybody else [device_key(user) for user in users]
+    missed: dict[str, str] = {}
     with opened(broker, client, with_reports=False) as post:
         for number, target in enumerate(keys, start=1):
             with _bar(f"{number} of {len(keys)}", parcel.announcement.chunks) as update:
-                post.send(parcel, target, on_progress=update)
-    reached = f"all devices of {client}" if everybody else f"{len(keys)} devices"
-    print(f"{parcel.title} is on its way to {reached}, in {parcel.announcement.chunks} pieces")
+                try:
+                    post.send(parcel, target, on_progress=update)
+                except PublishFailed as error:
+                    missed[target] = str(error)
+    reached = f"all devices of {client}" if everybody else f"{len(keys) - len(missed)} devices"
+    if len(missed) < len(keys):
+        print(f"{parcel.title} is on its way to {reached}, in {parcel.announcement.chunks} pieces")
+    for target, reason in missed.items():
+        print(f"not sent to {target.partition('.')[2]}: {reason}", file=sys.stderr)
+    if missed:
+        raise DeliveryError(
+            f"{parcel.title} was not sent to {len(missed)} of {len(keys)}: are they enrolled?"
+            " `collafuse broker list` shows who is"
+        )
 
 
 def rollout(
@@ -100,8 +120,8 @@ def rollout(
 
     configure("rollout", level="warning")
 
-    broker, client = _owner(config)
-    parcel = _parcel(bundle, client, key)
+    broker, client, believed = _owner(config)
+    parcel = _parcel(bundle, client, key or believed)
     users = _users(client, _names(devices))
     path = state or bundle.with_suffix(".rollout.json")
     plan = Plan(percent, max_failures, min_installed, wait, resume_halted=resume_halted)
@@ -143,17 +163,19 @@ def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) 
         )
 
 
-def _owner(config: Path | None) -> tuple["BrokerSettings", str]:
+def _owner(config: Path | None) -> tuple["BrokerSettings", str, tuple[str, ...]]:
+    """The broker, the client, and the keys that its devices believe."""
     from export.delivery.settings import OwnerSettings, client_of
 
-    broker = OwnerSettings.load(config).broker()
-    return broker, client_of(broker)
+    settings = OwnerSettings.load(config)
+    broker = settings.broker()
+    return broker, client_of(broker), settings.head_keys
 
 
-def _parcel(bundle: Path, client: str, keys: list[str] | None) -> "Parcel":
+def _parcel(bundle: Path, client: str, keys: "Sequence[str]") -> "Parcel":
     from export.delivery.parcel import pack
 
-    return pack(bundle, client=client, keys=keys or ())
+    return pack(bundle, client=client, keys=keys)
 
 
 def _names(path: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """A bundle as it travels: judged as a device would judge it, and cut into pieces."""
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,9 @@ from pathlib import Path
 from broker.contract.heads import BundleV1, ChunkV1
 from export.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
 from export.delivery.errors import DeliveryError
-from export.errors import BundleError
-from export.keys import Keyring
+from export.errors import BundleError, ExportError
 from export.manifest import Manifest
+from export.signing import verify_bundle
 
 CHUNK_BYTES = 256 * 1024
 """A quarter of what a piece may have: on a slow link a piece passes within a heartbeat."""
@@ -43,17 +44,17 @@ class Parcel:
                 yield ChunkV1(bundle=self.announcement.bundle, index=index, content=content)
 
 
-def pack(path: Path, *, client: str, keys: Sequence[str] = (), chunk_bytes: int = CHUNK_BYTES) -> Parcel:
-    """Read a bundle and judge it; what fails its gates cannot be read, and what nobody signed is not sent.
+def pack(path: Path, *, client: str, keys: Sequence[str], chunk_bytes: int = CHUNK_BYTES) -> Parcel:
+    """Read a bundle and judge it as a device will: whom it is for, who vouches for it, its date, its figures.
 
     Args:
         path: of the bundle.
         client: whose devices it is for.
-        keys: public keys that have to vouch for it, as in the devices' settings; without any, any signature will do.
+        keys: public keys that have to vouch for it, as in the devices' settings.
         chunk_bytes: of a piece.
 
     Raises:
-        DeliveryError: if it cannot be read, or no device would take it.
+        DeliveryError: if it cannot be read, no keys are given, or no device would take it.
     """
     content = _read(path)
     try:
@@ -61,14 +62,18 @@ def pack(path: Path, *, client: str, keys: Sequence[str] = (), chunk_bytes: int 
     except BundleError as error:
         raise DeliveryError(f"{path} is not a usable bundle: {error}; export it again") from error
     _check(path, bundle, client, keys)
-    key_list = bundle.key_list.to_bytes() if bundle.key_list.lists else None
+    return wrap(content, bundle, chunk_bytes)
+
+
+def wrap(content: bytes, bundle: Bundle, chunk_bytes: int = CHUNK_BYTES) -> Parcel:
+    """The parcel of a file, judged by nobody; `bundle` is what was read of it."""
     announcement = BundleV1(
         bundle=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
         chunk_bytes=chunk_bytes,
         manifest=bundle.manifest_bytes,
         signatures=bundle.signatures.to_bytes(),
-        key_list=key_list,
+        key_list=bundle.key_list.to_bytes() if bundle.key_list.lists else None,
     )
     return Parcel(bundle.manifest, announcement, content)
 
@@ -91,8 +96,11 @@ def _check(path: Path, bundle: Bundle, client: str, keys: Sequence[str]) -> None
         )
     if not bundle.signatures.signatures:
         raise DeliveryError(f"{path} is not signed, and no device would take it: `collafuse export sign`")
-    if keys:
-        try:
-            Keyring.from_texts(keys).follow(bundle.key_list).verify(bundle.manifest_bytes, bundle.signatures)
-        except BundleError as error:
-            raise DeliveryError(f"{path} would be refused by the devices: {error}") from error
+    if not keys:
+        raise DeliveryError(
+            "say whose signature the devices believe: --key ed25519:..., or head_keys in the owner's file"
+        )
+    try:
+        verify_bundle(bundle, keys, time.time())
+    except ExportError as error:
+        raise DeliveryError(f"{path} would be refused by the devices: {error}") from error

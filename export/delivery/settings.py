@@ -1,5 +1,6 @@
 """Where the owner of a client's devices finds the broker; the file is written by `collafuse broker owner`."""
 
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from broker.address import BrokerSettings
@@ -9,9 +10,13 @@ from broker.settings import ProcessSettings
 
 
 class OwnerSettings(ProcessSettings):
-    """The broker, and as whom to log in there."""
+    """The broker, as whom to log in there, and whose signature the devices believe."""
 
     model_config = SettingsConfigDict(env_prefix="COLLAFUSE_OWNER_")
+
+    head_keys: tuple[str, ...] = Field(
+        default=(), description="public keys (ed25519:...) that vouch for heads, as in the devices' settings"
+    )
 
 
 def client_of(broker: BrokerSettings) -> str:

@@ -13,19 +13,21 @@ from typer.testing import CliRunner
 from broker.codec import encode
 from broker.node.local_node import NodeInfo
 from broker.topology import EXCHANGE_DOWN, device_key
+from edge_agent.storage.state import open_state
 from export.bundle import Bundle, read_bundle
 from export.cli import app
 from export.delivery import progress as progress_file
 from export.delivery.cohorts import in_cohort
 from export.delivery.errors import DeliveryError, RolloutHalted, RolloutUnfinished
-from export.delivery.parcel import Parcel, pack
+from export.delivery.parcel import Parcel, pack, wrap
 from export.delivery.post import opened
 from export.delivery.progress import DeviceProgress, Progress
 from export.delivery.rollout import Plan, Rollout
+from export.gates import GateResult
 from export.keys import PrivateKey
 from tests.conftest import wait_until
 from tests.edge_agent.heads.bundles import messages, with_nan_weights, with_runs_that_fail, with_wrong_answers
-from tests.export.delivery.conftest import Fleet
+from tests.export.delivery.conftest import KEY, Fleet
 
 MakeFleet = Callable[..., Fleet]
 SignedFor = Callable[..., Path]
@@ -36,7 +38,7 @@ def digest(path: Path) -> str:
 
 
 def roll_out(fleet: Fleet, path: Path, users: list[str] | None = None, **plan: float | bool) -> Progress:
-    parcel = pack(path, client=fleet.client)
+    parcel = parcel_of(path)
     values = {"percent": 100.0, "wait_seconds": 60.0, "ask_seconds": 1.0} | plan
     with opened(fleet.owner, fleet.client, with_reports=True) as post:
         return Rollout(post, parcel, path.with_suffix(".json"), None).run(
@@ -46,7 +48,8 @@ def roll_out(fleet: Fleet, path: Path, users: list[str] | None = None, **plan: f
 
 
 def parcel_of(path: Path) -> Parcel:
-    return pack(path, client=read_bundle(path).manifest.client)
+    """What is sent of a bundle whatever it is: devices judge for themselves."""
+    return wrap(path.read_bytes(), read_bundle(path))
 
 
 def started(fleet: Fleet) -> Fleet:
@@ -60,7 +63,7 @@ def test_a_share_gets_the_head_and_a_larger_share_goes_on_from_there(
 ) -> None:
     devices = started(fleet(5))
     path = signed_for(devices)
-    parcel = pack(path, client=devices.client)
+    parcel = parcel_of(path)
     assert parcel.announcement.chunks > 20
     first = {user for user in devices.users if in_cohort("ward", 1, user, 50)}
 
@@ -152,7 +155,9 @@ def test_going_on_after_a_halt_asks_the_devices_again_and_still_watches(
         roll_out(started(devices), path)
     for device in devices.devices:
         device.stop()
-        device.settings = {name: value for name, value in device.settings.items() if name != "inbox_max_bytes"}
+        device.settings = {
+            name: value for name, value in device.settings.items() if name != "inbox_max_bytes"
+        }
 
     found = roll_out(started(devices), path, resume_halted=True)
 
@@ -162,7 +167,7 @@ def test_going_on_after_a_halt_asks_the_devices_again_and_still_watches(
 def test_pieces_that_were_lost_are_sent_again(fleet: MakeFleet, signed_for: SignedFor) -> None:
     devices = started(fleet(1))
     path = signed_for(devices)
-    parcel = pack(path, client=devices.client)
+    parcel = parcel_of(path)
     user = devices.users[0]
     with opened(devices.owner, devices.client, with_reports=False) as post:
         post.send(parcel, device_key(user), [(0, 5), (9, 12), (13, parcel.announcement.chunks)])
@@ -260,28 +265,54 @@ def test_a_stranger_who_owns_other_devices_is_dropped_whatever_he_sends(
 
 
 def test_what_no_device_would_take_is_not_sent(
-    fleet: MakeFleet, signed_for: SignedFor, tmp_path: Path
+    fleet: MakeFleet, signed_for: SignedFor, good: Bundle, tmp_path: Path
 ) -> None:
     devices = fleet(1)
     damaged = tmp_path / "damaged.bundle"
     damaged.write_bytes(signed_for(devices).read_bytes()[:-3])
 
-    with pytest.raises(DeliveryError, match="is not signed"):
-        pack(signed_for(devices, key=None), client=devices.client)
-    with pytest.raises(DeliveryError, match="and the devices to clinic"):
-        pack(signed_for(devices), client="clinic")
-    with pytest.raises(DeliveryError, match="would be refused by the devices"):
-        pack(signed_for(devices), client=devices.client, keys=[PrivateKey.generate().public.text])
-    with pytest.raises(DeliveryError, match="is not a usable bundle"):
-        pack(damaged, client=devices.client)
-    with pytest.raises(DeliveryError, match="cannot be read"):
-        pack(tmp_path / "missing", client=devices.client)
+    def refused(path: Path, match: str, client: str = devices.client, *keys: str) -> None:
+        with pytest.raises(DeliveryError, match=match):
+            pack(path, client=client, keys=keys or (KEY.public.text,))
+
+    refused(signed_for(devices, key=None), "is not signed")
+    refused(signed_for(devices), "and the devices to clinic", "clinic")
+    refused(
+        signed_for(devices),
+        "would be refused by the devices",
+        devices.client,
+        PrivateKey.generate().public.text,
+    )
+    refused(signed_for(devices), "head_keys|ed25519", devices.client, "ed25519:no")
+    refused(signed_for(devices, issued_at=1, expires_at=1000), "has expired")
+    refused(signed_for(devices, gates=lax_gates(good)), "differs from the trained head")
+    refused(damaged, "is not a usable bundle")
+    refused(tmp_path / "missing", "cannot be read")
+    with pytest.raises(DeliveryError, match="whose signature the devices believe"):
+        pack(signed_for(devices), client=devices.client, keys=())
+
+
+def lax_gates(bundle: Bundle) -> tuple[GateResult, ...]:
+    """The figures of a bundle whose maker has lowered the bar of single steps."""
+    (gate, *others) = bundle.manifest.gates
+    levels = (*gate.step.levels[:-1], gate.step.levels[-1].model_copy(update={"relative_rms": 0.5}))
+    step = gate.step.model_copy(update={"relative_rms": 0.5, "allowed_relative_rms": 1.0, "levels": levels})
+    return (gate.model_copy(update={"step": step}), *others)
+
+
+def test_a_head_that_misses_its_bars_is_refused_by_the_devices_too(
+    fleet: MakeFleet, signed_for: SignedFor, good: Bundle
+) -> None:
+    devices = started(fleet(1))
+
+    with pytest.raises(RolloutHalted, match="gates_failed"):
+        roll_out(devices, signed_for(devices, gates=lax_gates(good)))
 
 
 def test_a_parcel_is_its_file(fleet: MakeFleet, signed_for: SignedFor) -> None:
     devices = fleet(1)
     path = signed_for(devices)
-    parcel: Parcel = pack(path, client=devices.client)
+    parcel = parcel_of(path)
 
     assert b"".join(chunk.content for chunk in parcel.chunks()) == path.read_bytes()
     assert [chunk.index for chunk in parcel.chunks([(2, 4), (20, 10**6)])][:3] == [2, 3, 20]
@@ -296,6 +327,10 @@ def test_the_commands_send_watch_and_say_what_came_of_it(
     path = signed_for(devices)
     common = ["--config", str(devices.config)]
 
+    unjudged = CliRunner().invoke(app, ["publish", str(path), *common, "--device", "d0"])
+    assert "whose signature the devices believe" in str(unjudged.exception)
+    with devices.config.open("a") as file:
+        file.write(f'head_keys = ["{KEY.public.text}"]\n')
     sent = CliRunner().invoke(app, ["publish", str(path), *common, "--device", "d0"])
     assert sent.exit_code == 0, sent.output
     assert "is on its way to 1 devices" in sent.output
@@ -309,3 +344,46 @@ def test_the_commands_send_watch_and_say_what_came_of_it(
     assert (facts["sent"], facts["installed"], facts["silent"]) == (2, 2, 0)
     nobody = CliRunner().invoke(app, ["publish", str(path), *common])
     assert "--device NAME, --devices FILE or --all" in str(nobody.exception)
+
+
+def test_a_device_that_is_not_there_keeps_the_head_from_nobody_else(
+    fleet: MakeFleet, signed_for: SignedFor
+) -> None:
+    devices = fleet(1)
+    path = signed_for(devices)
+    common = ["--config", str(devices.config), "--key", KEY.public.text]
+
+    sent = CliRunner().invoke(app, ["publish", str(path), *common, "--device", "nobody", "--device", "d0"])
+
+    assert sent.exit_code != 0
+    assert isinstance(sent.exception, DeliveryError)
+    assert "was not sent to 1 of 2" in str(sent.exception)
+    assert f"not sent to {devices.client}_nobody" in sent.output
+    assert "is on its way to 1 devices" in sent.output
+    started(devices)
+    (device,) = devices.devices
+    wait_until(lambda: open_state(device.directory).spool.exists(), "the agent has made its spool")
+    wait_until(lambda: digest(path) in device.heads(), "the other one gets it")
+
+
+def test_a_rollout_that_came_to_nothing_says_so_by_its_exit_code(
+    fleet: MakeFleet, signed_for: SignedFor, tmp_path: Path
+) -> None:
+    devices = fleet(1)
+    names = tmp_path / "devices"
+    names.write_text("d0\n")
+    words = [
+        "--config",
+        str(devices.config),
+        "--key",
+        KEY.public.text,
+        "--devices",
+        str(names),
+        "--percent",
+        "100",
+    ]
+
+    done = CliRunner().invoke(app, ["rollout", str(signed_for(devices)), *words, "--wait", "1", "--json"])
+
+    assert isinstance(done.exception, RolloutUnfinished)
+    assert json.loads(done.stdout.splitlines()[-1])["silent"] == 1
