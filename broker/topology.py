@@ -37,7 +37,6 @@ TELEMETRY_MAX_BYTES = 64 * 1024**2
 DEAD_MAX_BYTES = 2 * 1024**3
 INBOX_MAX_BYTES = 512 * 1024**2
 REPORTS_MAX_BYTES = 16 * 1024**2
-REPORTS_EXPIRES_MILLISECONDS = 30 * 24 * 3600 * 1000
 INBOX_EXPIRES_MILLISECONDS = 30 * 24 * 3600 * 1000
 
 Arguments = Mapping[str, str | int]
@@ -159,7 +158,7 @@ def inbox(client: str, device: str) -> Topology:
 def reports(client: str, devices: Iterable[str]) -> Topology:
     """Returns the queue in which the owner of a client finds what these of its devices report of themselves.
 
-    A copy of what the server gets: it may lose the oldest, and goes when nobody has read it for 30 days.
+    A copy of what the server gets: it may lose the oldest. It stays, since its bindings would go with it.
 
     Raises:
         InvalidName: if a name must not become part of a routing key.
@@ -167,7 +166,6 @@ def reports(client: str, devices: Iterable[str]) -> Topology:
     queue = names.reports(client)
     arguments: dict[str, str | int] = {
         "x-queue-type": "classic",
-        "x-expires": REPORTS_EXPIRES_MILLISECONDS,
         "x-overflow": "drop-head",
         "x-max-length-bytes": REPORTS_MAX_BYTES,
     }
