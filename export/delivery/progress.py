@@ -1,5 +1,8 @@
 """How far a rollout has come: what each device said last, in a file that is always whole."""
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -155,6 +158,27 @@ class Progress(BaseModel):
         return f"{len(bad)} of {len(counted)} devices did not do well with it ({', '.join(reasons[:5])})"
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep the file at `path` to oneself; the lock goes with the process, however it ends.
+
+    Raises DeliveryError when another process has it.
+    """
+    try:
+        # Beside it: the file itself is replaced whenever it is written.
+        lock = path.with_name(f".{path.name}.lock").open("a")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DeliveryError(
+                f"another rollout is at work with {path}: wait until it has ended, or end it"
+            ) from error
+        yield
+
+
 def load(path: Path, parcel: Parcel) -> Progress:
     """The rollout in the file at `path`, or a new one where there is no file.
 
@@ -186,6 +210,10 @@ def save(path: Path, progress: Progress) -> None:
     try:
         replace_file(path, progress.model_dump_json(indent=1).encode())
     except OSError as error:
-        raise DeliveryError(
-            f"cannot write {path}: {error.strerror}; the rollout needs it to know whom it reached"
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> DeliveryError:
+    return DeliveryError(
+        f"cannot write {path}: {error.strerror}; the rollout needs it to know whom it reached"
+    )

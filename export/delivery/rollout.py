@@ -69,8 +69,13 @@ class Rollout:
         Raises:
             RolloutHalted: when too many failed, now or in an earlier run.
             RolloutUnfinished: when too few of those who were reached before have it for others to get it.
-            DeliveryError: when the file cannot be written.
+            DeliveryError: when the file cannot be written, or another rollout is at work with it.
         """
+        with progress_file.locked(self._path):
+            self.progress = progress_file.load(self._path, self._parcel)
+            return self._run(users, plan)
+
+    def _run(self, users: Sequence[str], plan: Plan) -> Progress:
         if self.progress.halted is not None and not plan.resume_halted:
             raise RolloutHalted(
                 f"the rollout of {self._parcel.title} was halted: {self.progress.halted}; look at those devices, and add"

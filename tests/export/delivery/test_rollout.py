@@ -11,9 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from broker.codec import encode
+from broker.management import Management
+from broker.names import reports
 from broker.node.local_node import NodeInfo
 from broker.topology import EXCHANGE_DOWN, device_key
-from edge_agent.storage.state import open_state
 from export.bundle import Bundle, read_bundle
 from export.cli import app
 from export.delivery import progress as progress_file
@@ -362,7 +363,7 @@ def test_a_device_that_is_not_there_keeps_the_head_from_nobody_else(
     assert "is on its way to 1 devices" in sent.output
     started(devices)
     (device,) = devices.devices
-    wait_until(lambda: open_state(device.directory).spool.exists(), "the agent has made its spool")
+    wait_until((device.directory / "spool.sqlite3").exists, "the agent has made its spool")
     wait_until(lambda: digest(path) in device.heads(), "the other one gets it")
 
 
@@ -387,3 +388,33 @@ def test_a_rollout_that_came_to_nothing_says_so_by_its_exit_code(
 
     assert isinstance(done.exception, RolloutUnfinished)
     assert json.loads(done.stdout.splitlines()[-1])["silent"] == 1
+
+
+def test_two_rollouts_of_one_client_do_not_share_its_reports(fleet: MakeFleet, signed_for: SignedFor) -> None:
+    devices = fleet(1)
+    with (
+        opened(devices.owner, devices.client, with_reports=True),
+        pytest.raises(DeliveryError, match="somebody else reads the reports"),
+        opened(devices.owner, devices.client, with_reports=True, patience_seconds=3.0),
+    ):
+        pass
+    with opened(devices.owner, devices.client, with_reports=True) as post:
+        path = signed_for(devices)
+        state = path.with_suffix(".json")
+        with (
+            progress_file.locked(state),
+            pytest.raises(DeliveryError, match="another rollout is at work with"),
+        ):
+            Rollout(post, parcel_of(path), state).run(devices.users, Plan(100.0, wait_seconds=0.0))
+
+
+def test_reports_that_are_gone_are_said_with_what_to_do(fleet: MakeFleet, node: NodeInfo) -> None:
+    devices = fleet(1)
+    with Management(node.management_url, node.user, node.password) as management:
+        management.delete_queue(node.vhost, reports(devices.client))
+
+    with (
+        pytest.raises(DeliveryError, match=f"collafuse broker owner {devices.client} --reports"),
+        opened(devices.owner, devices.client, with_reports=True, patience_seconds=3.0),
+    ):
+        pass
