@@ -89,7 +89,7 @@ class Rollout:
         for user in users:
             self._ask_again(user)
         cohort = self._cohort(users, plan.percent)
-        if cohort and not resumed:
+        if not resumed and not self.progress.devices.keys() >= set(cohort):
             self._wait_for_those_before(plan)
         for user in cohort:
             self._listen(0.0)
