@@ -213,7 +213,13 @@ def certs(
 def owner(
     client: Annotated[str, typer.Argument(help="Whose devices.")],
     *,
-    out: Out,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File for the credentials, readable by you alone.")
+    ] = None,
+    reports: Annotated[
+        bool,
+        typer.Option("--reports", help="Only make the queue of their reports anew; the password stays."),
+    ] = False,
     url: Url = None,
     management_url: ManagementUrl = None,
     public_url: PublicUrl = None,
@@ -224,9 +230,15 @@ def owner(
     from broker import identities  # brings httpx, which the other commands do without
 
     names.owner_name(client)
+    if reports == (out is not None):
+        raise ConfigError("say one of --out FILE, for a new password, and --reports, for the queue alone")
     settings = broker_settings(url, directory)
     address = _address(settings, public_url, ca)
     with Status(f"making the owner of {client}"), management(settings, management_url, directory) as api:
+        if out is None:
+            identities.renew_reports(api, client, vhost=address.vhost)
+            print(f"the reports of all enrolled devices of {client} are kept for its owner")
+            return
         made = identities.owner(api, client, address=address)
     identities.write_worker(made, out)
     print(

@@ -22,6 +22,7 @@ import pika
 import structlog
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
+from pika.exceptions import ChannelClosedByBroker
 
 from broker.address import BrokerSettings
 from broker.backoff import Backoff
@@ -84,6 +85,7 @@ class Connection:
         self._opened_at: dict[object, float] = {}
         self._amqp: pika.SelectConnection | None = None
         self._last_error = "no attempt was made yet"
+        self._refused_with: int | None = None
         # Each process begins elsewhere, so that a fleet spreads over the nodes of a cluster.
         self._addresses = itertools.cycle(random.sample(settings.addresses, len(settings.addresses)))
         self._address = settings.addresses[0]
@@ -106,13 +108,9 @@ class Connection:
         return self._ready.is_set()
 
     @property
-    def unsent_bytes(self) -> int:
-        """What was written and the other end's machine has not acknowledged yet. On the I/O thread only."""
-        amqp = self._amqp
-        if amqp is None or not amqp.is_open:
-            return 0
-        # Neither of the two can be had from pika in public.
-        return int(amqp._get_write_buffer_size()) + _kernel_bytes(amqp._transport._sock)
+    def refused_with(self) -> int | None:
+        """The AMQP code with which the broker closed a channel last, such as 404 for a queue that is not there; or None."""
+        return self._refused_with
 
     def start(self) -> None:
         """Begin connecting; returns at once."""
@@ -185,15 +183,22 @@ class Connection:
         self.attach(publisher)
         return publisher
 
-    def consumer(self, queue: str, prefetch: int, *, idle_seconds: float = IDLE_SECONDS) -> Consumer:
-        """A consumer of `queue` that holds at most `prefetch` unacknowledged deliveries (`idle_seconds`: see there).
+    def consumer(
+        self, queue: str, prefetch: int, *, idle_seconds: float = IDLE_SECONDS, exclusive: bool = False
+    ) -> Consumer:
+        """A consumer of `queue` that holds at most `prefetch` unacknowledged deliveries (the rest: see there).
 
         What it refuses is set aside in the dead-letter queue with the reason; a device's inbox and an owner's reports have none,
         since neither may write there: there a refused message is dropped.
         """
         dead_letters = None if is_inbox(queue) or is_reports(queue) else self.publisher(window=prefetch)
         consumer = Consumer(
-            self, queue, prefetch=prefetch, dead_letters=dead_letters, idle_seconds=idle_seconds
+            self,
+            queue,
+            prefetch=prefetch,
+            dead_letters=dead_letters,
+            idle_seconds=idle_seconds,
+            exclusive=exclusive,
         )
         self.attach(consumer)
         return consumer
@@ -379,6 +384,7 @@ class Connection:
         self._users[user] = None
         self._ready.clear()
         self._last_error = f"the broker closed a channel: {reason}"
+        self._refused_with = reason.reply_code if isinstance(reason, ChannelClosedByBroker) else None
         user.lost(ConnectionLost(self._last_error))
         if self._amqp is not None and self._amqp.is_open:
             wait_seconds = self._wait_seconds(user, self._user_backoff[user])

@@ -59,6 +59,8 @@ class Consumer:
 
     dead_letters: where refused messages are set aside, or None to drop them.
     idle_seconds: after so long without a delivery it subscribes again.
+    exclusive: the broker lets nobody else consume from the queue meanwhile, and refuses this one while somebody else does. For
+        classic queues, which tell a consumer when they are deleted: such a consumer never subscribes a second time in between.
 
     A consumer that the broker cancels (its queue was deleted, its leader moved) opens a new channel: it never ends quietly.
     """
@@ -71,6 +73,7 @@ class Consumer:
         prefetch: int,
         dead_letters: Publisher | None,
         idle_seconds: float = IDLE_SECONDS,
+        exclusive: bool = False,
     ) -> None:
         make_harmless()
         self.queue_name = queue_name
@@ -82,6 +85,7 @@ class Consumer:
         self._consuming = False
         self._paused = False
         self._idle_seconds = idle_seconds
+        self._exclusive = exclusive
         self._heard = False
         self._unended = 0
         # No SimpleQueue: when a signal outlasts the timeout of its `get`, CPython 3.11 waits for ever.
@@ -183,13 +187,17 @@ class Consumer:
     def _consume(self) -> None:
         if self._channel is not None and self._channel.is_open and self._consumer_tag is None:
             self._consumer_tag = self._channel.basic_consume(
-                self.queue_name, self._on_message, callback=lambda _: self._agreed()
+                self.queue_name,
+                self._on_message,
+                exclusive=self._exclusive,
+                callback=lambda _: self._agreed(),
             )
 
     def _agreed(self) -> None:
         self._consuming = True
         self._loop.check_ready()
-        self._listen(self._consumer_tag)
+        if not self._exclusive:
+            self._listen(self._consumer_tag)
 
     def _listen(self, tag: str | None) -> None:
         """As long as this subscription lasts: if nothing came since the last look and nothing is held, subscribe again."""

@@ -108,7 +108,7 @@ class AlreadyEnrolled(BrokerError):
 
 
 class NotEnrolled(BrokerError):
-    """There is no such device to revoke."""
+    """There is no such device, or no such owner."""
 
 
 class CertificateError(BrokerError):

@@ -6,7 +6,7 @@ user literally; names hold nothing that has a meaning in a pattern.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from broker import device_settings, names, topology
 from broker.address import BrokerSettings
-from broker.errors import AlreadyEnrolled, ConfigError, InvalidName, ManagementError
+from broker.errors import AlreadyEnrolled, ConfigError, InvalidName, ManagementError, NotEnrolled
 from broker.management import Management
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def enroll(
     if renew and not known:
         raise AlreadyEnrolled(f"{client} {device} is not enrolled yet: leave out --renew")
     management.declare(address.vhost, topology.inbox(client, device))
-    management.declare(address.vhost, topology.reports(client, (device,)))
+    _declare_reports(management, address.vhost, client, (device,))
     password = None if authority is not None else secrets.token_urlsafe(_PASSWORD_BYTES)
     if password is None:
         management.put_user_without_password(user)
@@ -217,8 +217,7 @@ def owner(management: Management, client: str, *, address: BrokerSettings) -> Br
     """
     user = names.owner_name(client)
     known = management.user_exists(user)
-    devices = [device for one, device in map(_split_or_none, management.users()) if one == client and device]
-    management.declare(address.vhost, topology.reports(client, devices))
+    _declare_reports(management, address.vhost, client, _devices_of(management, client))
     password = secrets.token_urlsafe(_PASSWORD_BYTES)
     management.put_user(user, password)
     try:
@@ -230,6 +229,21 @@ def owner(management: Management, client: str, *, address: BrokerSettings) -> Br
     if known:
         management.close_connections(user)
     return BrokerSettings.from_url(_url(address, user, password), ca=address.ca, plaintext=address.plaintext)
+
+
+def renew_reports(management: Management, client: str, *, vhost: str) -> None:
+    """Makes the queue of what a client's devices report, should it be gone or another, and binds all that are enrolled.
+
+    Raises:
+        InvalidName: if the name is not usable.
+        NotEnrolled: if the client has no owner who could read it.
+        ManagementError: if the broker cannot be managed.
+    """
+    if not management.user_exists(names.owner_name(client)):
+        raise NotEnrolled(
+            f"{client} has no owner yet: make one with `collafuse broker owner {client} --out FILE`"
+        )
+    _declare_reports(management, vhost, client, _devices_of(management, client))
 
 
 def write_credentials(
@@ -336,6 +350,21 @@ def _grant_owner(management: Management, vhost: str, client: str) -> None:
         write=_exactly(topology.EXCHANGE_DOWN),
         read=_exactly(names.reports(client)),
     )
+
+
+def _declare_reports(management: Management, vhost: str, client: str, devices: Iterable[str]) -> None:
+    """Binds these devices to the client's reports; all of them where the queue is new."""
+    wanted = topology.reports(client, devices)
+    (queue,) = wanted.queues
+    found = management.queue(vhost, queue.name)
+    if found is None or found["arguments"] != dict(queue.arguments):
+        management.delete_queue(vhost, queue.name)  # of an older form; it holds copies alone
+        wanted = topology.reports(client, {*devices, *_devices_of(management, client)})
+    management.declare(vhost, wanted)
+
+
+def _devices_of(management: Management, client: str) -> list[str]:
+    return [device for one, device in map(_split_or_none, management.users()) if one == client and device]
 
 
 def _split_or_none(user: str) -> tuple[str | None, str | None]:

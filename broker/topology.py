@@ -158,7 +158,7 @@ def inbox(client: str, device: str) -> Topology:
 def reports(client: str, devices: Iterable[str]) -> Topology:
     """Returns the queue in which the owner of a client finds what these of its devices report of themselves.
 
-    A copy of what the server gets: it may lose the oldest.
+    A copy of what the server gets: it may lose the oldest. It stays, since its bindings would go with it.
 
     Raises:
         InvalidName: if a name must not become part of a routing key.

@@ -1,5 +1,7 @@
 """Images that a client gives to calibrate and measure its head with; they stay on its machine."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -9,7 +11,8 @@ from numpy.typing import NDArray
 
 from export.errors import ExportError
 
-LEAST_IMAGES = 4
+LEAST_IMAGES = 32
+"""Of which one half calibrates and the other is measured: fewer would make int8 look better than it is."""
 _MOST_IMAGES = 512
 
 
@@ -23,12 +26,14 @@ def read_calibration(path: Path, image_shape: tuple[int, int, int]) -> NDArray[n
     """
     try:
         loaded = np.load(path, allow_pickle=False)
-        found = np.atleast_1d(loaded if isinstance(loaded, np.ndarray) else loaded["images"])
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        found = loaded if isinstance(loaded, np.ndarray) else loaded["images"]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ExportError(
             f"cannot read images from {path}: {error}; give a .npy, or an .npz with an array images"
         ) from error
-    images: NDArray[Any] | None = _channels_first(found[:_MOST_IMAGES], image_shape)
+    images: NDArray[Any] | None = (
+        None if found.ndim == 0 else _channels_first(found[:_MOST_IMAGES], image_shape)
+    )
     if images is None or len(images) < LEAST_IMAGES:
         raise ExportError(f"{path} does not hold {LEAST_IMAGES} or more images of {image_shape}; give others")
     if images.dtype == np.uint8:

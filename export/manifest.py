@@ -39,7 +39,7 @@ class Network(Canonical):
     """The exported network's size, interface and arithmetic.
 
     Inputs and outputs are float32 at every precision. `calibration` says over what int8's ranges were measured, and
-    `kept_in_float` which of its layers stayed as they were.
+    on how many of the client's images the head was measured; `kept_in_float` which of int8's layers stayed as they were.
     """
 
     parameters: int = Field(ge=1)

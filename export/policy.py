@@ -2,7 +2,8 @@
 
 import re
 
-from export.errors import BundleRefused
+from export.bars import check_bars
+from export.errors import BundleRefused, ParityFailed
 from export.manifest import Manifest
 
 
@@ -54,6 +55,14 @@ def check_install(
             "agent_too_old",
             f"{what} needs agent {manifest.minimum_agent}, this is {agent_version}; update the agent first",
         )
+
+
+def check_figures(manifest: Manifest) -> None:
+    """Refuse a head whose own figures would not pass today's gates. Raises BundleRefused (`gates_failed`)."""
+    try:
+        check_bars(manifest)
+    except ParityFailed as error:
+        raise BundleRefused("gates_failed", str(error)) from error
 
 
 def version_numbers(version: str) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from export.trajectories import Trained
 class Converted:
     """An exported network and how it was found good.
 
-    calibration, kept_in_float: of int8, see `Network`.
+    calibration, kept_in_float: see `Network`.
     """
 
     onnx: bytes
@@ -52,7 +52,8 @@ def convert(
     if precision == "int8":
         return _eight_bits(head, tell, images)
     onnx = export_onnx(head.network if precision == "fp32" else HalfPrecision(head.network))
-    return Converted(onnx, measure(head, onnx, precision, tell, images))
+    source = None if images is None else f"single steps measured on {len(images)} images, noised"
+    return Converted(onnx, measure(head, onnx, precision, tell, images), source)
 
 
 def measure(
@@ -88,7 +89,11 @@ def _eight_bits(head: Trained, tell: Callable[[str], None], images: NDArray[np.f
     tell("running chains to calibrate int8")
     inputs = calibration_inputs(head, seen)
     has_labels = head.network.config.num_classes is not None
-    source = "the head's own chains from noise" if seen is None else f"{len(seen)} images, noised"
+    source = (
+        "the head's own chains from noise"
+        if seen is None
+        else f"{len(seen)} images, noised; single steps measured on {0 if unseen is None else len(unseen)} others"
+    )
     calibration = f"{sum(len(batch.t) for batch in inputs)} states at {len(head.plan(CALIBRATION_STEPS)) - 1} steps of {source}"
     refused: ParityFailed | None = None
     for kept in rungs(whole):

@@ -25,14 +25,7 @@ def sign_file(path: Path, key: PrivateKey, key_list: KeyHistory | None = None) -
     Raises:
         BundleError, KeyUnusable: it is neither.
     """
-    try:
-        with path.open("rb") as file:
-            is_bundle = file.read(2) == _ZIP
-    except OSError as error:
-        raise KeyUnusable(
-            f"{path} cannot be signed: {error.strerror}; give a bundle or a file of key lists"
-        ) from error
-    if not is_bundle:
+    if not _is_bundle(path):
         history = read_key_list(path)
         if not history.lists:
             raise KeyUnusable(f"{path} holds no list to sign; make one with `collafuse export keys`")
@@ -42,6 +35,14 @@ def sign_file(path: Path, key: PrivateKey, key_list: KeyHistory | None = None) -
     signatures = bundle.signatures.plus(key.sign(BUNDLE_DOMAIN, bundle.manifest_bytes))
     lists = bundle.key_list if key_list is None else key_list
     write_bundle(path, dataclasses.replace(bundle, signatures=signatures, key_list=lists))
+
+
+def _is_bundle(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == _ZIP
+    except OSError as error:
+        raise KeyUnusable(f"cannot sign {path}: {error.strerror}; give a bundle or a list of keys") from error
 
 
 def next_list(

@@ -14,7 +14,7 @@ from export.bundle import Bundle
 from export.errors import KeyUnusable
 from export.keys import KeyHistory, Keyring, Signatures
 from export.manifest import Manifest
-from export.policy import check_install
+from export.policy import check_figures, check_install
 
 AGENT_VERSION = importlib.metadata.version("collafuse-edge")
 
@@ -152,6 +152,7 @@ class Judge:
             client=self._client,
             name=None if allow_older else self._held_name(connection),
         )
+        check_figures(manifest)
 
     def reconsider(self, connection: sqlite3.Connection, bundle: str) -> None:
         """Judge a head on its way once more, by what is known now. Raises BundleError as it did when it was announced."""

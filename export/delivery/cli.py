@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from broker.address import BrokerSettings
     from export.delivery.parcel import Parcel
     from export.delivery.progress import Progress
@@ -18,7 +20,10 @@ Config = Annotated[
 ]
 Keys = Annotated[
     list[str] | None,
-    typer.Option("--key", help="Public key that has to vouch for it (ed25519:...); may be given again."),
+    typer.Option(
+        "--key",
+        help="Public key the devices believe (ed25519:...); may be given again  [default: head_keys of the file]",
+    ),
 ]
 Devices = Annotated[
     Path | None, typer.Option("--devices", help="File with the name of one device in every line.")
@@ -38,6 +43,8 @@ def publish(
     key: Keys = None,
 ) -> None:
     """Send a signed bundle to devices, which judge it, try it, and take it up."""
+    import sys
+
     from broker.errors import ConfigError, PublishFailed
     from broker.topology import client_key, device_key
     from export.delivery.errors import DeliveryError
@@ -48,24 +55,27 @@ def publish(
 
     if sum((bool(device), devices is not None, everybody)) != 1:
         raise ConfigError("say who is to have it: --device NAME, --devices FILE or --all")
-    broker, client, keys = _owner(config)
-    parcel = _parcel(bundle, client, key or keys)
+    broker, client, believed = _owner(config)
+    parcel = _parcel(bundle, client, key or believed)
     users = _users(client, device or (_names(devices) if devices else []))
-    targets = [client_key(client)] if everybody else [device_key(user) for user in users]
-    missed: list[str] = []
+    keys = [client_key(client)] if everybody else [device_key(user) for user in users]
+    missed: dict[str, str] = {}
     with opened(broker, client, with_reports=False) as post:
-        for number, target in enumerate(targets, start=1):
-            with _bar(f"{number} of {len(targets)}", parcel.announcement.chunks) as update:
+        for number, target in enumerate(keys, start=1):
+            with _bar(f"{number} of {len(keys)}", parcel.announcement.chunks) as update:
                 try:
                     post.send(parcel, target, on_progress=update)
-                except PublishFailed:
-                    missed.append(target.removeprefix("device."))
-    reached = f"all devices of {client}" if everybody else f"{len(targets) - len(missed)} devices"
-    print(f"{parcel.title} is on its way to {reached}, in {parcel.announcement.chunks} pieces")
+                except PublishFailed as error:
+                    missed[target] = str(error)
+    reached = f"all devices of {client}" if everybody else f"{len(keys) - len(missed)} devices"
+    if len(missed) < len(keys):
+        print(f"{parcel.title} is on its way to {reached}, in {parcel.announcement.chunks} pieces")
+    for target, reason in missed.items():
+        print(f"not sent to {target.partition('.')[2]}: {reason}", file=sys.stderr)
     if missed:
         raise DeliveryError(
-            f"the broker took it for {len(missed)} of {len(targets)} in part or not at all: {', '.join(missed[:10])}; are"
-            " they enrolled (`collafuse broker list`), and have their inboxes room?"
+            f"{parcel.title} was not sent to {len(missed)} of {len(keys)}: are they enrolled?"
+            " `collafuse broker list` shows who is"
         )
 
 
@@ -82,7 +92,18 @@ def rollout(
     max_failures: Annotated[
         float, typer.Option("--max-failures", min=0, max=1, help="Largest share that may fail.")
     ] = 0.05,
-    wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for reports.")] = 600,
+    min_installed: Annotated[
+        float,
+        typer.Option(
+            "--min-installed",
+            min=0,
+            max=1,
+            help="Share of those reached before that has to have it in use before others get it.",
+        ),
+    ] = 0.5,
+    wait: Annotated[
+        float, typer.Option("--wait", min=0, help="Seconds to wait for reports; longer than a trial.")
+    ] = 1800,
     state: Annotated[
         Path | None, typer.Option("--state", help="File of the rollout  [default: BUNDLE.rollout.json]")
     ] = None,
@@ -99,11 +120,11 @@ def rollout(
 
     configure("rollout", level="warning")
 
-    broker, client, keys = _owner(config)
-    parcel = _parcel(bundle, client, key or keys)
+    broker, client, believed = _owner(config)
+    parcel = _parcel(bundle, client, key or believed)
     users = _users(client, _names(devices))
     path = state or bundle.with_suffix(".rollout.json")
-    plan = Plan(percent, max_failures, wait, resume_halted=resume_halted)
+    plan = Plan(percent, max_failures, min_installed, wait, resume_halted=resume_halted)
     with opened(broker, client, with_reports=True) as post, _counts(len(users), quiet=as_json) as tell:
         progress = Rollout(post, parcel, path, tell).run(users, plan)
     _show(parcel, progress, len(users), as_json=as_json)
@@ -112,7 +133,7 @@ def rollout(
 def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) -> None:
     import json
 
-    from export.delivery.errors import DeliveryError
+    from export.delivery.errors import RolloutUnfinished
     from export.delivery.rollout import silent
 
     facts = {
@@ -122,6 +143,7 @@ def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) 
         "installed": progress.count("installed"),
         "failures": progress.failures,
         "ahead": progress.ahead,
+        "stuck": progress.stuck,
         "postponed": progress.postponed,
         "under_way": progress.count("sent", "receiving", "staged", "trial") - len(silent(progress)),
         "silent": len(silent(progress)),
@@ -130,35 +152,31 @@ def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) 
     if as_json:
         print(json.dumps(facts))
     else:
-        print(_in_words(parcel, facts, total))
-    ended = progress.count("installed") + progress.failures + progress.postponed + progress.ahead
-    if facts["sent"] and not ended:
-        raise DeliveryError(
-            f"none of the {facts['sent']} devices has come to an end with {parcel.title} yet: run it again to wait on, and see"
-            " what they say (`collafuse edge status` there)"
+        print(
+            f"{parcel.title}: sent to {facts['sent']} of {total} devices, installed on {facts['installed']},"
+            f" failed on {facts['failures']}, as new or newer on {facts['ahead']}, hanging on {facts['stuck']},"
+            f" postponed on metered links {facts['postponed']}, silent {facts['silent']},"
+            f" unreachable {facts['unreachable']}"
+        )
+    if not progress.has_come_to_something:
+        raise RolloutUnfinished(
+            f"no device has come to an end with {parcel.title}: nothing is known of it; run it again later"
         )
 
 
-def _in_words(parcel: "Parcel", facts: dict[str, Any], total: int) -> str:
-    return (
-        f"{parcel.title}: sent to {facts['sent']} of {total} devices, installed on {facts['installed']},"
-        f" failed on {facts['failures']}, not needed on {facts['ahead']}, postponed on metered links {facts['postponed']},"
-        f" under way on {facts['under_way']}, silent {facts['silent']}, unreachable {facts['unreachable']}"
-    )
-
-
-def _owner(config: Path | None) -> tuple["BrokerSettings", str, list[str]]:
+def _owner(config: Path | None) -> tuple["BrokerSettings", str, tuple[str, ...]]:
+    """The broker, the client, and the keys that its devices believe."""
     from export.delivery.settings import OwnerSettings, client_of
 
     settings = OwnerSettings.load(config)
     broker = settings.broker()
-    return broker, client_of(broker), list(settings.head_keys)
+    return broker, client_of(broker), settings.head_keys
 
 
-def _parcel(bundle: Path, client: str, keys: list[str] | None) -> "Parcel":
+def _parcel(bundle: Path, client: str, keys: "Sequence[str]") -> "Parcel":
     from export.delivery.parcel import pack
 
-    return pack(bundle, client=client, keys=keys or ())
+    return pack(bundle, client=client, keys=keys)
 
 
 def _names(path: Path) -> list[str]:

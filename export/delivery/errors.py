@@ -9,3 +9,7 @@ class DeliveryError(ExportError):
 
 class RolloutHalted(DeliveryError):
     """Too many devices did not do well with the head; no more of them get it."""
+
+
+class RolloutUnfinished(DeliveryError):
+    """Too few devices have the head for anything to be said of it; nothing is wrong so far."""

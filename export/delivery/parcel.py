@@ -10,7 +10,7 @@ from broker.contract.heads import BundleV1, ChunkV1
 from export.bars import check_bars
 from export.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
 from export.delivery.errors import DeliveryError
-from export.errors import BundleError, KeyUnusable, ParityFailed
+from export.errors import BundleError, ExportError
 from export.manifest import Manifest
 from export.signing import verify_bundle
 
@@ -45,8 +45,8 @@ class Parcel:
                 yield ChunkV1(bundle=self.announcement.bundle, index=index, content=content)
 
 
-def pack(path: Path, *, client: str, keys: Sequence[str] = (), chunk_bytes: int = CHUNK_BYTES) -> Parcel:
-    """Read a bundle and judge it: its gates, its signatures and its time. What a device would refuse is not sent.
+def pack(path: Path, *, client: str, keys: Sequence[str], chunk_bytes: int = CHUNK_BYTES) -> Parcel:
+    """Read a bundle and judge it as a device will: whom it is for, who vouches for it, its date, its figures.
 
     Args:
         path: of the bundle.
@@ -55,28 +55,26 @@ def pack(path: Path, *, client: str, keys: Sequence[str] = (), chunk_bytes: int 
         chunk_bytes: of a piece.
 
     Raises:
-        DeliveryError: if it cannot be read, or no device would take it.
+        DeliveryError: if it cannot be read, no keys are given, or no device would take it.
     """
     content = _read(path)
     try:
         bundle = parse_bundle(content)
     except BundleError as error:
         raise DeliveryError(f"{path} is not a usable bundle: {error}; export it again") from error
-    _check(path, bundle, client)
-    _check_word(path, bundle, keys)
+    _check(path, bundle, client, keys)
     return wrap(content, bundle, chunk_bytes)
 
 
 def wrap(content: bytes, bundle: Bundle, chunk_bytes: int = CHUNK_BYTES) -> Parcel:
-    """The parcel of a bundle whose file is `content`, whatever a device would say of it."""
-    key_list = bundle.key_list.to_bytes() if bundle.key_list.lists else None
+    """The parcel of a file, judged by nobody; `bundle` is what was read of it."""
     announcement = BundleV1(
         bundle=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
         chunk_bytes=chunk_bytes,
         manifest=bundle.manifest_bytes,
         signatures=bundle.signatures.to_bytes(),
-        key_list=key_list,
+        key_list=bundle.key_list.to_bytes() if bundle.key_list.lists else None,
     )
     return Parcel(bundle.manifest, announcement, content)
 
@@ -108,10 +106,9 @@ def _check_word(path: Path, bundle: Bundle, keys: Sequence[str]) -> None:
         raise DeliveryError(f"{path} is not signed, and no device would take it: `collafuse export sign`")
     if not keys:
         raise DeliveryError(
-            f"nobody says whose signature the devices believe: give --key, or head_keys in the owner's file, and {path} is"
-            " held against them"
+            "say whose signature the devices believe: --key ed25519:..., or head_keys in the owner's file"
         )
     try:
         verify_bundle(bundle, keys, time.time())
-    except (BundleError, KeyUnusable) as error:
+    except ExportError as error:
         raise DeliveryError(f"{path} would be refused by the devices: {error}") from error

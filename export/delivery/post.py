@@ -14,8 +14,7 @@ from broker.connection import Connection
 from broker.contract.message import Message
 from broker.contract.telemetry import TelemetryV1
 from broker.delivery import Delivery
-from broker.depth import depth
-from broker.errors import ConnectionLost, InvalidName, Refused
+from broker.errors import BrokerUnreachable, ConnectionLost, InvalidName, Refused
 from broker.names import reports, split_user
 from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_DOWN
@@ -27,6 +26,8 @@ IN_FLIGHT = 8
 _CONNECT_SECONDS = 20.0
 _PREFETCH = 64
 _ATTEMPTS = 5
+_ACCESS_REFUSED = 403
+_NOT_FOUND = 404
 _AT_ONCE = 256
 _CONFIRM_SECONDS = 120.0
 """On a slow uplink, eight pieces are on their way for a while."""
@@ -39,7 +40,10 @@ class Post:
         self._client = client
         self._connection = connection
         self._publisher = connection.publisher(window=IN_FLIGHT, confirm_timeout_seconds=_CONFIRM_SECONDS)
-        self._reports = connection.consumer(reports(client), _PREFETCH) if with_reports else None
+        # Exclusive: two who shared the reports would each hear of half the devices.
+        self._reports = (
+            connection.consumer(reports(client), _PREFETCH, exclusive=True) if with_reports else None
+        )
 
     def send(
         self,
@@ -122,11 +126,14 @@ class Post:
 
 
 @contextlib.contextmanager
-def opened(broker: BrokerSettings, client: str, *, with_reports: bool) -> Iterator[Post]:
+def opened(
+    broker: BrokerSettings, client: str, *, with_reports: bool, patience_seconds: float = _CONNECT_SECONDS
+) -> Iterator[Post]:
     """Connect as the owner of `client`'s devices; the link comes back by itself when it is lost.
 
-    Raises BrokerUnreachable when it cannot be used; with reports, DeliveryError when there are none to read or somebody else
-    reads them, for two readers would hear a half each.
+    Raises:
+        BrokerUnreachable: when it cannot be used within `patience_seconds`.
+        DeliveryError: when there are no reports to read, or somebody else reads them.
     """
     if with_reports:
         _check_reports(broker, client)
@@ -134,23 +141,28 @@ def opened(broker: BrokerSettings, client: str, *, with_reports: bool) -> Iterat
     post = Post(connection, client, with_reports=with_reports)
     connection.start()
     try:
-        connection.wait_connected(_CONNECT_SECONDS)
+        try:
+            connection.wait_connected(patience_seconds)
+        except BrokerUnreachable as error:
+            raise _in_words(connection.refused_with, client) or error from error
         yield post
     finally:
         connection.stop()
 
 
-def _check_reports(broker: BrokerSettings, client: str) -> None:
-    found = depth(broker, reports(client))
-    if found is None:
-        raise DeliveryError(
-            f"there are no reports of {client}'s devices: the queue {reports(client)} is gone; `collafuse broker owner {client}`"
-            " makes it again, with a new password for the owner"
+def _in_words(refused_with: int | None, client: str) -> DeliveryError | None:
+    """What the broker's refusal to let the owner read its reports means."""
+    if refused_with == _NOT_FOUND:
+        return DeliveryError(
+            f"the broker keeps no reports of the devices of {client}: its operator makes the queue anew with"
+            f" `collafuse broker owner {client} --reports`"
         )
-    if found.consumers:
-        raise DeliveryError(
-            f"another rollout reads the reports of {client}'s devices at the moment: wait until it has ended"
+    if refused_with == _ACCESS_REFUSED:
+        return DeliveryError(
+            f"somebody else reads the reports of the devices of {client}, or this user may not: wait until the other"
+            f" rollout of {client} has ended, or end it"
         )
+    return None
 
 
 def _outgoing(key: str, message: Message) -> Outgoing:

@@ -12,14 +12,15 @@ from broker.errors import PublishFailed
 from broker.topology import device_key
 from export.delivery import progress as progress_file
 from export.delivery.cohorts import in_cohort
-from export.delivery.errors import DeliveryError, RolloutHalted
+from export.delivery.errors import RolloutHalted, RolloutUnfinished
 from export.delivery.parcel import Parcel
 from export.delivery.post import Post
-from export.delivery.progress import ENDED, MAX_RESENT, POSTPONED, DeviceProgress, Progress
+from export.delivery.progress import ENDED, MAX_RESENT, DeviceProgress, Progress
 
 log = structlog.get_logger(__name__)
 
 _LISTEN_SECONDS = 0.5
+_CATCH_UP_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Plan:
     max_failures: largest share of devices, of those that came to an end with it, that may have failed.
     wait_seconds: how long to wait for devices that have not.
     ask_seconds: after so long without progress a device that was heard of is asked how it stands.
-    resume_halted: go on although the rollout was halted.
+    min_installed: share of the devices reached before that has to have the head in use before others get it, 0..1.
+    resume_halted: go on although the rollout was halted; what was known by then is not held against it again.
     """
 
     percent: float
     max_failures: float = 0.05
-    wait_seconds: float = 600.0
+    min_installed: float = 0.5
+    wait_seconds: float = 1800.0
     ask_seconds: float = 30.0
     resume_halted: bool = False
 
@@ -65,27 +68,62 @@ class Rollout:
 
         Raises:
             RolloutHalted: when too many failed, now or in an earlier run.
-            DeliveryError: when the file cannot be written.
+            RolloutUnfinished: when too few of those who were reached before have it for others to get it.
+            DeliveryError: when the file cannot be written, or another rollout is at work with it.
         """
+        with progress_file.locked(self._path):
+            self.progress = progress_file.load(self._path, self._parcel)
+            return self._run(users, plan)
+
+    def _run(self, users: Sequence[str], plan: Plan) -> Progress:
         if self.progress.halted is not None and not plan.resume_halted:
             raise RolloutHalted(
                 f"the rollout of {self._parcel.title} was halted: {self.progress.halted}; look at those devices, and add"
                 " --resume-halted to go on all the same"
             )
-        if self.progress.halted is not None:
-            self.progress.excuse()
-        self._listen(0.0)
+        resumed = self.progress.halted is not None
+        self.progress.halted = None
+        self._catch_up()
+        if resumed:
+            self._draw_a_line()
+        for user in users:
+            self._ask_again(user)
         cohort = self._cohort(users, plan.percent)
-        self._check_ground(cohort, plan)
+        if not resumed and not self.progress.devices.keys() >= set(cohort):
+            self._wait_for_those_before(plan)
         for user in cohort:
             self._listen(0.0)
             self._halt_if(plan, final=False)
             self._send(user)
-        for user in users:
-            self._ask_again(user)
-        self._watch(plan)
+        self._watch(plan, lambda: not self.progress.open_users)
         self._halt_if(plan, final=True)
         return self.progress
+
+    def _catch_up(self) -> None:
+        """Hear what was said while nobody listened, so that no old word is taken for an answer to a new question."""
+        deadline = time.monotonic() + _CATCH_UP_SECONDS
+        while self._listen(_LISTEN_SECONDS) and time.monotonic() < deadline:
+            pass
+
+    def _draw_a_line(self) -> None:
+        """What is known of the devices is not judged again; those of whom nothing is known are asked."""
+        for user, device in self.progress.devices.items():
+            device.judged = False
+            if device.state == "sent" and not device.heard:
+                self._offer(user)
+
+    def _wait_for_those_before(self, plan: Plan) -> None:
+        """A larger share begins when enough of the smaller one have the head in use."""
+        enough: Callable[[], bool] = lambda: self.progress.installed_share() >= plan.min_installed  # noqa: E731
+        self._watch(plan, lambda: enough() or not self.progress.open_users)
+        if enough():
+            return
+        self._halt_if(plan, final=True)
+        have, sent = self.progress.count("installed"), len(self.progress.devices)
+        raise RolloutUnfinished(
+            f"nobody else gets {self._parcel.title} yet: {have} of the {sent} devices that were to have it first have it in"
+            f" use, and the share has to be {plan.min_installed:g}; run it again later, or lower --min-installed"
+        )
 
     def _cohort(self, users: Sequence[str], percent: float) -> list[str]:
         """Those of the share to whom it was not sent yet, in the order in which shares grow."""
@@ -109,36 +147,28 @@ class Rollout:
         self._note()
 
     def _ask_again(self, user: str) -> None:
-        """Announce the head, once in a run, to a device that refused it while its link cost by the byte.
-
-        Without the pieces, for the link may be so still; a device that takes it now says which are missing.
-        """
+        """Offer the head, once in a run, to a device that did not take it for a reason that passes."""
         device = self.progress.devices.get(user)
-        if device is None or not device.postponed or user in self._asked_again:
-            return
+        if device is not None and device.may_take_it_later and user not in self._asked_again:
+            self._offer(user)
+
+    def _offer(self, user: str) -> None:
+        """Announce the head without its pieces, for the link may cost still; who takes it now says which are missing."""
+        before = self.progress.devices[user]
         self._asked_again.add(user)
-        self.progress.devices[user] = DeviceProgress(state="sent", heard=True)
+        self.progress.devices[user] = DeviceProgress(state="sent", heard=before.heard)
         self._asked_at[user] = time.monotonic()
         try:
             self._post.announce(self._parcel, device_key(user))
         except PublishFailed as error:
             log.warning("device_unreachable", user=user, error=str(error))
-            self.progress.devices[user] = DeviceProgress(state="refused", reason=POSTPONED)
+            self.progress.devices[user] = before
         self._note()
 
-    def _check_ground(self, cohort: Sequence[str], plan: Plan) -> None:
-        """A larger share stands on a smaller one that has taken the head up. Raises DeliveryError."""
-        sent = len(self.progress.devices) - self.progress.count("unreachable")
-        if cohort and sent and not self.progress.count("installed") and not plan.resume_halted:
-            raise DeliveryError(
-                f"none of the {sent} devices that were sent {self._parcel.title} has taken it up yet: run it again with the"
-                " percentage it had, or add --resume-halted to go on all the same"
-            )
-
-    def _watch(self, plan: Plan) -> None:
-        """Listen until every device has come to an end, the time is over, or too many have failed."""
+    def _watch(self, plan: Plan, until: Callable[[], bool]) -> None:
+        """Listen until something is so, the time is over, or too many have failed."""
         deadline = time.monotonic() + plan.wait_seconds
-        while self.progress.open_users and time.monotonic() < deadline:
+        while not until() and time.monotonic() < deadline:
             self._listen(min(_LISTEN_SECONDS, max(0.0, deadline - time.monotonic())))
             self._halt_if(plan, final=False)
             for user in self.progress.open_users:
@@ -155,10 +185,14 @@ class Rollout:
         except PublishFailed as error:
             log.warning("device_unreachable", user=user, error=str(error))
 
-    def _listen(self, timeout_seconds: float) -> None:
+    def _listen(self, timeout_seconds: float) -> int:
+        """Take in the reports that are there, or come within `timeout_seconds`; returns how many."""
+        heard = 0
         for user, report in self._post.reports(timeout_seconds):
+            heard += 1
             if user in self.progress.devices:
                 self._hear(user, report)
+        return heard
 
     def _hear(self, user: str, report: TelemetryV1) -> None:
         device, update = self.progress.devices[user], report.update
@@ -170,7 +204,8 @@ class Rollout:
         device.missing = update.missing
         if stuck:
             self._send_again(user, device)
-        self._ask_again(user)
+        if device.postponed:
+            self._ask_again(user)
         self._note()
 
     def _send_again(self, user: str, device: DeviceProgress) -> None:

@@ -10,12 +10,12 @@ from broker.settings import ProcessSettings
 
 
 class OwnerSettings(ProcessSettings):
-    """The broker, and as whom to log in there."""
+    """The broker, as whom to log in there, and whose signature the devices believe."""
 
     model_config = SettingsConfigDict(env_prefix="COLLAFUSE_OWNER_")
 
     head_keys: tuple[str, ...] = Field(
-        default=(), description="public keys whose signature the devices believe (ed25519:...)"
+        default=(), description="public keys (ed25519:...) that vouch for heads, as in the devices' settings"
     )
 
 

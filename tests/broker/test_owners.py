@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from broker import identities, names, topology
 from broker.cli import app
 from broker.delivery import replays_of, sender_of
-from broker.errors import InvalidName
+from broker.errors import InvalidName, NotEnrolled
 from broker.identities import Credentials
 from broker.management import Management
 from broker.node.local_node import NodeInfo
@@ -64,6 +64,18 @@ def waiting(node: NodeInfo, queue: str) -> list[bytes]:
         while (got := channel.basic_get(queue, auto_ack=True))[0] is not None:
             found.append(bytes(got[2]))
     return found
+
+
+def assert_comes(node: NodeInfo, queue: str, bodies: set[bytes]) -> None:
+    """These messages, and no others, come into a queue."""
+    found: set[bytes] = set()
+
+    def complete() -> bool:
+        found.update(waiting(node, queue))
+        return found >= bodies
+
+    wait_until(complete, f"{bodies} come")
+    assert found == bodies
 
 
 @pytest.mark.parametrize(
@@ -166,6 +178,49 @@ def test_a_new_password_ends_the_old_one_and_keeps_the_reports(
     with pytest.raises(pika.exceptions.ProbableAuthenticationError):
         attempt(owner, lambda _: None)
     assert waiting(node, "reports.clinic-a") == [b"kept"]
+
+
+@pytest.mark.parametrize("older_form", [False, True])
+def test_reports_that_are_gone_are_made_anew_for_all_devices_and_the_password_stays(
+    owner: Credentials, management: Management, node: NodeInfo, older_form: bool
+) -> None:
+    management.delete_queue(node.vhost, "reports.clinic-a")
+    if older_form:
+        (queue,) = topology.reports("clinic-a", ()).queues
+        arguments = {**queue.arguments, "x-expires": 10**9}
+        with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as link:
+            link.channel().queue_declare(queue.name, durable=True, arguments=arguments)
+    words = ["--url", node.amqp_url, "--management-url", node.management_url]
+
+    done = CliRunner().invoke(app, ["owner", "clinic-a", "--reports", *words])
+
+    assert done.exit_code == 0, done.output
+    assert attempt(owner, sends(topology.EXCHANGE_DOWN, "client.clinic-a")) == 0
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as link:
+        for device in ("pc-1", "pc-2"):
+            key = f"clinic-a_{device}.telemetry"
+            link.channel().basic_publish(topology.EXCHANGE_UP, key, device.encode())
+    assert_comes(node, "reports.clinic-a", {b"pc-1", b"pc-2"})
+
+
+def test_reports_do_not_go_while_nobody_reads_them_and_a_new_device_brings_back_all_of_them(
+    owner: Credentials, management: Management, address: BrokerSettings, node: NodeInfo
+) -> None:
+    found = management.queue(node.vhost, "reports.clinic-a")
+    assert found is not None
+    assert "x-expires" not in found["arguments"]
+    management.delete_queue(node.vhost, "reports.clinic-a")
+
+    identities.enroll(management, "clinic-a", "pc-1", address=address, renew=True)
+
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as link:
+        link.channel().basic_publish(topology.EXCHANGE_UP, "clinic-a_pc-2.telemetry", b"the other")
+    assert_comes(node, "reports.clinic-a", {b"the other"})
+
+
+def test_reports_without_an_owner_are_not_made_anew(management: Management, node: NodeInfo) -> None:
+    with pytest.raises(NotEnrolled, match="has no owner yet"):
+        identities.renew_reports(management, "clinic-b", vhost=node.vhost)
 
 
 @pytest.mark.parametrize("client", ["Clinic", "a_b", "a.b", "", ".*", "a|b", "a__owner"])

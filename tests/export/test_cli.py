@@ -80,6 +80,15 @@ def test_a_signed_bundle_verifies_and_an_unsigned_or_strange_one_does_not(
     assert isinstance(run("verify", bundle, "--keys", public).exception, BundleError)
 
 
+def test_a_directory_is_nothing_to_sign(tmp_path: Path) -> None:
+    made_key(tmp_path / "key.pem")
+
+    refused = run("sign", tmp_path, "--key", tmp_path / "key.pem").exception
+
+    assert isinstance(refused, KeyUnusable)
+    assert "cannot sign" in str(refused)
+
+
 def test_keys_are_changed_by_lists_that_travel_in_the_bundle(tmp_path: Path, bundle: Path) -> None:
     lists = tmp_path / "keys.json"
     first = made_key(tmp_path / "first.pem", "--list", lists)

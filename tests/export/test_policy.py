@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from export.bars import check_bars
 from export.errors import BundleRefused, ParityFailed
-from export.policy import check_install, version_numbers
+from export.policy import check_figures, check_install, version_numbers
 from tests.export.small_bundle import small_manifest
 
 MANIFEST = small_manifest()
@@ -80,6 +80,10 @@ def test_a_bundle_whose_maker_lowered_the_bars_is_not_for_others() -> None:
     )
 
     check_bars(MANIFEST)
+    check_figures(MANIFEST)
+    with pytest.raises(BundleRefused, match="differs from the trained head") as refused:
+        check_figures(MANIFEST.model_copy(update={"gates": (lax,)}))
+    assert refused.value.reason == "gates_failed"
     with pytest.raises(ParityFailed, match=r"differs from the trained head by 5\.0e-01 on cpu"):
         check_bars(MANIFEST.model_copy(update={"gates": (lax,)}))
     with pytest.raises(ParityFailed, match=r"9\.0 dB"):

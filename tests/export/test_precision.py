@@ -176,14 +176,14 @@ def test_psnr_is_that_of_images_in_minus_one_to_one() -> None:
     assert np.isnan(psnr_db(image * np.nan, image))
 
 
-@pytest.mark.parametrize("shape", [(6, 3, 4, 4), (6, 4, 4, 3)])
+@pytest.mark.parametrize("shape", [(40, 3, 4, 4), (40, 4, 4, 3)])
 def test_calibration_images_are_read_in_both_orders_and_as_bytes(
     tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
     np.savez(tmp_path / "images.npz", images=np.full(shape, 255, np.uint8))
     np.save(tmp_path / "images.npy", np.full(shape, -1.0))
 
-    assert read_calibration(tmp_path / "images.npz", (3, 4, 4)).shape == (6, 3, 4, 4)
+    assert read_calibration(tmp_path / "images.npz", (3, 4, 4)).shape == (40, 3, 4, 4)
     assert read_calibration(tmp_path / "images.npz", (3, 4, 4)).max() == 1
     assert read_calibration(tmp_path / "images.npy", (3, 4, 4)).min() == -1
 
@@ -191,11 +191,12 @@ def test_calibration_images_are_read_in_both_orders_and_as_bytes(
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((2, 1, 8, 8)), "4 or more"),
-        (np.zeros((9, 1, 4, 4)), "4 or more"),
-        (np.full((9, 8, 8), 2.0), "neither"),
-        (np.full((9, 8, 8), np.nan), "neither"),
-        (np.zeros((9, 8, 8), np.int64), "neither"),
+        (np.zeros((31, 1, 8, 8)), "32 or more"),
+        (np.zeros((40, 1, 4, 4)), "32 or more"),
+        (np.zeros(()), "32 or more"),
+        (np.full((40, 8, 8), 2.0), "neither"),
+        (np.full((40, 8, 8), np.nan), "neither"),
+        (np.zeros((40, 8, 8), np.int64), "neither"),
         (np.array([{}], dtype=object), "cannot read"),
     ],
 )
@@ -204,3 +205,43 @@ def test_what_are_no_calibration_images_is_refused(tmp_path: Path, images: np.nd
 
     with pytest.raises(ExportError, match=message):
         read_calibration(tmp_path / "images.npy", (1, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["images.npy", "images.npz"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_calibration_images_that_are_cut_short_are_refused(tmp_path: Path, name: str, share: float) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    np.savez_compressed(tmp_path / "images.npz", images=images)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: round(share * len(content))])
+
+    with pytest.raises(ExportError, match="cannot read images"):
+        read_calibration(tmp_path / name, (1, 8, 8))
+
+
+def test_a_packed_image_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8)
+    np.savez_compressed(tmp_path / "images.npz", images=images)
+    content = bytearray((tmp_path / "images.npz").read_bytes())
+    content[200:900] = bytes(700)
+    (tmp_path / "images.npz").write_bytes(content)
+
+    with pytest.raises(ExportError, match="cannot read images"):
+        read_calibration(tmp_path / "images.npz", (1, 8, 8))
+
+
+def test_the_manifest_says_on_how_many_images_a_head_was_measured(
+    checkpoint_path: Path, tmp_path: Path
+) -> None:
+    images = np.random.default_rng(0).uniform(-1, 1, (33, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+
+    plain = export_head(checkpoint_path, tmp_path / "fp32.bundle", calibration=tmp_path / "images.npy")
+    small = export_head(
+        checkpoint_path, tmp_path / "int8.bundle", precision="int8", calibration=tmp_path / "images.npy"
+    )
+
+    assert plain.network.calibration == "single steps measured on 33 images, noised"
+    assert small.network.calibration is not None
+    assert "of 17 images, noised; single steps measured on 16 others" in small.network.calibration

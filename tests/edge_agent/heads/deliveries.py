@@ -9,13 +9,14 @@ from broker.topology import device_key
 from edge_agent.heads import store
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from export.delivery.parcel import pack
+from export.bundle import read_bundle
+from export.delivery.parcel import wrap
 from export.delivery.post import opened
 from tests.edge_agent.agents import edge_json
 
 
 def send(owner: BrokerSettings, user: str, path: Path, chunk_bytes: int = 64 * 1024) -> str:
-    parcel = pack(path, client="ward", chunk_bytes=chunk_bytes)
+    parcel = wrap(path.read_bytes(), read_bundle(path), chunk_bytes)
     with opened(owner, "ward", with_reports=False) as post:
         post.send(parcel, device_key(user))
     return parcel.announcement.bundle

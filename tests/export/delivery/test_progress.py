@@ -38,6 +38,9 @@ def report(state: UpdateState, reason: str | None = None) -> UpdateReport:
         (("refused", "sent", "sent", "trial", "receiving"), 0.05, False, False),
         (("refused", "sent", "sent", "trial", "receiving"), 0.05, True, True),
         (("unreachable", "sent", "sent"), 0.0, True, False),
+        (("trial", "trial", "staged"), 0.05, False, False),
+        (("trial", "trial", "staged"), 0.05, True, True),
+        (("trial", *("installed",) * 19), 0.05, True, False),
     ],
 )
 def test_a_share_of_failures_halts_once_enough_devices_have_come_to_an_end(
@@ -68,6 +71,46 @@ def test_a_device_on_a_metered_link_is_no_failure_and_may_begin_again() -> None:
     found.devices["ward_d1"].note(report("refused", "expired"))
     assert found.verdict(0.5, final=True) is None
     assert found.verdict(0.4, final=True) == "1 of 2 devices did not do well with it (expired)"
+
+
+@pytest.mark.parametrize("reason", ["counter_older", "counter_equal", "superseded"])
+def test_a_device_with_a_newer_head_is_ahead_and_no_failure(reason: str) -> None:
+    found = progress("sent", "sent", "sent", "installed")
+    for name in ("ward_d0", "ward_d1", "ward_d2"):
+        found.devices[name].note(report("refused", reason))
+
+    assert found.verdict(0.0, final=True) is None
+    assert (found.ahead, found.failures, found.installed_share()) == (3, 0, 1.0)
+
+
+def test_a_rollout_comes_to_something_when_a_device_has_ended_with_the_head() -> None:
+    assert progress().has_come_to_something
+    assert not progress("sent", "trial", "unreachable").has_come_to_something
+    assert progress("sent", "installed").has_come_to_something
+    assert progress("sent", "failed").has_come_to_something
+
+
+def test_what_was_known_before_the_owner_went_on_is_not_judged_until_it_changes() -> None:
+    found = progress("failed", "failed", "installed", "trial", "sent")
+    for device in found.devices.values():
+        device.judged = False
+
+    assert found.verdict(0.0, final=True) is None
+    found.devices["ward_d0"].note(report("failed"))
+    assert found.verdict(0.0, final=True) is None, "it says the same again"
+    found.devices["ward_d2"].note(report("rolled_back", "crashed"))
+    assert found.verdict(0.5, final=True) == "1 of 1 devices did not do well with it (crashed)"
+
+
+@pytest.mark.parametrize("reason", ["no_room", "agent_too_old", "metered", "superseded"])
+def test_who_refused_for_a_reason_that_passes_may_take_it_later(reason: str) -> None:
+    device = DeviceProgress(state="sent")
+    device.note(report("refused", reason))
+    assert device.may_take_it_later
+
+    device.note(report("receiving"))
+
+    assert device.state == "receiving"
 
 
 def test_what_has_ended_does_not_begin_again_and_may_end_otherwise() -> None:

@@ -11,17 +11,20 @@ import pytest
 from typer.testing import CliRunner
 
 from broker.codec import encode
+from broker.management import Management
+from broker.names import reports
 from broker.node.local_node import NodeInfo
 from broker.topology import EXCHANGE_DOWN, device_key
-from export.bundle import Bundle, parse_bundle
+from export.bundle import Bundle, read_bundle
 from export.cli import app
 from export.delivery import progress as progress_file
 from export.delivery.cohorts import in_cohort
-from export.delivery.errors import DeliveryError, RolloutHalted
+from export.delivery.errors import DeliveryError, RolloutHalted, RolloutUnfinished
 from export.delivery.parcel import Parcel, pack, wrap
 from export.delivery.post import opened
 from export.delivery.progress import DeviceProgress, Progress
 from export.delivery.rollout import Plan, Rollout
+from export.gates import GateResult
 from export.keys import PrivateKey
 from tests.conftest import wait_until
 from tests.edge_agent.heads.bundles import messages, with_nan_weights, with_runs_that_fail, with_wrong_answers
@@ -36,14 +39,18 @@ def digest(path: Path) -> str:
 
 
 def roll_out(fleet: Fleet, path: Path, users: list[str] | None = None, **plan: float | bool) -> Progress:
-    content = path.read_bytes()
-    parcel = wrap(content, parse_bundle(content))  # also what the owner's own tools would not send
+    parcel = parcel_of(path)
     values = {"percent": 100.0, "wait_seconds": 60.0, "ask_seconds": 1.0} | plan
     with opened(fleet.owner, fleet.client, with_reports=True) as post:
         return Rollout(post, parcel, path.with_suffix(".json"), None).run(
             fleet.users if users is None else users,
             Plan(**values),  # type: ignore[arg-type]  # numbers and a truth value by name
         )
+
+
+def parcel_of(path: Path) -> Parcel:
+    """What is sent of a bundle whatever it is: devices judge for themselves."""
+    return wrap(path.read_bytes(), read_bundle(path))
 
 
 def started(fleet: Fleet) -> Fleet:
@@ -57,7 +64,7 @@ def test_a_share_gets_the_head_and_a_larger_share_goes_on_from_there(
 ) -> None:
     devices = started(fleet(5))
     path = signed_for(devices)
-    parcel = pack(path, client=devices.client, keys=[KEY.public.text])
+    parcel = parcel_of(path)
     assert parcel.announcement.chunks > 20
     first = {user for user in devices.users if in_cohort("ward", 1, user, 50)}
 
@@ -105,66 +112,63 @@ def test_a_bad_head_ends_nowhere_and_halts_its_rollout(
         roll_out(devices, bad)
 
 
-def test_a_device_that_is_ahead_refuses_the_older_head_and_halts_nothing(
-    fleet: MakeFleet, signed_for: SignedFor
-) -> None:
+def test_devices_with_a_newer_head_keep_it_and_halt_nothing(fleet: MakeFleet, signed_for: SignedFor) -> None:
     devices = started(fleet(1))
-    roll_out(devices, signed_for(devices, 5))
+    newer = signed_for(devices, 5)
+    roll_out(devices, newer)
 
-    told = roll_out(devices, signed_for(devices, 4))
+    found = roll_out(devices, signed_for(devices, 4), max_failures=0.0)
 
-    assert (told.ahead, told.failures, told.count("installed")) == (1, 0, 0)
-    assert told.devices[devices.users[0]].reason == "counter_older"
+    assert (found.ahead, found.failures, found.halted) == (1, 0, None)
+    assert not found.has_come_to_something
+    assert devices.devices[0].heads()[digest(newer)] == ("live", None)
 
 
-def test_a_larger_share_waits_until_the_smaller_has_taken_the_head_up(
+def test_a_head_with_which_nobody_comes_to_an_end_has_failed(fleet: MakeFleet, signed_for: SignedFor) -> None:
+    devices = started(fleet(2, trial_seconds=3600.0))
+
+    with pytest.raises(RolloutHalted, match=r"2 of 2 devices did not do well with it \(trial\)"):
+        roll_out(devices, signed_for(devices), wait_seconds=8.0)
+
+
+def test_a_larger_share_waits_until_enough_of_the_smaller_one_have_the_head(
     fleet: MakeFleet, signed_for: SignedFor
 ) -> None:
-    devices = fleet(4)  # none of which is on
+    devices = fleet(5)
     path = signed_for(devices)
-    some = roll_out(devices, path, devices.users[:2], wait_seconds=0.0)
-    assert some.count("sent") == 2
+    first = [user for user in devices.users if in_cohort("ward", 1, user, 50)]
+    assert len(roll_out(devices, path, percent=50, wait_seconds=0.0).devices) == len(first) > 0
 
-    with pytest.raises(DeliveryError, match="none of the 2 devices that were sent head ward"):
-        roll_out(devices, path, wait_seconds=0.0)
-    assert roll_out(devices, path, wait_seconds=0.0, resume_halted=True).count("sent") == 4
+    with pytest.raises(RolloutUnfinished, match="nobody else gets"):
+        roll_out(devices, path, wait_seconds=1.0)
+    assert set(progress_file.load(path.with_suffix(".json"), parcel_of(path)).devices) == set(first)
+    started(devices)
 
-
-def test_two_rollouts_do_not_share_the_reports(fleet: MakeFleet) -> None:
-    devices = fleet(1)
-
-    with (
-        opened(devices.owner, devices.client, with_reports=True),
-        pytest.raises(DeliveryError, match="another rollout reads the reports"),
-        opened(devices.owner, devices.client, with_reports=True),
-    ):
-        pass
+    assert roll_out(devices, path).count("installed") == 5
 
 
-def test_a_halt_that_somebody_has_seen_is_a_new_beginning(fleet: MakeFleet, signed_for: SignedFor) -> None:
-    """What failed counts no more, what may do better is sent again, and the rest is watched as before."""
-    path = signed_for(fleet(1))
-    content = path.read_bytes()
-    told = progress_file.load(path.with_suffix(".json"), wrap(content, parse_bundle(content)))
-    told.halted = "3 of 3 devices did not do well"
-    told.devices = {
-        "ward_a": DeviceProgress(state="failed", reason="wrong_answers"),
-        "ward_b": DeviceProgress(state="refused", reason="no_room"),
-        "ward_c": DeviceProgress(state="installed"),
-    }
+def test_going_on_after_a_halt_asks_the_devices_again_and_still_watches(
+    fleet: MakeFleet, signed_for: SignedFor
+) -> None:
+    devices = fleet(2, inbox_max_bytes=2**20)
+    path = signed_for(devices)
+    with pytest.raises(RolloutHalted, match="no_room"):
+        roll_out(started(devices), path)
+    for device in devices.devices:
+        device.stop()
+        device.settings = {
+            name: value for name, value in device.settings.items() if name != "inbox_max_bytes"
+        }
 
-    told.excuse()
+    found = roll_out(started(devices), path, resume_halted=True)
 
-    assert (sorted(told.devices), told.failures) == (["ward_a", "ward_c"], 0)
-    assert told.model_dump()["halted"] is None
-    told.devices |= {f"ward_{n}": DeviceProgress(state="failed", reason="nan") for n in range(3)}
-    assert told.verdict(0.5, final=False) == "3 of 4 devices did not do well with it (nan)"
+    assert (found.count("installed"), found.halted) == (2, None)
 
 
 def test_pieces_that_were_lost_are_sent_again(fleet: MakeFleet, signed_for: SignedFor) -> None:
     devices = started(fleet(1))
     path = signed_for(devices)
-    parcel = pack(path, client=devices.client, keys=[KEY.public.text])
+    parcel = parcel_of(path)
     user = devices.users[0]
     with opened(devices.owner, devices.client, with_reports=False) as post:
         post.send(parcel, device_key(user), [(0, 5), (9, 12), (13, parcel.announcement.chunks)])
@@ -262,32 +266,54 @@ def test_a_stranger_who_owns_other_devices_is_dropped_whatever_he_sends(
 
 
 def test_what_no_device_would_take_is_not_sent(
-    fleet: MakeFleet, signed_for: SignedFor, tmp_path: Path
+    fleet: MakeFleet, signed_for: SignedFor, good: Bundle, tmp_path: Path
 ) -> None:
     devices = fleet(1)
     damaged = tmp_path / "damaged.bundle"
     damaged.write_bytes(signed_for(devices).read_bytes()[:-3])
 
-    with pytest.raises(DeliveryError, match="is not signed"):
-        pack(signed_for(devices, key=None), client=devices.client, keys=[KEY.public.text])
-    with pytest.raises(DeliveryError, match="and the devices to clinic"):
-        pack(signed_for(devices), client="clinic")
-    with pytest.raises(DeliveryError, match="would be refused by the devices"):
-        pack(signed_for(devices), client=devices.client, keys=[PrivateKey.generate().public.text])
-    with pytest.raises(DeliveryError, match="nobody says whose signature"):
-        pack(signed_for(devices), client=devices.client)
-    with pytest.raises(DeliveryError, match="expired"):
-        pack(signed_for(devices, issued_at=1, expires_at=2), client=devices.client, keys=[KEY.public.text])
-    with pytest.raises(DeliveryError, match="is not a usable bundle"):
-        pack(damaged, client=devices.client)
-    with pytest.raises(DeliveryError, match="cannot be read"):
-        pack(tmp_path / "missing", client=devices.client)
+    def refused(path: Path, match: str, client: str = devices.client, *keys: str) -> None:
+        with pytest.raises(DeliveryError, match=match):
+            pack(path, client=client, keys=keys or (KEY.public.text,))
+
+    refused(signed_for(devices, key=None), "is not signed")
+    refused(signed_for(devices), "and the devices to clinic", "clinic")
+    refused(
+        signed_for(devices),
+        "would be refused by the devices",
+        devices.client,
+        PrivateKey.generate().public.text,
+    )
+    refused(signed_for(devices), "head_keys|ed25519", devices.client, "ed25519:no")
+    refused(signed_for(devices, issued_at=1, expires_at=1000), "has expired")
+    refused(signed_for(devices, gates=lax_gates(good)), "differs from the trained head")
+    refused(damaged, "is not a usable bundle")
+    refused(tmp_path / "missing", "cannot be read")
+    with pytest.raises(DeliveryError, match="whose signature the devices believe"):
+        pack(signed_for(devices), client=devices.client, keys=())
+
+
+def lax_gates(bundle: Bundle) -> tuple[GateResult, ...]:
+    """The figures of a bundle whose maker has lowered the bar of single steps."""
+    (gate, *others) = bundle.manifest.gates
+    levels = (*gate.step.levels[:-1], gate.step.levels[-1].model_copy(update={"relative_rms": 0.5}))
+    step = gate.step.model_copy(update={"relative_rms": 0.5, "allowed_relative_rms": 1.0, "levels": levels})
+    return (gate.model_copy(update={"step": step}), *others)
+
+
+def test_a_head_that_misses_its_bars_is_refused_by_the_devices_too(
+    fleet: MakeFleet, signed_for: SignedFor, good: Bundle
+) -> None:
+    devices = started(fleet(1))
+
+    with pytest.raises(RolloutHalted, match="gates_failed"):
+        roll_out(devices, signed_for(devices, gates=lax_gates(good)))
 
 
 def test_a_parcel_is_its_file(fleet: MakeFleet, signed_for: SignedFor) -> None:
     devices = fleet(1)
     path = signed_for(devices)
-    parcel: Parcel = pack(path, client=devices.client, keys=[KEY.public.text])
+    parcel = parcel_of(path)
 
     assert b"".join(chunk.content for chunk in parcel.chunks()) == path.read_bytes()
     assert [chunk.index for chunk in parcel.chunks([(2, 4), (20, 10**6)])][:3] == [2, 3, 20]
@@ -302,6 +328,10 @@ def test_the_commands_send_watch_and_say_what_came_of_it(
     path = signed_for(devices)
     common = ["--config", str(devices.config), "--key", KEY.public.text]
 
+    unjudged = CliRunner().invoke(app, ["publish", str(path), *common, "--device", "d0"])
+    assert "whose signature the devices believe" in str(unjudged.exception)
+    with devices.config.open("a") as file:
+        file.write(f'head_keys = ["{KEY.public.text}"]\n')
     sent = CliRunner().invoke(app, ["publish", str(path), *common, "--device", "d0"])
     assert sent.exit_code == 0, sent.output
     assert "is on its way to 1 devices" in sent.output
@@ -315,3 +345,76 @@ def test_the_commands_send_watch_and_say_what_came_of_it(
     assert (facts["sent"], facts["installed"], facts["silent"]) == (2, 2, 0)
     nobody = CliRunner().invoke(app, ["publish", str(path), *common])
     assert "--device NAME, --devices FILE or --all" in str(nobody.exception)
+
+
+def test_a_device_that_is_not_there_keeps_the_head_from_nobody_else(
+    fleet: MakeFleet, signed_for: SignedFor
+) -> None:
+    devices = fleet(1)
+    path = signed_for(devices)
+    common = ["--config", str(devices.config), "--key", KEY.public.text]
+
+    sent = CliRunner().invoke(app, ["publish", str(path), *common, "--device", "nobody", "--device", "d0"])
+
+    assert sent.exit_code != 0
+    assert isinstance(sent.exception, DeliveryError)
+    assert "was not sent to 1 of 2" in str(sent.exception)
+    assert f"not sent to {devices.client}_nobody" in sent.output
+    assert "is on its way to 1 devices" in sent.output
+    started(devices)
+    (device,) = devices.devices
+    wait_until((device.directory / "spool.sqlite3").exists, "the agent has made its spool")
+    wait_until(lambda: digest(path) in device.heads(), "the other one gets it")
+
+
+def test_a_rollout_that_came_to_nothing_says_so_by_its_exit_code(
+    fleet: MakeFleet, signed_for: SignedFor, tmp_path: Path
+) -> None:
+    devices = fleet(1)
+    names = tmp_path / "devices"
+    names.write_text("d0\n")
+    words = [
+        "--config",
+        str(devices.config),
+        "--key",
+        KEY.public.text,
+        "--devices",
+        str(names),
+        "--percent",
+        "100",
+    ]
+
+    done = CliRunner().invoke(app, ["rollout", str(signed_for(devices)), *words, "--wait", "1", "--json"])
+
+    assert isinstance(done.exception, RolloutUnfinished)
+    assert json.loads(done.stdout.splitlines()[-1])["silent"] == 1
+
+
+def test_two_rollouts_of_one_client_do_not_share_its_reports(fleet: MakeFleet, signed_for: SignedFor) -> None:
+    devices = fleet(1)
+    with (
+        opened(devices.owner, devices.client, with_reports=True),
+        pytest.raises(DeliveryError, match="somebody else reads the reports"),
+        opened(devices.owner, devices.client, with_reports=True, patience_seconds=3.0),
+    ):
+        pass
+    with opened(devices.owner, devices.client, with_reports=True) as post:
+        path = signed_for(devices)
+        state = path.with_suffix(".json")
+        with (
+            progress_file.locked(state),
+            pytest.raises(DeliveryError, match="another rollout is at work with"),
+        ):
+            Rollout(post, parcel_of(path), state).run(devices.users, Plan(100.0, wait_seconds=0.0))
+
+
+def test_reports_that_are_gone_are_said_with_what_to_do(fleet: MakeFleet, node: NodeInfo) -> None:
+    devices = fleet(1)
+    with Management(node.management_url, node.user, node.password) as management:
+        management.delete_queue(node.vhost, reports(devices.client))
+
+    with (
+        pytest.raises(DeliveryError, match=f"collafuse broker owner {devices.client} --reports"),
+        opened(devices.owner, devices.client, with_reports=True, patience_seconds=3.0),
+    ):
+        pass
