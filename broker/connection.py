@@ -112,6 +112,15 @@ class Connection:
         """The AMQP code with which the broker closed a channel last, such as 404 for a queue that is not there; or None."""
         return self._refused_with
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What was written and the other end's machine has not acknowledged yet. On the I/O thread only."""
+        amqp = self._amqp
+        if amqp is None or not amqp.is_open:
+            return 0
+        # Neither of the two can be had from pika in public.
+        return int(amqp._get_write_buffer_size()) + _kernel_bytes(amqp._transport._sock)
+
     def start(self) -> None:
         """Begin connecting; returns at once."""
         # What pika tells of a lost link in many lines, a stack among them, is told here in one.

@@ -145,7 +145,6 @@ def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) 
         "ahead": progress.ahead,
         "stuck": progress.stuck,
         "postponed": progress.postponed,
-        "under_way": progress.count("sent", "receiving", "staged", "trial") - len(silent(progress)),
         "silent": len(silent(progress)),
         "unreachable": progress.count("unreachable"),
     }

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.contract.heads import BundleV1, ChunkV1
-from export.bars import check_bars
 from export.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
 from export.delivery.errors import DeliveryError
 from export.errors import BundleError, ExportError
@@ -90,18 +89,11 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _check(path: Path, bundle: Bundle, client: str) -> None:
+def _check(path: Path, bundle: Bundle, client: str, keys: Sequence[str]) -> None:
     if bundle.manifest.client != client:
         raise DeliveryError(
             f"{path} belongs to {bundle.manifest.client}, and the devices to {client}: no device would take it"
         )
-    try:
-        check_bars(bundle.manifest)
-    except ParityFailed as error:
-        raise DeliveryError(f"{path} is not sent: {error}") from error
-
-
-def _check_word(path: Path, bundle: Bundle, keys: Sequence[str]) -> None:
     if not bundle.signatures.signatures:
         raise DeliveryError(f"{path} is not signed, and no device would take it: `collafuse export sign`")
     if not keys:

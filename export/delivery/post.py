@@ -135,8 +135,6 @@ def opened(
         BrokerUnreachable: when it cannot be used within `patience_seconds`.
         DeliveryError: when there are no reports to read, or somebody else reads them.
     """
-    if with_reports:
-        _check_reports(broker, client)
     connection = Connection(broker, name=f"owner-{client}", metrics=BrokerMetrics(CollectorRegistry()))
     post = Post(connection, client, with_reports=with_reports)
     connection.start()

@@ -48,17 +48,6 @@ class DeviceProgress(BaseModel):
     heard: bool = False
     judged: bool = True
     missing: tuple[int, ...] = ()
-    excused: bool = False
-
-    @property
-    def ahead(self) -> bool:
-        """Whether the device needs this head no more."""
-        return self.state == "refused" and self.reason in AHEAD
-
-    @property
-    def may_do_better(self) -> bool:
-        """Whether it is worth sending the head again once somebody has seen to the device."""
-        return self.state in FAILURES and self.reason in TEMPORARY
 
     @property
     def postponed(self) -> bool:
@@ -151,15 +140,6 @@ class Progress(BaseModel):
     def open_users(self) -> list[str]:
         """The devices that the bundle was sent to and that have not come to an end with it."""
         return [user for user, device in self.devices.items() if device.state not in ENDED | {"unreachable"}]
-
-    def excuse(self) -> None:
-        """Somebody has seen why it was halted: what failed until now counts no more, and what may do better is sent again."""
-        for user, device in list(self.devices.items()):
-            if device.may_do_better:
-                del self.devices[user]
-            else:
-                device.excused = device.state in FAILURES
-        self.halted = None
 
     def verdict(self, max_failures: float, *, final: bool) -> str | None:
         """Why the rollout must not go on, or None while it may.

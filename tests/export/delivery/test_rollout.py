@@ -326,7 +326,7 @@ def test_the_commands_send_watch_and_say_what_came_of_it(
     names = tmp_path / "devices"
     names.write_text("# the two\nd0\n" + f"{devices.users[1]} # by its user\n")
     path = signed_for(devices)
-    common = ["--config", str(devices.config), "--key", KEY.public.text]
+    common = ["--config", str(devices.config)]
 
     unjudged = CliRunner().invoke(app, ["publish", str(path), *common, "--device", "d0"])
     assert "whose signature the devices believe" in str(unjudged.exception)
