@@ -87,7 +87,14 @@ def assemble(
             doorkeeper,
             updater,
             Reasker(spool, settings, lambda: connection.connected),
-            PoolKeeper(spool, settings, lambda: slot.facts, lambda: connection.connected, relay.wake),
+            PoolKeeper(
+                spool,
+                settings,
+                lambda: slot.facts,
+                lambda: connection.connected,
+                relay.wake,
+                on_trial=lambda: slot.on_trial,
+            ),
             Reporter(state, spool, slot, metrics, settings, wake=relay.wake),
             Housekeeper(
                 spool, state, Keeping(settings.results_keep_days, settings.results_max_bytes), metrics

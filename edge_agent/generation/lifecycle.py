@@ -99,7 +99,7 @@ def _plan(transaction: sqlite3.Connection, job: Job, recipe: Recipe, source: job
 
 def _take_from_stock(spool: Spool, job: Job, recipe: Recipe) -> bool:
     """Whether the job got its samples from the stock; a chosen seed needs samples of its own."""
-    if job.seeded or not recipe.asks_the_server or pool.available(spool, job.label) < job.count:
+    if job.seeded or not recipe.asks_the_server or pool.available(spool, job.label, recipe) < job.count:
         return False
     with spool.transaction() as transaction:
         if not jobs.is_open(transaction, job.job_id):

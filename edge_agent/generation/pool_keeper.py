@@ -11,7 +11,7 @@ import structlog
 
 from broker.backoff import Backoff
 from edge_agent.errors import JobFailed, OutboxFull
-from edge_agent.generation import pool, pool_requests
+from edge_agent.generation import pool, pool_requests, pool_surplus
 from edge_agent.generation.pool import Stock
 from edge_agent.generation.recipe import (
     HeadFacts,
@@ -43,17 +43,21 @@ class Order:
     renews: int | None
 
 
-def order(shelf: Stock, *, refill: float, filling: bool, old: int, newest_old: int) -> Order | None:
+def order(
+    shelf: Stock, *, refill: float, filling: bool, old: int, newest_old: int, foreign: int = 0
+) -> Order | None:
     """What to ask for on behalf of a shelf; None when it has what it should have, or something is on its way.
 
     refill: share of the wanted stock below which it is filled up.  filling: whether that has begun.
     old: samples that are to be renewed, `newest_old` the newest version among them.
+    foreign: samples of another origin than new ones would have; new ones take their places.
     """
     if shelf.requested or not shelf.wanted:
         return None
-    missing = shelf.wanted - shelf.images
-    low = shelf.images < max(1.0, refill * shelf.wanted)
-    if missing > 0 and (low or filling):
+    of_use = shelf.images - foreign
+    missing = shelf.wanted - of_use
+    low = of_use < max(1.0, refill * shelf.wanted)
+    if missing > 0 and (low or filling or foreign):
         return Order(min(missing, REQUEST_SAMPLES), None)
     return Order(min(old, REQUEST_SAMPLES), newest_old) if old else None
 
@@ -66,6 +70,7 @@ class PoolKeeper:
     connected: whether the link stands.
     wake: called when there is something new in the outbox.
     hold_back: seconds to wait after so many failures in a row.
+    on_trial: whether the head in use is not believed yet; the stock of the one before it is kept until it is.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class PoolKeeper:
         wake: Callable[[], None],
         *,
         hold_back: Callable[[int], float] | None = None,
+        on_trial: Callable[[], bool] = lambda: False,
     ) -> None:
         self._spool = spool
         self._settings = settings
@@ -84,6 +90,7 @@ class PoolKeeper:
         self._connected = connected
         self._wake = wake
         self._hold_back = hold_back or _jittered
+        self._on_trial = on_trial
         self._filling: set[int | None] = set()
         self._failures: dict[int | None, int] = {}
         self._not_before: dict[int | None, float] = {}
@@ -95,29 +102,39 @@ class PoolKeeper:
         pool.set_wanted(spool, labels if settings.pool_images else (), settings.pool_images)
 
     def turn(self) -> None:
-        """Let go of what the head cannot use, give up what does not come, and ask for what is missing."""
+        """Give up what does not come, ask for what is missing, and let go of what the head in use has no need of any more."""
         facts = self._facts()
-        self._check_head(facts)
+        if facts is not None and facts.identity != self._head:
+            self._head = facts.identity
+            pool.note_head(self._spool, facts)
         if not self._connected():
             self._looked_at = None
             return
         self._count_waiting()
-        if not self._settings.pool_images or self._settings.metered:
+        wanted = bool(self._settings.pool_images)
+        if self._settings.metered or not (wanted or pool.any_in_stock(self._spool)):
             return
         recipe = self._recipe(facts)
-        if recipe is None or not recipe.asks_the_server:
+        if recipe is None:
             return
-        for shelf in pool.stock(self._spool):
-            if self._may_ask(shelf):
-                self._see_to(shelf, recipe, facts)
+        useless = [] if facts is None else pool_surplus.unfit(self._spool, facts)
+        if self._on_trial() and useless:
+            return  # the head before it may come back, and all of its stock with it
+        pool_surplus.call_off(self._spool, recipe)
+        if wanted and recipe.asks_the_server:
+            for shelf in pool.stock(self._spool):
+                if self._may_ask(shelf):
+                    self._see_to(shelf, recipe, facts, useless)
+        self._drop(useless, recipe)
 
-    def _check_head(self, facts: HeadFacts | None) -> None:
-        if facts is None or facts.identity == self._head:
+    def _drop(self, useless: list[str], recipe: Recipe) -> None:
+        """Let go of what the head in use cannot finish, once it has a stock of its own, or needs none."""
+        if not useless:
             return
-        self._head = facts.identity
-        dropped = pool.drop_unfit(self._spool, facts)
-        if dropped:
-            log.warning("stock_dropped", samples=dropped, head=facts.identity, t_cut=facts.t_cut)
+        stock = pool.stock(self._spool) if recipe.asks_the_server else []
+        if any(shelf.usable < shelf.wanted for shelf in stock):
+            return
+        log.info("stock_dropped", samples=pool_surplus.drop(self._spool, useless), head=recipe.head)
 
     def _count_waiting(self) -> None:
         """Count the time with the link up, and write it down now and then."""
@@ -144,22 +161,24 @@ class PoolKeeper:
             self._not_before[shelf.label] = time.monotonic() + wait_seconds
         return time.monotonic() >= self._not_before.get(shelf.label, 0.0)
 
-    def _see_to(self, shelf: Stock, recipe: Recipe, facts: HeadFacts | None) -> None:
+    def _see_to(self, shelf: Stock, recipe: Recipe, facts: HeadFacts | None, useless: list[str]) -> None:
         old, newest_old = self._old(shelf)
+        foreign = pool_surplus.foreign(self._spool, shelf.label, recipe)
         wanted = order(
             shelf,
             refill=self._settings.pool_refill,
             filling=shelf.label in self._filling,
             old=old,
             newest_old=newest_old,
+            foreign=foreign,
         )
-        if shelf.images >= shelf.wanted:
+        if shelf.images - foreign >= shelf.wanted:
             self._filling.discard(shelf.label)
         if wanted is None:
             return
         try:
             check_label(shelf.label, facts, contract.latest(self._spool))
-            self._ask(shelf, recipe, wanted)
+            self._ask(shelf, recipe, wanted, useless)
         except (JobFailed, OutboxFull) as error:
             self._tell(str(error))
 
@@ -172,7 +191,7 @@ class PoolKeeper:
             return 0, 0
         return pool.older_than(self._spool, shelf.label, oldest_good)
 
-    def _ask(self, shelf: Stock, recipe: Recipe, wanted: Order) -> None:
+    def _ask(self, shelf: Stock, recipe: Recipe, wanted: Order, useless: list[str]) -> None:
         samples = min(wanted.samples, self._room(recipe))
         if samples == 0:
             self._tell("samples at the cut take all the room that inbox_max_bytes gives them")
