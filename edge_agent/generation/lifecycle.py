@@ -79,9 +79,15 @@ def start(
 def serve_from_stock(spool: Spool, job: Job) -> bool:
     """Let a job that waits for the server have samples from the stock instead; False when it cannot.
 
-    For jobs in the state "requested" while the link is down. An answer that comes after all is late.
+    For jobs that have been asked for while the link is down. What the server has sent of it, and an answer that comes after
+    all, is of no use then: one job's samples are all of one kind.
     """
     return job.recipe is not None and _take_from_stock(spool, job, Recipe.from_json(job.recipe))
+
+
+def serve_waiting_from_stock(spool: Spool) -> int:
+    """Let every job that waits for the rest of the server's answer have samples from the stock; returns how many got them."""
+    return sum(serve_from_stock(spool, job) for job in jobs.unfinished(spool, "requested", "partial"))
 
 
 def fail(spool: Spool, job_id: str, error: JobFailed) -> None:

@@ -213,6 +213,26 @@ def test_a_job_that_waits_for_a_server_out_of_reach_gets_what_came_into_stock_me
     assert deliver(spool, part(late, 0, 2)) == "late"
 
 
+def test_a_job_of_which_a_part_has_come_gets_the_whole_from_the_stock(
+    spool: Spool, settings: MakeSettings, slot: HeadSlot, recipe: Recipe
+) -> None:
+    job = accept(spool, 4)
+    lifecycle.start(spool, job, settings(), slot)
+    (request_id,) = spool.rows("SELECT request_id FROM requests")[0]
+    stocked = ask(spool, recipe, 4)
+    of_the_job = stocked.model_copy(update={"request_id": request_id})
+    deliver(spool, part(of_the_job, 0, 2))
+    assert found(spool, job.job_id).state == "partial"
+    answer(spool, stocked)
+
+    assert lifecycle.serve_waiting_from_stock(spool) == 1
+
+    assert (found(spool, job.job_id).state, found(spool, job.job_id).source) == ("finishing", "pool")
+    assert held(spool, job.job_id) == [(stocked.seed, sample) for sample in range(4)]
+    assert spool.rows("SELECT * FROM latents") == []
+    assert deliver(spool, part(of_the_job, 2, 2)) == "late"
+
+
 def test_a_repeat_of_what_was_used_is_not_taken_into_stock_again(spool: Spool, recipe: Recipe) -> None:
     request = ask(spool, recipe, 4)
     deliver(spool, part(request, 0, 2))
