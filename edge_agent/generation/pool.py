@@ -225,7 +225,7 @@ def can_finish(fits: Fits, origin: str) -> bool:
 
 
 def _usable(spool: Spool, fits: Fits | None) -> dict[int, int]:
-    """By shelf, the samples of the largest group that is of one origin and fits; None asks what the head noted last can finish."""
+    """By shelf, the samples of the largest group of one origin that fits; None asks what the head noted last can finish."""
     if fits is None:
         row = spool.row("SELECT value FROM agent WHERE key = ?", (_HEAD_FITS,))
         if row is not None:

@@ -1,6 +1,7 @@
 """Keeping the stock: asks the server for samples while it can be reached, and neither too much nor too often."""
 
 import secrets
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable
@@ -33,6 +34,9 @@ REQUEST_SAMPLES = 64
 FIRST_HOLD_BACK_SECONDS = 5.0
 LONGEST_HOLD_BACK_SECONDS = 3600.0
 _WRITE_SECONDS = 10.0
+_NO_ROOM = (
+    "samples at the cut take all the room that inbox_max_bytes gives them: raise it, or keep fewer in stock"
+)
 
 
 @dataclass(frozen=True)
@@ -175,12 +179,14 @@ class PoolKeeper:
         if shelf.images - foreign >= shelf.wanted:
             self._filling.discard(shelf.label)
         if wanted is None:
+            if not shelf.requested and not shelf.failures:
+                self._tell_of(shelf, None)
             return
         try:
             check_label(shelf.label, facts, contract.latest(self._spool))
             self._ask(shelf, recipe, wanted, useless)
         except (JobFailed, OutboxFull) as error:
-            self._tell(str(error))
+            self._tell_of(shelf, str(error))
 
     def _old(self, shelf: Stock) -> tuple[int, int]:
         heard = pool_requests.version_heard(self._spool)
@@ -192,46 +198,81 @@ class PoolKeeper:
         return pool.older_than(self._spool, shelf.label, oldest_good)
 
     def _ask(self, shelf: Stock, recipe: Recipe, wanted: Order, useless: list[str]) -> None:
-        samples = min(wanted.samples, self._room(recipe))
-        if samples == 0:
-            self._tell("samples at the cut take all the room that inbox_max_bytes gives them")
-            return
-        request = denoise_request(
-            recipe,
-            Slice(0, samples, secrets.randbelow(2**63)),
-            request_id=uuid.uuid4().hex,
-            label=shelf.label,
-            dtype=self._settings.latents_dtype,
-            ttl_seconds=self._settings.reask_seconds,
-            priority="prefetch",
-        )
+        """Ask for samples, and in the same transaction let go of what must make room for them. Raises OutboxFull."""
         with self._spool.transaction() as transaction:
-            pool_requests.note_request(
-                transaction,
-                request,
-                label=shelf.label,
-                recipe=recipe,
-                quota_bytes=self._settings.inbox_max_bytes,
-                renews=wanted.renews,
-            )
-            outbox.put_request(transaction, request, None, self._settings.outbox_max_bytes)
+            samples = min(wanted.samples, self._room(transaction, shelf, recipe, wanted.samples, useless))
+            if samples:
+                request = denoise_request(
+                    recipe,
+                    Slice(0, samples, secrets.randbelow(2**63)),
+                    request_id=uuid.uuid4().hex,
+                    label=shelf.label,
+                    dtype=self._settings.latents_dtype,
+                    ttl_seconds=self._settings.reask_seconds,
+                    priority="prefetch",
+                )
+                pool_requests.note_request(
+                    transaction,
+                    request,
+                    label=shelf.label,
+                    recipe=recipe,
+                    quota_bytes=self._settings.inbox_max_bytes,
+                    renews=wanted.renews,
+                )
+                outbox.put_request(transaction, request, None, self._settings.outbox_max_bytes)
+        if samples == 0:
+            self._tell_of(shelf, _NO_ROOM)
+            return
         if wanted.renews is None:
             self._filling.add(shelf.label)
         self._told = None
+        if not shelf.failures:
+            self._tell_of(shelf, None)
         self._wake()
         log.info("stock_asked_for", label=shelf.label, samples=samples, renews=wanted.renews)
 
-    def _room(self, recipe: Recipe) -> int:
-        """Samples that may still come."""
+    def _room(
+        self,
+        transaction: sqlite3.Connection,
+        shelf: Stock,
+        recipe: Recipe,
+        samples: int,
+        useless: list[str],
+    ) -> int:
+        """Samples that may still come; what is in stock and not wanted goes when they are fewer than `samples`."""
         sample_bytes = int(np.prod(recipe.shape)) * np.dtype(self._settings.latents_dtype).itemsize
-        taken_bytes = held_bytes(self._spool) + pool_requests.expected_bytes(self._spool, sample_bytes)
-        return max(0, (self._settings.inbox_max_bytes - taken_bytes) // sample_bytes)
+
+        def room_bytes() -> int:
+            taken_bytes = held_bytes(transaction) + pool_requests.expected_bytes(self._spool, sample_bytes)
+            return self._settings.inbox_max_bytes - taken_bytes
+
+        short_bytes = samples * sample_bytes - room_bytes()
+        if short_bytes > 0:
+            dropped = pool_surplus.make_room(transaction, short_bytes, useless)
+            if room_bytes() < sample_bytes:
+                # Where the quota leaves no place for both kinds at once, the new one could never come.
+                short_bytes = samples * sample_bytes - room_bytes()
+                dropped += pool_surplus.make_room_among_the_foreign(
+                    transaction, short_bytes, shelf.label, recipe
+                )
+            if dropped:
+                log.info("stock_made_room", label=shelf.label, samples=dropped)
+        return max(0, room_bytes() // sample_bytes)
 
     def _tell(self, error: str) -> None:
-        """Say once why the stock cannot be filled."""
+        """Say once why no shelf can be filled."""
         if error != self._told:
             self._told = error
             log.warning("stock_waits", error=error)
+
+    def _tell_of(self, shelf: Stock, error: str | None) -> None:
+        """Say once why this shelf cannot be filled, to the status too; None when nothing is in the way any more."""
+        if error == shelf.error:
+            return
+        with self._spool.transaction() as transaction:
+            pool_requests.note_error(transaction, shelf.label, error)
+        if error is not None:
+            log.warning("stock_waits", label=shelf.label, error=error)
 
 
 def _jittered(failures: int) -> float:

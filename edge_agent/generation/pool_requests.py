@@ -99,6 +99,11 @@ def take_failure(transaction: sqlite3.Connection, message: FailedV1) -> Verdict:
     return "stock_failed"
 
 
+def note_error(transaction: sqlite3.Connection, label: int | None, error: str | None) -> None:
+    """Say of a shelf why it cannot be filled, without counting that as a failure of the server; None when it can."""
+    transaction.execute("UPDATE pool_shelves SET error = ? WHERE label = ?", (error, pool.shelf_of(label)))
+
+
 def hear_version(transaction: sqlite3.Connection, version: int) -> None:
     """Note the backbone version that the server spoke of last; it may go back when an operator takes one back."""
     transaction.execute(

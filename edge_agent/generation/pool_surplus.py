@@ -1,7 +1,8 @@
-"""What of the stock may go: samples that something better has replaced, that the settings want no longer, that no head can finish."""
+"""What of the stock may go: samples that better ones have replaced, that nobody wants any more, that the head cannot finish."""
 
 import json
 import sqlite3
+from collections.abc import Sequence
 
 from edge_agent.generation import pool
 from edge_agent.generation.recipe import HeadFacts, Recipe
@@ -69,15 +70,19 @@ def make_room(transaction: sqlite3.Connection, size_bytes: int, useless: list[st
         " SELECT sequence, bytes FROM held WHERE useless OR place > wanted ORDER BY useless DESC, wanted > 0, sequence",
         (json.dumps(useless),),
     ).fetchall()
-    sequences: list[int] = []
-    for sequence, sample_bytes in rows:
-        if size_bytes <= 0:
-            break
-        sequences.append(sequence)
-        size_bytes -= sample_bytes
-    if sequences:
-        pool.empty(transaction, sequences)
-    return len(sequences)
+    return _empty_the_first(transaction, rows, size_bytes)
+
+
+def make_room_among_the_foreign(
+    transaction: sqlite3.Connection, size_bytes: int, label: int | None, recipe: Recipe
+) -> int:
+    """Let go of so many bytes of a shelf's samples of another origin than `recipe` has; returns how many samples went."""
+    rows = transaction.execute(
+        "SELECT l.sequence, length(l.x) FROM pool_latents l JOIN pool_requests r USING (request_id)"
+        " WHERE r.label = ? AND r.origin <> ? AND l.x IS NOT NULL ORDER BY l.sequence",
+        (pool.shelf_of(label), recipe.of_the_server().to_json()),
+    ).fetchall()
+    return _empty_the_first(transaction, rows, size_bytes)
 
 
 def let_go_of_the_replaced(transaction: sqlite3.Connection, shelf: int, origin: str) -> None:
@@ -93,3 +98,16 @@ def let_go_of_the_replaced(transaction: sqlite3.Connection, shelf: int, origin: 
     ).fetchall()
     if rows:
         pool.empty(transaction, [row[0] for row in rows])
+
+
+def _empty_the_first(transaction: sqlite3.Connection, rows: Sequence[Sequence[int]], size_bytes: int) -> int:
+    """Let go of the first of these samples, (sequence, bytes) each, until so many bytes are free; returns how many went."""
+    sequences: list[int] = []
+    for sequence, sample_bytes in rows:
+        if size_bytes <= 0:
+            break
+        sequences.append(sequence)
+        size_bytes -= sample_bytes
+    if sequences:
+        pool.empty(transaction, sequences)
+    return len(sequences)

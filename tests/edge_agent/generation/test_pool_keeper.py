@@ -440,6 +440,72 @@ def test_a_label_that_nobody_knows_is_not_asked_for(spool: Spool, settings: Make
     assert [request.labels.tolist()[0] for request in sent(spool) if request.labels is not None] == [1]
 
 
+QUOTA = {"inbox_max_bytes": 2**20}
+LARGE = HeadFacts("large", SCHEDULE, 60, (3, 128, 128), 3)
+"""Of whose samples ten fill a quota of 1 MiB, with 5 % of it to spare."""
+
+
+def quota_filled(spool: Spool, settings: EdgeSettings) -> Bench:
+    """A bench whose shelves have taken all the room that there is."""
+    bench = Bench(spool, settings)
+    bench.facts = LARGE
+    while True:
+        bench.keeper.turn()
+        requests = sent(spool)
+        if not requests:
+            return bench
+        confirm(spool)
+        for request in requests:
+            assert answer(spool, request) == "kept"
+
+
+def test_a_shelf_for_which_there_is_no_room_says_so_in_the_status_until_there_is(
+    spool: Spool, settings: MakeSettings
+) -> None:
+    quota_filled(spool, settings(pool_images=100, **QUOTA))
+    assert (shelf(spool).images, shelf(spool).failures) == (10, 0)
+    assert "samples at the cut take all the room" in (shelf(spool).error or "")
+    bench = Bench(spool, settings(pool_images=100, inbox_max_bytes=2**21))
+    bench.facts = LARGE
+    bench.keeper.turn()
+    assert shelf(spool).error is None
+
+
+def test_a_shelf_that_is_not_wanted_any_more_makes_room_for_one_that_is(
+    spool: Spool, settings: MakeSettings
+) -> None:
+    quota_filled(spool, settings(pool_images=10, **QUOTA))
+    bench = Bench(spool, settings(pool_images=4, pool_labels=(2,), **QUOTA))
+    bench.facts = LARGE
+    bench.keeper.turn()
+    (request,) = sent(spool)
+    assert (request.n, shelf(spool).images) == (4, 6)
+    confirm(spool)
+    assert answer(spool, request) == "kept"
+    assert (shelf(spool, 2).images, shelf(spool, 2).error) == (4, None)
+    assert held_bytes(spool) <= 2**20
+
+
+def test_what_a_shelf_has_beyond_what_is_wanted_makes_room_and_the_rest_stays(
+    spool: Spool, settings: MakeSettings
+) -> None:
+    quota_filled(spool, settings(pool_images=10, pool_labels=(0,), **QUOTA))
+    bench = Bench(spool, settings(pool_images=6, pool_labels=(0, 1), **QUOTA))
+    bench.facts = LARGE
+    bench.keeper.turn()
+    (request,) = sent(spool)
+    assert (request.n, shelf(spool, 0).images) == (4, 6)
+
+
+def test_a_full_quota_does_not_keep_samples_of_the_old_kind_for_ever(
+    spool: Spool, settings: MakeSettings
+) -> None:
+    quota_filled(spool, settings(pool_images=10, server_steps=16, **QUOTA))
+    bench = quota_filled(spool, settings(pool_images=10, server_steps=8, **QUOTA))
+    bench.keeper.turn()
+    assert (shelf(spool).images, shelf(spool).usable, shelf(spool).error) == (10, 10, None)
+
+
 def test_a_shelf_that_is_not_wanted_any_more_keeps_what_it_has(spool: Spool, settings: MakeSettings) -> None:
     filled(spool, settings(pool_images=4))
     bench = Bench(spool, settings(pool_images=4, pool_labels=(1,)))
