@@ -29,11 +29,15 @@ from edge_agent.storage.state import StateDirectory
 log = structlog.get_logger(__name__)
 
 OnStep = Callable[[int, float], None]
-"""Told (images, seconds) of every step of the head; between two batches of images the agent may stop or a job expire."""
+"""Told (images, seconds) of every step of the head; between two steps the agent may stop, and a job expire or be cancelled."""
 
 
 class Interrupted(Exception):
     """The job stays as it is and is finished later: the agent is stopping, or has just given up the head that failed at it."""
+
+
+class _Over(Exception):
+    """Nobody wants the pictures any more: the job's time is over, or it was cancelled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +90,10 @@ def finish(
             finished = _Finished(at_cut.x)
         else:
             runner = _Runner(spool, job, recipe, slot, _head_for(recipe, slot), stopping, on_step)
-            finished = _metered(energy, partial(runner.run, at_cut))
+            try:
+                finished = _metered(energy, partial(runner.run, at_cut))
+            except _Over:
+                return  # the next look at the clock ends it, or it was cancelled
         if _out_of_time(job) or _ended(spool, job):
             return  # the next look at the clock ends it, or it was cancelled
         facts = _facts(job, recipe, at_cut, finished, energy)
@@ -113,20 +120,24 @@ class _Runner:
     on_step: OnStep | None
 
     def run(self, at_cut: _AtCut) -> _Finished:
-        """Finish the samples, a batch at a time; stops early when the job's time is over."""
+        """Finish the samples, a batch at a time. Raises Interrupted, or _Over when there is nothing to finish any more."""
         images = np.empty_like(at_cut.x)
         steps = results.room_for_steps(len(self.recipe.head_plan), at_cut.x.shape)
         started = time.perf_counter()
         for first in range(0, self.job.count, HEAD_BATCH):
-            if self.stopping():
-                raise Interrupted
-            if _out_of_time(self.job) or _ended(self.spool, self.job):
-                break
+            self._look_up()
             batch = slice(first, min(first + HEAD_BATCH, self.job.count))
             images[batch] = self._finish_batch(at_cut, batch, None if steps is None else steps[batch])
             self.slot.images += len(images[batch])
             jobs.note_progress(self.spool, self.job.job_id, batch.stop, time.perf_counter() - started)
         return _Finished(images, steps, self.loaded.facts.identity, time.perf_counter() - started)
+
+    def _look_up(self) -> None:
+        """Between two steps: a stop, a deadline and a cancellation do not wait for the rest of a batch."""
+        if self.stopping():
+            raise Interrupted
+        if _out_of_time(self.job) or _ended(self.spool, self.job):
+            raise _Over
 
     def _finish_batch(
         self, at_cut: _AtCut, batch: slice, steps: NDArray[np.uint8] | None
@@ -136,6 +147,7 @@ class _Runner:
         def on_step(_t: int, _s: int, seconds: float) -> None:
             if self.on_step is not None:
                 self.on_step(len(x), seconds)
+            self._look_up()
 
         try:
             finished = self.loaded.head.finish(

@@ -18,6 +18,7 @@ from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from export.checkpoint import save_checkpoint
 from export.head_export import export_head
+from tests.conftest import wait_until
 from tests.export.heads import SCHEDULE, metadata_of, random_network
 
 Finish = Callable[..., Path]
@@ -34,15 +35,22 @@ def local_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def finish(
-    spool: Spool, state: StateDirectory, settings: Callable[..., EdgeSettings], local_bundle: Path
-) -> Finish:
-    """Make a job's pictures, and return their folder."""
+def slot(local_bundle: Path) -> HeadSlot:
     slot = HeadSlot(local_bundle, "cpu", 1)
     slot.refresh()
+    return slot
 
-    def make(count: int, energy: EnergyMeter | None = None, **options: Any) -> Path:
-        job_id = jobs.accept(spool, count=count, label=1, seed=4, ttl_seconds=None, moment=clock.now())
+
+@pytest.fixture
+def finish(
+    spool: Spool, state: StateDirectory, settings: Callable[..., EdgeSettings], slot: HeadSlot
+) -> Finish:
+    """Make a job's pictures, and return their folder."""
+
+    def make(
+        count: int, energy: EnergyMeter | None = None, ttl_seconds: float | None = None, **options: Any
+    ) -> Path:
+        job_id = jobs.accept(spool, count=count, label=1, seed=4, ttl_seconds=ttl_seconds, moment=clock.now())
         job = jobs.find(spool, job_id)
         assert job is not None
         assert lifecycle.start(spool, job, settings(), slot, head_steps=3)
@@ -122,3 +130,44 @@ def test_a_stopping_agent_leaves_the_job_as_it_is(finish: Finish, spool: Spool) 
     with pytest.raises(Interrupted):
         finish(2, stopping=lambda: True)
     assert jobs.counts(spool) == {"finishing": 1}
+
+
+def test_a_stop_does_not_wait_for_the_rest_of_a_batch_and_is_no_failure_of_a_head_on_trial(
+    finish: Finish, spool: Spool, slot: HeadSlot
+) -> None:
+    told: list[int] = []
+    failures: list[str] = []
+    slot.on_failure = failures.append
+    with pytest.raises(Interrupted):
+        finish(18, stopping=lambda: len(told) == 2, on_step=lambda images, _: told.append(images))
+    assert (told, failures) == ([16, 16], [])
+    assert jobs.counts(spool) == {"finishing": 1}
+
+
+def test_a_cancelled_job_does_not_go_on_to_the_end_of_its_batch(finish: Finish, spool: Spool) -> None:
+    told: list[int] = []
+
+    def cancel_at_the_second(images: int, _seconds: float) -> None:
+        told.append(images)
+        if len(told) == 2:
+            (job,) = jobs.unfinished(spool)
+            jobs.cancel(spool, job.job_id)
+
+    assert not finish(18, on_step=cancel_at_the_second).exists()
+
+    assert told == [16, 16]
+    assert jobs.counts(spool) == {"failed": 1}
+
+
+def test_a_deadline_is_kept_within_a_batch(finish: Finish, spool: Spool) -> None:
+    told: list[int] = []
+
+    def outlast(images: int, _seconds: float) -> None:
+        told.append(images)
+        (job,) = jobs.unfinished(spool)
+        wait_until(lambda: job.remaining_seconds(clock.now()) == 0.0, "the job's time is over")
+
+    assert not finish(18, ttl_seconds=0.3, on_step=outlast).exists()
+
+    assert told == [16]
+    assert jobs.expire(spool, clock.now()) == 1
