@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator
@@ -268,7 +269,6 @@ def test_the_one_who_waits_is_told_what_is_in_stock(spool: Spool, recipe: Recipe
     assert words(accept(spool, 4)) == (
         "3 of 4 images without a label are in stock: the job waits for the link to the server"
     )
-    assert words(accept(spool, 4, label=2)) is None, "no stock of this label is kept"
     pool.set_wanted(spool, (None, 1), 5)
     assert words(accept(spool, 4, label=1)) == (
         "0 of 4 images of label 1 are in stock: the job waits for the link to the server"
@@ -278,6 +278,19 @@ def test_the_one_who_waits_is_told_what_is_in_stock(spool: Spool, recipe: Recipe
     )
     assert words(accept(spool, 1, seeded=True, label=1)) == "the job waits for the link to the server"
     assert words(accept(spool, 4), connected=True) is None
+
+
+def test_without_a_stock_of_the_label_the_one_who_waits_is_told_to_wait_for_the_link(
+    spool: Spool, settings: MakeSettings, slot: HeadSlot
+) -> None:
+    job = accept(spool, 4, label=2)
+    assert why_it_waits(spool, job, connected=False) is None, "it may need no server"
+    seen = dataclasses.replace(job, carried_seconds=5.0)
+    assert why_it_waits(spool, seen, connected=False) == "the job waits for the link to the server"
+    lifecycle.start(spool, job, settings(), slot, connected=False)
+    asked = found(spool, job.job_id)
+    assert why_it_waits(spool, asked, connected=False) == "the job waits for the link to the server"
+    assert why_it_waits(spool, asked, connected=True) is None
 
 
 class Crash(Exception):
