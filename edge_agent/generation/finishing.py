@@ -80,12 +80,14 @@ def finish(
 ) -> None:
     """Run the head on a job whose samples at the cut are complete, write the pictures, and complete it.
 
-    Raises JobFailed when that is not possible, Interrupted when the agent is stopping.
+    Raises JobFailed when that is not possible, Interrupted when the agent is stopping, SpoolFull when the disk has no room for
+    the pictures: the job stays as it is, with its samples.
     """
     if not state.results(job.job_id).exists():
         assert job.recipe is not None
         recipe = Recipe.from_json(job.recipe)
         at_cut = _at_cut(spool, job, recipe)
+        results.check_room(state, job.job_id, at_cut.x.shape, len(recipe.head_plan))
         if recipe.t_cut == 0:
             finished = _Finished(at_cut.x)
         else:
