@@ -284,8 +284,7 @@ class Agent:
         """What waits for a server that cannot be reached may be in stock by now."""
         if self._parts.connection.connected or not pool.any_in_stock(self._spool):
             return
-        for job in jobs.unfinished(self._spool, "requested"):
-            lifecycle.serve_from_stock(self._spool, job)
+        lifecycle.serve_waiting_from_stock(self._spool)
 
     def _finish_jobs(self) -> None:
         """One after the other, and between two of them a look at everything; `_breathe` is the look in the middle of one."""

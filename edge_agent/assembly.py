@@ -87,7 +87,14 @@ def assemble(
         patient_duties: tuple[Duty, ...] = (
             doorkeeper,
             Reasker(spool, settings, lambda: connection.connected),
-            PoolKeeper(spool, settings, lambda: slot.facts, lambda: connection.connected, relay.wake),
+            PoolKeeper(
+                spool,
+                settings,
+                lambda: slot.facts,
+                lambda: connection.connected,
+                relay.wake,
+                on_trial=lambda: slot.on_trial,
+            ),
             Reporter(state, spool, slot, metrics, settings, wake=relay.wake),
         )
         duties: tuple[Duty, ...] = (

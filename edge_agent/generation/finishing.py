@@ -83,12 +83,14 @@ def finish(
 
     between: called between two batches of images, for what cannot wait until a large job is done.
 
-    Raises JobFailed when that is not possible, Interrupted when the agent is stopping.
+    Raises JobFailed when that is not possible, Interrupted when the agent is stopping, SpoolFull when the disk has no room for
+    the pictures: the job stays as it is, with its samples.
     """
     if not state.results(job.job_id).exists():
         assert job.recipe is not None
         recipe = Recipe.from_json(job.recipe)
         at_cut = _at_cut(spool, job, recipe)
+        results.check_room(state, job.job_id, at_cut.x.shape, len(recipe.head_plan))
         if recipe.t_cut == 0:
             finished = _Finished(at_cut.x)
         else:
@@ -125,7 +127,7 @@ class _Runner:
     between: Callable[[], None] | None
 
     def run(self, at_cut: _AtCut) -> _Finished:
-        """Finish the samples, a batch at a time; stops early when the job's time is over."""
+        """Finish the samples, a batch at a time. Raises Interrupted, or _Over when there is nothing to finish any more."""
         images = np.empty_like(at_cut.x)
         steps = results.room_for_steps(len(self.recipe.head_plan), at_cut.x.shape)
         started = time.perf_counter()

@@ -83,13 +83,19 @@ def start(
 def serve_from_stock(spool: Spool, job: Job) -> bool:
     """Let a job that waits for the server have samples from the stock instead; False when it cannot.
 
-    For jobs in the state "requested" while the link is down. An answer that comes after all is late.
+    For jobs that have been asked for while the link is down. What the server has sent of it, and an answer that comes after
+    all, is of no use then: one job's samples are all of one kind.
     """
     try:
         return job.recipe is not None and _take_from_stock(spool, job, Recipe.from_json(job.recipe))
     except JobFailed as error:
         fail(spool, job.job_id, error)
         return False
+
+
+def serve_waiting_from_stock(spool: Spool) -> int:
+    """Let every job that waits for the rest of the server's answer have samples from the stock; returns how many got them."""
+    return sum(serve_from_stock(spool, job) for job in jobs.unfinished(spool, "requested", "partial"))
 
 
 def fail(spool: Spool, job_id: str, error: JobFailed) -> None:
@@ -107,7 +113,7 @@ def _plan(transaction: sqlite3.Connection, job: Job, recipe: Recipe, source: job
 
 def _take_from_stock(spool: Spool, job: Job, recipe: Recipe) -> bool:
     """Whether the job got its samples from the stock; a chosen seed needs samples of its own."""
-    if job.seeded or not recipe.asks_the_server or pool.available(spool, job.label) < job.count:
+    if job.seeded or not recipe.asks_the_server or pool.available(spool, job.label, recipe) < job.count:
         return False
     with spool.transaction() as transaction:
         if not jobs.is_open(transaction, job.job_id):

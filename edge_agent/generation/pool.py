@@ -8,7 +8,6 @@ it back.
 import json
 import sqlite3
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,9 @@ from edge_agent.storage.spool import Spool
 
 NO_LABEL = -1
 """In the tables, the label of images without one."""
+_HEAD_FITS = "pool_fits"
+Fits = tuple[str, int, tuple[int, int, int]]
+"""Schedule id, cut and shape of samples: what a head must own to finish them."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Stock:
 
     images: samples in stock.  wanted: how many there are to be.  requested: asked for and not here yet.
     backbone_version: the oldest among those in stock, None when it is empty.  size_bytes: of the samples.
-    failures: answers in a row that did not come or were of no use.  error: what the last of them said, in one line.
+    failures: answers in a row that did not come or were of no use.  error: why the shelf is not full, in one line.
+    usable: samples that the largest possible job can take now: it takes those of one server plan, and of the head's cut.
     """
 
     label: int | None
@@ -38,6 +41,7 @@ class Stock:
     size_bytes: int
     failures: int
     error: str | None
+    usable: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +74,7 @@ def stock(spool: Spool) -> list[Stock]:
         " coalesce(h.bytes, 0) AS bytes, coalesce(a.samples, 0) AS requested"
         " FROM pool_shelves s LEFT JOIN held h USING (label) LEFT JOIN asked a USING (label) ORDER BY s.label"
     )
+    usable = _usable(spool, None)
     return [
         Stock(
             label=None if row["label"] == NO_LABEL else row["label"],
@@ -80,6 +85,7 @@ def stock(spool: Spool) -> list[Stock]:
             size_bytes=row["bytes"],
             failures=row["failures"],
             error=row["error"],
+            usable=usable.get(row["label"], 0),
         )
         for row in rows
     ]
@@ -99,14 +105,22 @@ def set_wanted(spool: Spool, labels: tuple[int | None, ...], images: int) -> Non
         )
 
 
-def available(spool: Spool, label: int | None) -> int:
-    """The largest job that the shelf of a label can serve: one job's samples are all of one server plan."""
-    row = spool.row(
-        "SELECT count(*) FROM pool_latents l JOIN pool_requests r USING (request_id)"
-        " WHERE r.label = ? AND l.x IS NOT NULL GROUP BY r.origin ORDER BY 1 DESC LIMIT 1",
-        (shelf_of(label),),
-    )
-    return 0 if row is None else int(row[0])
+def available(spool: Spool, label: int | None, recipe: Recipe | None = None) -> int:
+    """The largest job that the shelf of a label can serve: one job's samples are all of one server plan.
+
+    recipe: of the job; without one, what the head that was noted last can finish counts.
+    """
+    fits = None if recipe is None else (recipe.schedule_id, recipe.t_cut, recipe.shape)
+    return _usable(spool, fits).get(shelf_of(label), 0)
+
+
+def note_head(spool: Spool, head: HeadFacts) -> None:
+    """Write down what the head in use can finish, for those that only see the spool."""
+    with spool.transaction() as transaction:
+        transaction.execute(
+            "INSERT INTO agent (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            (_HEAD_FITS, json.dumps(fits_of(head))),
+        )
 
 
 def any_in_stock(spool: Spool) -> bool:
@@ -137,14 +151,9 @@ def take(
         (shelf_of(label),),
     ).fetchall()
     for text, images in groups:
-        origin = _origin(text)
-        if (
-            origin is not None
-            and images >= count
-            and _fits(origin, recipe.schedule_id, recipe.t_cut, recipe.shape)
-        ):
+        if images >= count and can_finish((recipe.schedule_id, recipe.t_cut, recipe.shape), text):
             _hand_over(transaction, job_id, label, count, text)
-            return replace(origin, head_plan=recipe.head_plan, head=recipe.head)
+            return replace(Recipe.from_json(text), head_plan=recipe.head_plan, head=recipe.head)
     return None
 
 
@@ -165,28 +174,6 @@ def gather(spool: Spool, job_id: str, shape: tuple[int, int, int]) -> Taken:
         column("sample"),
         column("backbone_version"),
     )
-
-
-def drop_unfit(spool: Spool, head: HeadFacts) -> int:
-    """Let go of all that this head cannot finish, whether in stock or on its way; returns how many samples were in stock."""
-    origins = [row[0] for row in spool.rows("SELECT DISTINCT origin FROM pool_requests")]
-    unfit = [
-        text
-        for text in origins
-        if not _fits(_origin(text), head.schedule.schedule_id, head.t_cut, head.shape)
-    ]
-    if not unfit:
-        return 0
-    chosen = "SELECT request_id FROM pool_requests WHERE origin IN (SELECT value FROM json_each(?))"
-    parameters: tuple[Any, ...] = (json.dumps(unfit),)
-    with spool.transaction() as transaction:
-        images = transaction.execute(
-            f"SELECT count(*) FROM pool_latents WHERE x IS NOT NULL AND request_id IN ({chosen})",  # noqa: S608 - a constant
-            parameters,
-        ).fetchone()[0]
-        transaction.execute(f"DELETE FROM outbox WHERE message_id IN ({chosen})", parameters)  # noqa: S608 - a constant
-        transaction.execute(f"DELETE FROM pool_requests WHERE request_id IN ({chosen})", parameters)  # noqa: S608 - a constant
-    return int(images)
 
 
 def empty(transaction: sqlite3.Connection, sequences: list[int]) -> None:
@@ -227,17 +214,33 @@ def _hand_over(
     empty(transaction, sequences)
 
 
-def _origin(text: str) -> Recipe | None:
-    """How samples in stock were made; None when that cannot be read any more, and nothing can be made of them."""
+def fits_of(head: HeadFacts) -> Fits:
+    """What samples must be of for this head to finish them."""
+    return head.schedule.schedule_id, head.t_cut, head.shape
+
+
+def can_finish(fits: Fits, origin: str) -> bool:
+    """Whether samples of an origin, as the tables keep it, are what `fits` asks for."""
     try:
-        return Recipe.from_json(text)
-    except JobFailed:
-        return None
+        made = Recipe.from_json(origin)
+    except JobFailed:  # it cannot be read any more, and nothing can be made of them
+        return False
+    return (made.schedule_id, made.t_cut, made.shape) == fits
 
 
-def _fits(origin: Recipe | None, schedule_id: str, t_cut: int, shape: tuple[int, int, int]) -> bool:
-    return origin is not None and (origin.schedule_id, origin.t_cut, origin.shape) == (
-        schedule_id,
-        t_cut,
-        shape,
+def _usable(spool: Spool, fits: Fits | None) -> dict[int, int]:
+    """By shelf, the samples of the largest group of one origin that fits; None asks what the head noted last can finish."""
+    if fits is None:
+        row = spool.row("SELECT value FROM agent WHERE key = ?", (_HEAD_FITS,))
+        if row is not None:
+            schedule_id, t_cut, shape = json.loads(row[0])
+            fits = schedule_id, t_cut, tuple(shape)
+    groups = spool.rows(
+        "SELECT r.label, r.origin, count(*) AS images FROM pool_latents l JOIN pool_requests r USING (request_id)"
+        " WHERE l.x IS NOT NULL GROUP BY r.label, r.origin"
     )
+    found: dict[int, int] = {}
+    for group in groups:
+        if fits is None or can_finish(fits, group["origin"]):
+            found[group["label"]] = max(group["images"], found.get(group["label"], 0))
+    return found

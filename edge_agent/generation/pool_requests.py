@@ -8,7 +8,7 @@ import structlog
 
 from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
 from edge_agent.errors import JobFailed
-from edge_agent.generation import pool
+from edge_agent.generation import pool, pool_surplus
 from edge_agent.generation.recipe import Recipe
 from edge_agent.storage.holdings import held_bytes
 from edge_agent.storage.spool import Spool
@@ -82,7 +82,7 @@ def take_answer(transaction: sqlite3.Connection, message: LatentsV1) -> Verdict:
             for index, x in enumerate(message.x)
         ],
     )
-    _let_go_of_the_oldest(transaction, asked.shelf)
+    pool_surplus.let_go_of_the_replaced(transaction, asked.shelf, asked.recipe.to_json())
     arrived = transaction.execute(
         "SELECT count(*) FROM pool_latents WHERE request_id = ?", (asked.request_id,)
     ).fetchone()[0]
@@ -98,6 +98,11 @@ def take_failure(transaction: sqlite3.Connection, message: FailedV1) -> Verdict:
         return "late"
     _fail(transaction, asked, f"{message.reason}: {message.detail}")
     return "stock_failed"
+
+
+def note_error(transaction: sqlite3.Connection, label: int | None, error: str | None) -> None:
+    """Say of a shelf why it cannot be filled, without counting that as a failure of the server; None when it can."""
+    transaction.execute("UPDATE pool_shelves SET error = ? WHERE label = ?", (error, pool.shelf_of(label)))
 
 
 def hear_version(transaction: sqlite3.Connection, version: int) -> None:
@@ -218,17 +223,3 @@ def _fail(transaction: sqlite3.Connection, asked: _Asked, error: str) -> None:
     )
     pool.sweep(transaction)
     log.warning("stock_not_filled", request_id=asked.request_id, error=error)
-
-
-def _let_go_of_the_oldest(transaction: sqlite3.Connection, shelf: int) -> None:
-    """Make room for what came, now that it is here: the oldest versions go first."""
-    rows = transaction.execute(
-        "SELECT l.sequence FROM pool_latents l JOIN pool_requests r USING (request_id)"
-        " JOIN pool_shelves s USING (label)"
-        # Nothing is wanted of a shelf that the settings name no longer; what is on it is used up all the same.
-        " WHERE r.label = ? AND s.wanted > 0 AND l.x IS NOT NULL ORDER BY l.backbone_version DESC, l.sequence DESC"
-        " LIMIT -1 OFFSET (SELECT wanted FROM pool_shelves WHERE label = ?)",
-        (shelf, shelf),
-    ).fetchall()
-    if rows:
-        pool.empty(transaction, [row[0] for row in rows])

@@ -1,19 +1,24 @@
 """A job's pictures on disk: written beside their place and moved there in one step, so they are whole or absent."""
 
+import errno
 import json
+import math
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.errors import JobFailed, StateError
+from edge_agent.errors import JobFailed, SpoolFull, StateError
 from edge_agent.storage.state import StateDirectory
 
 STEPS_MAX_BYTES = 64 * 2**20
 """Steps of a job beyond that are not kept: they are for looking at, and a thousand large images nobody looks at one by one."""
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_BLOCK_BYTES = 4096
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -37,7 +42,8 @@ def save(
         facts: how they were made, as `job.json`; or None.
 
     Raises:
-        JobFailed: `disk_full` or `disk_error`; nothing is left behind.
+        SpoolFull: the disk has no room now; nothing is left behind.
+        JobFailed: `disk_error`; nothing is left behind.
     """
     folder = state.results(job_id)
     draft = folder.with_name(f".{job_id}.draft")
@@ -58,17 +64,54 @@ def save(
         _sync(folder.parent)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
-        reason = "disk_full" if error.errno == 28 else "disk_error"
+        if error.errno in _FULL:
+            raise _full(folder) from error
         raise JobFailed(
-            reason,
-            f"the pictures could not be written to {folder}: {error.strerror}; make room and ask again",
+            "disk_error",
+            f"the pictures could not be written to {folder}: {error.strerror}; check the disk and ask again",
         ) from error
     return folder
+
+
+def check_room(state: StateDirectory, job_id: str, shape: tuple[int, ...], places: int) -> None:
+    """Raise SpoolFull when a job's pictures would find no room, so that nothing is computed to be thrown away.
+
+    shape: (N, C, H, W) of the images.  places: of the plan whose steps are kept with them, where these are not too many.
+    """
+    folder = state.results(job_id)
+    values = math.prod(shape)
+    steps_bytes = values * places
+    needed_bytes = 2 * 4 * values + (steps_bytes if steps_bytes <= STEPS_MAX_BYTES else 0)
+    needed_bytes += values + _BLOCK_BYTES * shape[0]  # the pictures
+    try:
+        free_bytes = shutil.disk_usage(folder.parent).free
+    except OSError:
+        return  # whatever is wrong will be said when they are written
+    if free_bytes < needed_bytes:
+        raise _full(folder)
+
+
+def _full(folder: Path) -> SpoolFull:
+    return SpoolFull(
+        f"the disk is full: the pictures cannot be written to {folder}; the job waits: free some space"
+    )
 
 
 def discard(state: StateDirectory, job_id: str) -> None:
     """Remove the pictures of a job that ended without them."""
     shutil.rmtree(state.results(job_id), ignore_errors=True)
+
+
+def prepare(destination: Path) -> None:
+    """Make the folder that a job's files are to be copied into. Raises StateError when nothing could be written there."""
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=destination):
+            pass
+    except OSError as error:
+        raise StateError(
+            f"the pictures cannot be copied to {destination}: {error.strerror}; choose another folder with --out"
+        ) from error
 
 
 def export(folder: Path, destination: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from edge_agent.storage.state import StateDirectory, agent_is_running
 
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
+_WAITS_FOR_LINK = "the job waits for the link to the server"
 
 
 def wait_for(
@@ -46,25 +47,25 @@ def wait_for(
 
 
 def why_it_waits(spool: Spool, job: Job, *, connected: bool) -> str | None:
-    """Why a job waits although its device keeps a stock, in words for the one who waits; None when it will go on in a moment.
-
-    A device that keeps none has nothing to say but that it waits.
+    """Why a job waits while the server is out of reach, in words for the one who waits; None when it will go on in a moment.
 
     connected: whether the link to the broker stands.
     """
     if connected or job.state not in {"accepted", "requested", "partial"}:
         return None
     if not any(shelf.label == job.label for shelf in pool.stock(spool)):
-        return None
+        # A job that needs no server is gone on with as soon as the agent has seen it.
+        seen = job.state != "accepted" or job.age_seconds(clock.now()) >= _LOOK_SECONDS
+        return _WAITS_FOR_LINK if seen else None
     there = pool.available(spool, job.label)
     label = "without a label" if job.label is None else f"of label {job.label}"
     if job.seeded and there:
         return f"a chosen seed needs the server: leave out --seed to use the stock of {there} images {label}"
     if job.seeded:
-        return "the job waits for the link to the server"
+        return _WAITS_FOR_LINK
     if there >= job.count:
         return None
-    return f"{there} of {job.count} images {label} are in stock: the job waits for the link to the server"
+    return f"{there} of {job.count} images {label} are in stock: {_WAITS_FOR_LINK}"
 
 
 def _wait_for_change(spool: Spool, until: float) -> None:

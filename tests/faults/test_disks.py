@@ -16,11 +16,13 @@ from broker.codec import digest, encode
 from broker.node.local_node import NodeInfo
 from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_UP, QUEUE_SAMPLES
+from export.checkpoint import save_checkpoint
 from export.head_export import export_head
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 from tests.edge_agent.server import Server
-from tests.export.heads import random_network, write_checkpoint
+from tests.export.heads import SCHEDULE as HEAD_SCHEDULE
+from tests.export.heads import metadata_of, random_network, write_checkpoint
 from tests.faults.conftest import Connect, SmallDisk, wait_for_event
 from tests.server_worker.backbones import SCHEDULE, SHAPE, sample_batch
 
@@ -120,6 +122,32 @@ def test_a_full_device_says_so_and_keeps_what_it_had_accepted(on_small_disk: Sta
     assert (again["released"], again["released_before"]) == (0, before["released"])
     code, text = _inside(agent, "edge", "status", "--state", state, "--json")
     assert json.loads(text)["outbox"]["messages"] >= before["batches"]
+
+
+def test_pictures_that_find_no_room_wait_for_it_and_are_made_then(
+    on_small_disk: Start, tmp_path: Path
+) -> None:
+    network = random_network()
+    save_checkpoint(tmp_path / "whole.safetensors", network, metadata_of(network, t_cut=HEAD_SCHEDULE.T))
+    export_head(tmp_path / "whole.safetensors", tmp_path / "whole.bundle")
+    state = tmp_path / "small" / "edge"
+    agent = on_small_disk(
+        "edge", "run", "--state", state, "--head", tmp_path / "whole.bundle", "--threads", 1, "--no-api",
+        megabytes=16, environment={"COLLAFUSE_BROKER_URL": "amqp://ward_x:secret@127.0.0.1:1/nowhere"},
+    )  # fmt: skip
+    wait_for_event(agent, "agent_started")
+    agent.fill()
+    filler = agent.outside / "filler"
+    os.truncate(filler, filler.stat().st_size - 3 * 2**20)
+
+    code, text = _inside(agent, "edge", "generate", "--state", state, "--count", 1024, "--no-wait")
+
+    assert code == 0, text
+    wait_for_event(agent, "spool_full")
+    assert "the pictures cannot be written" in agent.events()
+    agent.make_room()
+    wait_for_event(agent, "job_completed")
+    assert len(list((agent.outside / "edge" / "results" / text.strip()).glob("*.png"))) == 1024
 
 
 def test_a_spool_damaged_on_a_full_disk_is_set_aside_once_there_is_room(

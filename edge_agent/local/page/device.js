@@ -83,7 +83,7 @@ function stockOf(shelves) {
   const rows = shelves.flatMap((shelf) => [
     element("span", {}, shelf.label === null || shelf.label === undefined ? "any" : `Label ${shelf.label}`),
     element("progress", { max: Math.max(1, shelf.wanted ?? 1), value: shelf.images ?? 0, "aria-label": `Stock of ${shelf.label ?? "any label"}` }),
-    element("span", {}, `${shelf.images ?? 0} of ${shelf.wanted ?? "?"}`),
+    element("span", {}, `${shelf.images ?? 0} of ${shelf.wanted ?? "?"}${(shelf.usable ?? shelf.images) < shelf.images ? `, ${shelf.usable} of use now` : ""}`),
   ]);
   return [element("div", { class: "shelf" }, ...rows)];
 }

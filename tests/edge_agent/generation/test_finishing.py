@@ -11,6 +11,7 @@ from PIL import Image as PillowImage
 
 from diffusion.noise import initial_noise
 from edge_agent import clock
+from edge_agent.errors import SpoolFull, StateError
 from edge_agent.generation import finishing, jobs, lifecycle, results
 from edge_agent.generation.finishing import Interrupted
 from edge_agent.heads.energy import EnergyMeter
@@ -36,12 +37,17 @@ def local_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def finish(
-    spool: Spool, state: StateDirectory, settings: Callable[..., EdgeSettings], local_bundle: Path
-) -> Finish:
-    """Make a job's pictures, and return their folder."""
+def slot(local_bundle: Path) -> HeadSlot:
     slot = HeadSlot(local_bundle, "cpu", 1)
     slot.refresh()
+    return slot
+
+
+@pytest.fixture
+def finish(
+    spool: Spool, state: StateDirectory, settings: Callable[..., EdgeSettings], slot: HeadSlot
+) -> Finish:
+    """Make a job's pictures, and return their folder."""
 
     def make(
         count: int, energy: EnergyMeter | None = None, ttl_seconds: float | None = None, **options: Any
@@ -177,3 +183,42 @@ def test_a_job_cancelled_while_its_pictures_are_written_is_not_called_completed(
     with structlog.testing.capture_logs() as logs:
         assert not finish(2).exists()
     assert [line["event"] for line in logs] == ["job_started", "job_cancelled"]
+
+
+def test_a_job_whose_pictures_find_no_room_is_not_begun_and_not_failed(
+    finish: Finish, spool: Spool, state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        SpoolFull, match=r"the disk is full: the pictures cannot be written .*free some space"
+    ):
+        results.check_room(state, "a", (10**9, 3, 64, 64), 5)
+    results.check_room(state, "a", (2, 1, 8, 8), 5)
+
+    monkeypatch.setattr(results, "_BLOCK_BYTES", 2**60)
+    told: list[int] = []
+    with pytest.raises(SpoolFull):
+        finish(2, on_step=lambda images, _: told.append(images))
+
+    assert told == []
+    assert jobs.counts(spool) == {"finishing": 1}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_disk_that_fills_up_while_pictures_are_written_leaves_the_job_and_no_half_pictures(
+    finish: Finish, spool: Spool, state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "_write_facts", lambda *_: Path("/dev/full").write_bytes(b"x"))
+    with pytest.raises(SpoolFull, match="the disk is full"):
+        finish(2)
+
+    assert list(state.results("any").parent.iterdir()) == []
+    (job,) = jobs.unfinished(spool, "finishing")
+    assert job.recipe is not None
+
+
+def test_a_folder_for_the_pictures_is_made_and_tried_before_anything_else(tmp_path: Path) -> None:
+    results.prepare(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateError, match=r"cannot be copied to .*choose another folder with --out"):
+        results.prepare(tmp_path / "file")

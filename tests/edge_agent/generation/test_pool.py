@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator
@@ -213,6 +214,26 @@ def test_a_job_that_waits_for_a_server_out_of_reach_gets_what_came_into_stock_me
     assert deliver(spool, part(late, 0, 2)) == "late"
 
 
+def test_a_job_of_which_a_part_has_come_gets_the_whole_from_the_stock(
+    spool: Spool, settings: MakeSettings, slot: HeadSlot, recipe: Recipe
+) -> None:
+    job = accept(spool, 4)
+    lifecycle.start(spool, job, settings(), slot)
+    (request_id,) = spool.rows("SELECT request_id FROM requests")[0]
+    stocked = ask(spool, recipe, 4)
+    of_the_job = stocked.model_copy(update={"request_id": request_id})
+    deliver(spool, part(of_the_job, 0, 2))
+    assert found(spool, job.job_id).state == "partial"
+    answer(spool, stocked)
+
+    assert lifecycle.serve_waiting_from_stock(spool) == 1
+
+    assert (found(spool, job.job_id).state, found(spool, job.job_id).source) == ("finishing", "pool")
+    assert held(spool, job.job_id) == [(stocked.seed, sample) for sample in range(4)]
+    assert spool.rows("SELECT * FROM latents") == []
+    assert deliver(spool, part(of_the_job, 2, 2)) == "late"
+
+
 def test_a_repeat_of_what_was_used_is_not_taken_into_stock_again(spool: Spool, recipe: Recipe) -> None:
     request = ask(spool, recipe, 4)
     deliver(spool, part(request, 0, 2))
@@ -248,7 +269,6 @@ def test_the_one_who_waits_is_told_what_is_in_stock(spool: Spool, recipe: Recipe
     assert words(accept(spool, 4)) == (
         "3 of 4 images without a label are in stock: the job waits for the link to the server"
     )
-    assert words(accept(spool, 4, label=2)) is None, "no stock of this label is kept"
     pool.set_wanted(spool, (None, 1), 5)
     assert words(accept(spool, 4, label=1)) == (
         "0 of 4 images of label 1 are in stock: the job waits for the link to the server"
@@ -258,6 +278,19 @@ def test_the_one_who_waits_is_told_what_is_in_stock(spool: Spool, recipe: Recipe
     )
     assert words(accept(spool, 1, seeded=True, label=1)) == "the job waits for the link to the server"
     assert words(accept(spool, 4), connected=True) is None
+
+
+def test_without_a_stock_of_the_label_the_one_who_waits_is_told_to_wait_for_the_link(
+    spool: Spool, settings: MakeSettings, slot: HeadSlot
+) -> None:
+    job = accept(spool, 4, label=2)
+    assert why_it_waits(spool, job, connected=False) is None, "it may need no server"
+    seen = dataclasses.replace(job, carried_seconds=5.0)
+    assert why_it_waits(spool, seen, connected=False) == "the job waits for the link to the server"
+    lifecycle.start(spool, job, settings(), slot, connected=False)
+    asked = found(spool, job.job_id)
+    assert why_it_waits(spool, asked, connected=False) == "the job waits for the link to the server"
+    assert why_it_waits(spool, asked, connected=True) is None
 
 
 class Crash(Exception):

@@ -31,6 +31,7 @@ class Bench:
     def __init__(self, spool: Spool, settings: EdgeSettings) -> None:
         self.facts: HeadFacts | None = FACTS
         self.connected = True
+        self.on_trial = False
         self.after: list[int] = []
         self.hold_back_seconds = 0.0
         self.woken = 0
@@ -41,6 +42,7 @@ class Bench:
             lambda: self.connected,
             self._wake,
             hold_back=self._hold_back,
+            on_trial=lambda: self.on_trial,
         )
 
     def _wake(self) -> None:
@@ -101,7 +103,7 @@ def test_an_empty_shelf_is_filled_with_requests_of_low_priority_one_at_a_time(
     answer(spool, requests[0])
     bench.keeper.turn()
     assert [request.n for request in sent(spool)] == [100 - REQUEST_SAMPLES]
-    assert dataclasses.replace(shelf(spool, 0), size_bytes=0) == Stock(0, 64, 100, 36, 1, 0, 0, None)
+    assert dataclasses.replace(shelf(spool, 0), size_bytes=0) == Stock(0, 64, 100, 36, 1, 0, 0, None, 64)
     assert shelf(spool, 0).size_bytes == 64 * 8 * 8 * 2
 
 
@@ -136,37 +138,42 @@ shelves = st.builds(
     size_bytes=st.just(0),
     failures=st.just(0),
     error=st.none(),
+    usable=st.just(0),
 )
 
 
-@given(shelves, st.floats(0, 1), st.booleans(), st.integers(0, 300))
+@given(shelves, st.floats(0, 1), st.booleans(), st.integers(0, 300), st.integers(0, 300))
 def test_an_order_never_asks_for_more_than_fits_and_never_twice(
-    found: Stock, refill: float, filling: bool, old: int
+    found: Stock, refill: float, filling: bool, old: int, foreign: int
 ) -> None:
-    wanted = order(found, refill=refill, filling=filling, old=min(old, found.images), newest_old=4)
+    foreign = min(foreign, found.images)
+    wanted = order(
+        found, refill=refill, filling=filling, old=min(old, found.images), newest_old=4, foreign=foreign
+    )
 
+    of_use = found.images - foreign
     if wanted is None:
-        low = found.images < max(1.0, refill * found.wanted)
-        assert found.requested or not found.wanted or not low or found.images >= found.wanted
+        low = of_use < max(1.0, refill * found.wanted)
+        assert found.requested or not found.wanted or not (low or foreign) or of_use >= found.wanted
         return
     assert not found.requested
     assert 1 <= wanted.samples <= REQUEST_SAMPLES
     if wanted.renews is None:
-        assert found.images + wanted.samples <= found.wanted
+        assert of_use + wanted.samples <= found.wanted
     else:
         assert wanted.samples <= old
 
 
 def test_a_shelf_is_left_alone_until_it_is_low_and_then_filled_to_the_brim() -> None:
     def at(images: int, *, filling: bool = False) -> Order | None:
-        found = Stock(None, images, 100, 0, 1, 0, 0, None)
+        found = Stock(None, images, 100, 0, 1, 0, 0, None, images)
         return order(found, refill=0.5, filling=filling, old=0, newest_old=0)
 
     assert at(50) is None
     assert at(49) == Order(51, None)
     assert at(50, filling=True) == Order(50, None)
     assert at(100, filling=True) is None
-    assert order(Stock(None, 0, 4, 0, None, 0, 0, None), refill=0.0, filling=False, old=0, newest_old=0)
+    assert order(Stock(None, 0, 4, 0, None, 0, 0, None, 0), refill=0.0, filling=False, old=0, newest_old=0)
 
 
 def test_failures_hold_the_next_request_back_also_after_a_restart(
@@ -281,7 +288,7 @@ def test_a_server_that_speaks_of_a_version_and_answers_with_an_older_one_is_not_
 @pytest.mark.parametrize(
     "changes", [{"t_cut": 50}, {"shape": (1, 4, 4)}, {"schedule": NoiseSchedule.linear(200)}]
 )
-def test_what_a_new_head_cannot_finish_is_dropped_and_asked_for_anew(
+def test_what_a_new_head_cannot_finish_is_dropped_once_the_new_heads_stock_is_there(
     spool: Spool, settings: MakeSettings, changes: dict[str, Any]
 ) -> None:
     bench = filled(spool, settings(pool_images=4))
@@ -289,14 +296,93 @@ def test_what_a_new_head_cannot_finish_is_dropped_and_asked_for_anew(
     bench.keeper.turn()
     bench.facts = dataclasses.replace(FACTS, identity="same-cut", num_classes=5)
     bench.keeper.turn()
-    assert shelf(spool).images == 4
+    assert (shelf(spool).images, shelf(spool).usable, shelf(spool).requested) == (4, 4, 0)
     with spool.transaction() as transaction:
         transaction.execute("DELETE FROM contract")
     bench.facts = dataclasses.replace(FACTS, identity="other", **changes)
 
     bench.keeper.turn()
 
-    assert (shelf(spool).images, shelf(spool).requested) == (0, 4)
+    assert (shelf(spool).images, shelf(spool).usable, shelf(spool).requested) == (4, 0, 4)
+    (request,) = sent(spool)
+    confirm(spool)
+    answer(spool, request)
+    assert (shelf(spool).images, shelf(spool).usable, shelf(spool).requested) == (4, 4, 0)
+    bench.keeper.turn()
+    assert sent(spool) == []
+    assert spool.rows("SELECT count(DISTINCT origin) FROM pool_requests")[0][0] == 1
+
+
+OTHER_CUT = dataclasses.replace(FACTS, identity="ward-2-def", t_cut=50)
+
+
+def test_a_head_on_trial_leaves_the_stock_of_the_one_before_it_alone(
+    spool: Spool, settings: MakeSettings
+) -> None:
+    bench = filled(spool, settings(pool_images=4))
+    for connected in (False, True):
+        bench.facts, bench.on_trial, bench.connected = OTHER_CUT, True, connected
+        bench.keeper.turn()
+        assert (shelf(spool).images, shelf(spool).usable, shelf(spool).requested) == (4, 0, 0)
+
+    bench.facts, bench.on_trial = FACTS, False
+    bench.keeper.turn()
+
+    assert (shelf(spool).images, shelf(spool).usable, shelf(spool).requested) == (4, 4, 0)
+
+
+def test_a_believed_head_out_of_reach_of_the_server_drops_nothing(
+    spool: Spool, settings: MakeSettings
+) -> None:
+    bench = filled(spool, settings(pool_images=4))
+    bench.facts, bench.connected = OTHER_CUT, False
+    bench.keeper.turn()
+    assert shelf(spool).images == 4
+
+
+def test_shelves_that_nobody_wants_are_cleared_of_what_the_head_cannot_finish_when_the_others_are_full(
+    spool: Spool, settings: MakeSettings
+) -> None:
+    filled(spool, settings(pool_images=4))
+    bench = Bench(spool, settings(pool_images=4, pool_labels=(1,)))
+    bench.facts = OTHER_CUT
+    bench.keeper.turn()
+    assert shelf(spool).images == 4
+    (request,) = sent(spool)
+    confirm(spool)
+    answer(spool, request)
+    bench.keeper.turn()
+    assert (shelf(spool).images, shelf(spool, 1).usable) == (0, 4)
+
+
+def test_after_a_change_of_settings_samples_of_the_old_kind_are_renewed(
+    spool: Spool, settings: MakeSettings
+) -> None:
+    filled(spool, settings(pool_images=4, server_steps=16))
+    bench = Bench(spool, settings(pool_images=4, server_steps=8))
+    bench.keeper.turn()
+    (request,) = sent(spool)
+    assert (request.n, len(request.plan)) == (4, 9)
+    confirm(spool)
+    deliver(spool, part(request, 0, 3))
+    assert (shelf(spool).images, shelf(spool).usable) == (4, 3)
+    deliver(spool, part(request, 3, 1))
+    assert (shelf(spool).images, shelf(spool).usable) == (4, 4)
+    bench.keeper.turn()
+    assert sent(spool) == []
+
+
+def test_what_is_on_its_way_when_the_settings_change_is_called_off(
+    spool: Spool, settings: MakeSettings
+) -> None:
+    Bench(spool, settings(pool_images=4, server_steps=16)).keeper.turn()
+    (old,) = sent(spool)
+    bench = Bench(spool, settings(pool_images=4, server_steps=8))
+    bench.keeper.turn()
+    (new,) = sent(spool)
+    assert new.request_id != old.request_id
+    assert (answer(spool, old), answer(spool, new)) == ("late", "kept")
+    assert (shelf(spool).images, shelf(spool).usable) == (4, 4)
 
 
 def test_samples_at_the_cut_never_pass_their_quota(spool: Spool, settings: MakeSettings) -> None:
@@ -352,6 +438,72 @@ def test_an_answer_to_another_question_is_not_taken_into_stock(
 def test_a_label_that_nobody_knows_is_not_asked_for(spool: Spool, settings: MakeSettings) -> None:
     Bench(spool, settings(pool_images=4, pool_labels=(1, 7))).keeper.turn()
     assert [request.labels.tolist()[0] for request in sent(spool) if request.labels is not None] == [1]
+
+
+QUOTA = {"inbox_max_bytes": 2**20}
+LARGE = HeadFacts("large", SCHEDULE, 60, (3, 128, 128), 3)
+"""Of whose samples ten fill a quota of 1 MiB, with 5 % of it to spare."""
+
+
+def quota_filled(spool: Spool, settings: EdgeSettings) -> Bench:
+    """A bench whose shelves have taken all the room that there is."""
+    bench = Bench(spool, settings)
+    bench.facts = LARGE
+    while True:
+        bench.keeper.turn()
+        requests = sent(spool)
+        if not requests:
+            return bench
+        confirm(spool)
+        for request in requests:
+            assert answer(spool, request) == "kept"
+
+
+def test_a_shelf_for_which_there_is_no_room_says_so_in_the_status_until_there_is(
+    spool: Spool, settings: MakeSettings
+) -> None:
+    quota_filled(spool, settings(pool_images=100, **QUOTA))
+    assert (shelf(spool).images, shelf(spool).failures) == (10, 0)
+    assert "samples at the cut take all the room" in (shelf(spool).error or "")
+    bench = Bench(spool, settings(pool_images=100, inbox_max_bytes=2**21))
+    bench.facts = LARGE
+    bench.keeper.turn()
+    assert shelf(spool).error is None
+
+
+def test_a_shelf_that_is_not_wanted_any_more_makes_room_for_one_that_is(
+    spool: Spool, settings: MakeSettings
+) -> None:
+    quota_filled(spool, settings(pool_images=10, **QUOTA))
+    bench = Bench(spool, settings(pool_images=4, pool_labels=(2,), **QUOTA))
+    bench.facts = LARGE
+    bench.keeper.turn()
+    (request,) = sent(spool)
+    assert (request.n, shelf(spool).images) == (4, 6)
+    confirm(spool)
+    assert answer(spool, request) == "kept"
+    assert (shelf(spool, 2).images, shelf(spool, 2).error) == (4, None)
+    assert held_bytes(spool) <= 2**20
+
+
+def test_what_a_shelf_has_beyond_what_is_wanted_makes_room_and_the_rest_stays(
+    spool: Spool, settings: MakeSettings
+) -> None:
+    quota_filled(spool, settings(pool_images=10, pool_labels=(0,), **QUOTA))
+    bench = Bench(spool, settings(pool_images=6, pool_labels=(0, 1), **QUOTA))
+    bench.facts = LARGE
+    bench.keeper.turn()
+    (request,) = sent(spool)
+    assert (request.n, shelf(spool, 0).images) == (4, 6)
+
+
+def test_a_full_quota_does_not_keep_samples_of_the_old_kind_for_ever(
+    spool: Spool, settings: MakeSettings
+) -> None:
+    quota_filled(spool, settings(pool_images=10, server_steps=16, **QUOTA))
+    bench = quota_filled(spool, settings(pool_images=10, server_steps=8, **QUOTA))
+    bench.keeper.turn()
+    assert (shelf(spool).images, shelf(spool).usable, shelf(spool).error) == (10, 10, None)
 
 
 def test_a_shelf_that_is_not_wanted_any_more_keeps_what_it_has(spool: Spool, settings: MakeSettings) -> None:
