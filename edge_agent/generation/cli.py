@@ -47,7 +47,7 @@ def generate(
 
     from broker.errors import ConfigError
     from edge_agent import clock
-    from edge_agent.generation import jobs, lifecycle
+    from edge_agent.generation import jobs, lifecycle, results
     from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import agent_is_running, open_state
     from monitoring.logs import configure
@@ -57,6 +57,8 @@ def generate(
         raise ConfigError("--out needs --wait: without waiting there is nothing to copy yet")
     settings = EdgeSettings.load(config, state=state)
     place = open_state(settings.state)
+    if out is not None:
+        results.prepare(out)  # nobody should learn after an hour that there is no place for the pictures
     seeded = seed is not None
     seed = secrets.randbelow(2**63) if seed is None else seed
     with open_spool(place, say=say) as spool:

@@ -331,6 +331,18 @@ def test_a_device_whose_clock_is_decades_off_is_served_like_any_other(
     assert json.loads(hopeless.stdout)["reason"] == "expired"
 
 
+def test_a_folder_that_cannot_take_the_pictures_is_said_before_the_job_is_accepted(
+    state: StateDirectory, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    refused = collafuse("edge", "generate", "--state", state.path, "--out", tmp_path / "file", "--ttl", 0.5)
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert "choose another folder with --out" in refused.stderr
+    with Spool(state.spool) as spool:
+        assert spool.rows("SELECT * FROM jobs") == []
+
+
 def test_a_server_that_cannot_help_fails_the_job_with_its_reason(
     device: Device, server: Server, state: StateDirectory, head_bundle: Path, run_agent: RunAgent
 ) -> None:
