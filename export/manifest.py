@@ -44,7 +44,7 @@ class Network(Canonical):
 
     parameters: int = Field(ge=1)
     base_channels: int = Field(ge=1)
-    opset: int = Field(ge=21)
+    opset: int = Field(ge=20)
     precision: Precision
     calibration: Text | None = None
     kept_in_float: Annotated[tuple[Text, ...], Field(strict=False, max_length=1000)] = ()

@@ -60,12 +60,12 @@ def test_exporting_twice_gives_the_same_bytes(
     assert (tmp_path / "again.bundle").read_bytes() == bundle_path.read_bytes()
 
 
-def test_the_model_is_one_file_with_whole_group_norms_and_nothing_of_this_machine(bundle_path: Path) -> None:
+def test_the_model_is_one_file_with_norms_of_one_kernel_and_nothing_of_this_machine(bundle_path: Path) -> None:
     content = read_bundle(bundle_path).onnx
     model = onnx.load_from_string(content)
 
-    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [21]
-    assert "GroupNormalization" in {node.op_type for node in model.graph.node}
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [20]
+    assert "InstanceNormalization" in {node.op_type for node in model.graph.node}
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
     assert str(Path(__file__).parents[2]).encode() not in content
     assert b"site-packages" not in content

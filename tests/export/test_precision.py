@@ -84,7 +84,7 @@ def test_eight_bits_are_measured_against_torch_and_written_into_the_manifest(
     assert 1e-3 < step.relative_rms <= BARS["int8"].step_relative_rms
     kinds = operators(bundle.onnx)
     assert kinds["QuantizeLinear"] > 0
-    assert kinds["GroupNormalization"] > 0
+    assert kinds["InstanceNormalization"] > 0
 
 
 def test_eight_bits_are_in_every_convolution_but_those_kept(whole: bytes) -> None:
