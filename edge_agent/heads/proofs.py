@@ -6,8 +6,8 @@ from collections.abc import Callable
 import structlog
 
 from edge_agent.heads import store
+from export.bundle.keys import Keyring, Signatures
 from export.errors import BundleError
-from export.keys import Keyring, Signatures
 
 log = structlog.get_logger(__name__)
 

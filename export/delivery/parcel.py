@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.contract.heads import BundleV1, ChunkV1
-from export.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
+from export.bundle.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
+from export.bundle.manifest import Manifest
 from export.delivery.errors import DeliveryError
 from export.errors import BundleError, ExportError
-from export.manifest import Manifest
-from export.signing import verify_bundle
+from export.signing.signing import verify_bundle
 
 CHUNK_BYTES = 256 * 1024
 """A quarter of what a piece may have: on a slow link a piece passes within a heartbeat."""

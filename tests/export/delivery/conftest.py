@@ -18,9 +18,9 @@ from edge_agent.assembly import assemble
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import open_state
-from export.bundle import Bundle, read_bundle
+from export.bundle.bundle import Bundle, read_bundle
+from export.bundle.keys import PrivateKey
 from export.head_export import export_head
-from export.keys import PrivateKey
 from monitoring.metrics import BrokerMetrics, EdgeMetrics
 from tests.edge_agent.heads.bundles import signed, with_ballast, write
 from tests.export.heads import random_network, write_checkpoint

@@ -15,7 +15,9 @@ from broker.management import Management
 from broker.names import reports
 from broker.node.local_node import NodeInfo
 from broker.topology import EXCHANGE_DOWN, device_key
-from export.bundle import Bundle, read_bundle
+from export.bundle.bundle import Bundle, read_bundle
+from export.bundle.gates import GateResult
+from export.bundle.keys import PrivateKey
 from export.cli import app
 from export.delivery import progress as progress_file
 from export.delivery.cohorts import in_cohort
@@ -24,8 +26,6 @@ from export.delivery.parcel import Parcel, pack, wrap
 from export.delivery.post import opened
 from export.delivery.progress import DeviceProgress, Progress
 from export.delivery.rollout import Plan, Rollout
-from export.gates import GateResult
-from export.keys import PrivateKey
 from tests.conftest import wait_until
 from tests.edge_agent.heads.bundles import messages, with_nan_weights, with_runs_that_fail, with_wrong_answers
 from tests.export.delivery.conftest import KEY, Fleet

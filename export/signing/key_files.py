@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from export.bundle.keys import MAX_KEYS_BYTES, NO_KEY_LIST, KeyHistory, PrivateKey
 from export.errors import BundleError, KeyUnusable
 from export.files import replace_file
-from export.keys import MAX_KEYS_BYTES, NO_KEY_LIST, KeyHistory, PrivateKey
 
 _MAX_PEM_BYTES = 16 * 2**10
 

@@ -21,9 +21,9 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from export.conversion.layers import convolutions, pointwise
+from export.conversion.trajectories import Inputs, Trained, noised, states
 from export.errors import ExportError
-from export.layers import convolutions, pointwise
-from export.trajectories import Inputs, Trained, noised, states
 
 _CHAINS = 16
 CALIBRATION_STEPS = 24

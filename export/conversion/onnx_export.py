@@ -9,8 +9,8 @@ import onnx
 import torch
 
 from diffusion.network import UNet
+from export.conversion.half_precision import HalfPrecision
 from export.errors import ExportError
-from export.half_precision import HalfPrecision
 
 # From 21 on GroupNormalization stays one operator instead of nine.
 OPSET = 21

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from diffusion.network import Block
-from export.bars import BARS, Bar
-from export.bundle import read_bundle
-from export.calibration import read_calibration
+from export.bundle.bars import BARS, Bar
+from export.bundle.bundle import read_bundle
+from export.conversion.calibration import read_calibration
+from export.conversion.fidelity import check_fidelity, frechet, psnr_db
+from export.conversion.layers import convolutions, pointwise
+from export.conversion.onnx_export import export_onnx
+from export.conversion.parity import check_parity
+from export.conversion.precision import convert
+from export.conversion.quantisation import calibration_inputs, quantise, rungs
+from export.conversion.running import Exported
+from export.conversion.trajectories import Trained, images_of, states
 from export.errors import ExportError, ParityFailed
-from export.fidelity import check_fidelity, frechet, psnr_db
 from export.head_export import export_head
-from export.layers import convolutions, pointwise
-from export.onnx_export import export_onnx
-from export.parity import check_parity
-from export.precision import convert
-from export.quantisation import calibration_inputs, quantise, rungs
-from export.running import Exported
-from export.trajectories import Trained, images_of, states
 from tests.export.heads import SCHEDULE, T_CUT, random_network
 
 NETWORK = random_network(image_size=16)

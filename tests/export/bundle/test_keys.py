@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.errors import BundleError, KeyUnusable, SignatureRefused
-from export.keys import (
+from export.bundle.keys import (
     BUNDLE_DOMAIN,
     KEYS_DOMAIN,
     UNSIGNED,
@@ -14,6 +13,7 @@ from export.keys import (
     PublicKey,
     SignedKeyList,
 )
+from export.errors import BundleError, KeyUnusable, SignatureRefused
 
 FIRST, SECOND, THIRD, FOURTH = (PrivateKey.generate() for _ in range(4))
 STRANGER = PrivateKey.generate()

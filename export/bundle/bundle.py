@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 
 from diffusion.errors import DiffusionError
 from diffusion.schedule import NoiseSchedule
-from export.archive import pack, unpack
+from export.bundle.archive import pack, unpack
+from export.bundle.golden import GOLDEN_MEMBERS, Golden, array_from_bytes, array_to_bytes
+from export.bundle.keys import (
+    MAX_KEYS_BYTES,
+    MAX_SIGNATURES_BYTES,
+    NO_KEY_LIST,
+    UNSIGNED,
+    KeyHistory,
+    Signatures,
+)
+from export.bundle.manifest import MAX_MANIFEST_BYTES, OLD_FORMAT, Manifest
 from export.errors import BundleError
 from export.files import replace_file
-from export.golden import GOLDEN_MEMBERS, Golden, array_from_bytes, array_to_bytes
-from export.keys import MAX_KEYS_BYTES, MAX_SIGNATURES_BYTES, NO_KEY_LIST, UNSIGNED, KeyHistory, Signatures
-from export.manifest import MAX_MANIFEST_BYTES, OLD_FORMAT, Manifest
 
 MANIFEST = "manifest.json"
 SIGNATURES = "signatures.json"

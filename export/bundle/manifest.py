@@ -4,9 +4,9 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from export.canonical import Canonical
+from export.bundle.canonical import Canonical
+from export.bundle.gates import Figure, GateResult, Precision
 from export.errors import BundleError
-from export.gates import Figure, GateResult, Precision
 
 BUNDLE_FORMAT: Final = "collafuse-bundle-v2"
 OLD_FORMAT: Final = b'"format":"collafuse-bundle-v1"'

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from export.canonical import Canonical
+from export.bundle.canonical import Canonical
 from export.errors import BundleError, KeyUnusable, SignatureRefused
 
 if TYPE_CHECKING:
