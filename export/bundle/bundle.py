@@ -115,9 +115,26 @@ def read_bundle(path: Path) -> Bundle:
         BundleError: unreadable, too large, or different in any byte from what `write_bundle` wrote.
     """
     try:
-        return parse_bundle(_read_limited(path))
+        return parse_bundle(read_archive(path))
     except BundleError as error:
         raise BundleError(f"{path} is not a usable bundle: {error}; fetch or export it again") from error
+
+
+def read_archive(path: Path) -> bytes:
+    """The bytes of a bundle's file, unjudged.
+
+    Raises:
+        BundleError: unreadable or larger than `MAX_BUNDLE_BYTES`, without the file's name.
+    """
+    try:
+        with path.open("rb") as file:
+            # One byte more than allowed tells a large file apart without reading all of it.
+            content = file.read(MAX_BUNDLE_BYTES + 1)
+    except OSError as error:
+        raise BundleError(f"it cannot be read ({error.strerror})") from error
+    if len(content) > MAX_BUNDLE_BYTES:
+        raise BundleError(f"it is larger than {MAX_BUNDLE_BYTES} bytes")
+    return content
 
 
 def parse_bundle(archive: bytes) -> Bundle:
@@ -168,18 +185,6 @@ def _schedule_of(manifest: Manifest, table: bytes) -> NoiseSchedule:
 
 def _table_to_bytes(schedule: NoiseSchedule) -> bytes:
     return array_to_bytes(schedule.alpha_bar.astype("<f8"))
-
-
-def _read_limited(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            # One byte more than allowed tells a large file apart without reading all of it.
-            content = file.read(MAX_BUNDLE_BYTES + 1)
-    except OSError as error:
-        raise BundleError(f"it cannot be read ({error.strerror})") from error
-    if len(content) > MAX_BUNDLE_BYTES:
-        raise BundleError(f"it is larger than {MAX_BUNDLE_BYTES} bytes")
-    return content
 
 
 def _sha256(content: bytes) -> str:

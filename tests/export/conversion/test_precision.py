@@ -11,11 +11,10 @@ from export.bundle.bars import BARS, Bar
 from export.bundle.bundle import read_bundle
 from export.conversion.calibration import read_calibration
 from export.conversion.fidelity import check_fidelity, frechet, psnr_db
-from export.conversion.layers import convolutions, pointwise
 from export.conversion.onnx_export import export_onnx
 from export.conversion.parity import check_parity
 from export.conversion.precision import convert
-from export.conversion.quantisation import calibration_inputs, quantise, rungs
+from export.conversion.quantisation import calibration_inputs, convolutions, pointwise, quantise, rungs
 from export.conversion.running import Exported
 from export.conversion.trajectories import Trained, images_of, states
 from export.errors import ExportError, ParityFailed
