@@ -11,7 +11,8 @@ from edge_agent.heads import known_time, proofs, store
 from edge_agent.heads.store import HeadRow
 from edge_agent.storage.spool import Spool
 from export.bundle.bundle import Bundle
-from export.bundle.keys import KeyHistory, Keyring, Signatures
+from export.bundle.keyring import Keyring
+from export.bundle.keys import KeyHistory, Signatures
 from export.bundle.manifest import Manifest
 from export.bundle.policy import check_figures, check_install
 from export.errors import KeyUnusable

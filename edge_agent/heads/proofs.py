@@ -6,7 +6,8 @@ from collections.abc import Callable
 import structlog
 
 from edge_agent.heads import store
-from export.bundle.keys import Keyring, Signatures
+from export.bundle.keyring import Keyring
+from export.bundle.keys import Signatures
 from export.errors import BundleError
 
 log = structlog.get_logger(__name__)

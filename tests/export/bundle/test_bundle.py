@@ -21,7 +21,8 @@ from export.bundle.bundle import (
     read_bundle,
     write_bundle,
 )
-from export.bundle.keys import BUNDLE_DOMAIN, UNSIGNED, KeyList, Keyring, PrivateKey, SignedKeyList
+from export.bundle.keyring import Keyring
+from export.bundle.keys import BUNDLE_DOMAIN, UNSIGNED, KeyList, PrivateKey, SignedKeyList
 from export.errors import BundleError
 from tests.export.bundle.small_bundle import KEY, ONNX, SCHEDULE, small_bundle, small_manifest
 

@@ -2,13 +2,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from export.bundle.keyring import Keyring
 from export.bundle.keys import (
     BUNDLE_DOMAIN,
     KEYS_DOMAIN,
     UNSIGNED,
     KeyHistory,
     KeyList,
-    Keyring,
     PrivateKey,
     PublicKey,
     SignedKeyList,
