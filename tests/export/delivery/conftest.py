@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from broker import identities
 from broker.connection import Connection
+from broker.credentials import write_worker
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
@@ -100,7 +101,7 @@ def fleet(node: NodeInfo, tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
                 for number in range(count)
             ]
         config = tmp_path / f"{client}.toml"
-        identities.write_worker(owner, config)
+        write_worker(owner, config)
         devices = [
             RealDevice(
                 f"{client}_{credentials.device}",
