@@ -513,7 +513,7 @@ def test_a_killed_broker_comes_back_with_every_confirmed_message(tmp_path: Path,
         received = [consumer.get(20) for _ in range(50)]
         assert [delivery and delivery.message_id for delivery in received] == [f"{n}" for n in range(50)]
     finally:
-        local.stop()
+        local.kill()
 
 
 def _value(counter: object) -> float:

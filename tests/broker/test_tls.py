@@ -67,7 +67,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
             declare(amqp.channel(), FEDERATION)
         yield Secure(node, port, ports.management, authority)
     finally:
-        local.stop()
+        local.kill()
 
 
 def settings_of(credentials: Credentials, tmp_path: Path) -> BrokerSettings:
