@@ -44,12 +44,12 @@ def test_a_worker_is_live_at_once_ready_with_its_first_version_and_drains_when_t
     publish_backbone(storage)
     wait_until(lambda: probe(started, "/readyz") == (200, "ok"), "the worker was ready")
 
-    sender, long = device(), request(n=4, plan=LONG_PLAN, sampler="ddpm")
+    sender, long = device(), request(n=12, plan=LONG_PLAN, sampler="ddpm")
     sender.ask(long)
     wait_until(lambda: started.metric("collafuse_samples_running") == 4, "the request was running")
     started.process.terminate()
     assert started.end() == 0, started.log_path.read_text()
-    assert sum(len(part.x) for part in sender.latents(long).values()) == 4
+    assert sum(len(part.x) for part in sender.latents(long).values()) == long.n
     assert queue_depth("denoise") == 0
 
 
