@@ -10,19 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.contract.heads import (
+    MAX_BUNDLE_BYTES,
+    MAX_KEY_LIST_BYTES,
+    MAX_MANIFEST_BYTES,
+    MAX_SIGNATURES_BYTES,
+)
 from diffusion.errors import DiffusionError
 from diffusion.schedule import NoiseSchedule
 from export.bundle.archive import pack, unpack
 from export.bundle.golden import GOLDEN_MEMBERS, Golden, array_from_bytes, array_to_bytes
-from export.bundle.keys import (
-    MAX_KEYS_BYTES,
-    MAX_SIGNATURES_BYTES,
-    NO_KEY_LIST,
-    UNSIGNED,
-    KeyHistory,
-    Signatures,
-)
-from export.bundle.manifest import MAX_MANIFEST_BYTES, OLD_FORMAT, Manifest
+from export.bundle.keys import NO_KEY_LIST, UNSIGNED, KeyHistory, Signatures
+from export.bundle.manifest import OLD_FORMAT, Manifest
 from export.errors import BundleError
 from export.files import replace_file
 
@@ -33,7 +32,6 @@ ONNX = "head.onnx"
 SCHEDULE = "schedule.npy"
 VOUCHED_MEMBERS = (ONNX, SCHEDULE, *GOLDEN_MEMBERS)
 MEMBERS = (MANIFEST, SIGNATURES, KEYS, *VOUCHED_MEMBERS)
-MAX_BUNDLE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +155,7 @@ def parse_bundle(archive: bytes) -> Bundle:
         _schedule_of(manifest, contents[SCHEDULE]),
         Golden.from_members(contents, manifest),
         Signatures.from_bytes(bytes(views[SIGNATURES][: MAX_SIGNATURES_BYTES + 1])),
-        KeyHistory.from_bytes(bytes(views[KEYS][: MAX_KEYS_BYTES + 1])),
+        KeyHistory.from_bytes(bytes(views[KEYS][: MAX_KEY_LIST_BYTES + 1])),
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from broker.contract.heads import MAX_KEY_LIST_BYTES, MAX_SIGNATURES_BYTES
 from export.bundle.canonical import Canonical
 from export.errors import BundleError, KeyUnusable
 
@@ -27,8 +28,6 @@ PUBLIC_KEY_BYTES = 32
 MAX_KEYS = 64
 MAX_SIGNATURES = 64
 MAX_LISTS = 64
-MAX_SIGNATURES_BYTES = 64 * 2**10
-MAX_KEYS_BYTES = 512 * 2**10
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ class KeyHistory(Canonical):
     @classmethod
     def from_bytes(cls, text: bytes) -> Self:
         """Read keys.json. Raises BundleError."""
-        _check_length(text, MAX_KEYS_BYTES, "keys.json")
+        _check_length(text, MAX_KEY_LIST_BYTES, "keys.json")
         return cls.parse(text, "keys.json")
 
 

@@ -7,7 +7,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
-from broker.identities import Credentials
+from broker.credentials import Credentials
 
 ACCESS_REFUSED = 403
 

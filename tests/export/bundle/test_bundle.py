@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.contract.heads import MAX_BUNDLE_BYTES
 from export.bundle.archive import pack, unpack
 from export.bundle.bundle import (
-    MAX_BUNDLE_BYTES,
     MEMBERS,
     pack_bundle,
     parse_bundle,
