@@ -258,7 +258,7 @@ def test_a_cancelled_consumer_consumes_again(
     wait_until(lambda: not connection.connected, "the consumer notices that its queue is gone")
     with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
         amqp.channel().queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
-    # Whoever subscribes to a queue that is just going may lose the whole connection, and with it what is published meanwhile.
+    # RabbitMQ 3.10 may end the whole connection (541) of one who subscribes to a queue that is just going.
     connection.wait_connected(30)
 
     publisher.publish(to(queue, message_id="after the deletion"))
