@@ -27,7 +27,7 @@ from broker.settings import BrokerSettings
 from diffusion.network import UNet
 from edge_agent.fleet.memory import pss_bytes, rss_bytes
 from edge_agent.heads.head import Head
-from export.keys import PrivateKey
+from export.bundle.keys import PrivateKey
 from monitoring import logs
 from tests.conftest import wait_until
 from tests.edge_agent.server import Server

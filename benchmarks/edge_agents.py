@@ -18,9 +18,9 @@ from edge_agent import clock, status
 from edge_agent.generation import jobs, pool
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
+from export.bundle.keys import PrivateKey
 from export.checkpoint import HeadMetadata, save_checkpoint
 from export.head_export import Issue, export_head
-from export.keys import PrivateKey
 from tests.conftest import wait_until
 
 DESIGN = Design()

@@ -20,13 +20,13 @@ from edge_agent.fleet.links import links_of
 from edge_agent.fleet.member import Assignment
 from edge_agent.fleet.run import Devices
 from edge_agent.fleet.simulation import Fleet, Plan
-from export.bundle import read_bundle
+from export.bundle.bundle import read_bundle
+from export.bundle.keys import PrivateKey
 from export.delivery.parcel import Parcel, pack
 from export.delivery.post import opened
 from export.delivery.progress import FAILURES
 from export.delivery.rollout import Plan as RolloutPlan
 from export.delivery.rollout import Rollout
-from export.keys import PrivateKey
 from tests.edge_agent.heads.bundles import signed
 
 PATIENCE_SECONDS = 900.0

@@ -24,15 +24,15 @@ import typer
 from benchmarks.report import Result, emit, say, spread
 from diffusion.network import UNet, UNetConfig
 from diffusion.schedule import NoiseSchedule
-from export.bars import BARS
+from export.bundle.bars import BARS
+from export.bundle.gates import Precision
+from export.conversion.half_precision import HalfPrecision
+from export.conversion.onnx_export import export_onnx
+from export.conversion.parity import check_parity
+from export.conversion.quantisation import calibration_inputs, quantise, rungs
+from export.conversion.running import Exported
+from export.conversion.trajectories import Trained
 from export.errors import ParityFailed
-from export.gates import Precision
-from export.half_precision import HalfPrecision
-from export.onnx_export import export_onnx
-from export.parity import check_parity
-from export.quantisation import calibration_inputs, quantise, rungs
-from export.running import Exported
-from export.trajectories import Trained
 
 # Promised of a convolution-heavy head: int8 takes at most 0.6 of the time of fp32.
 BAR = 1.67

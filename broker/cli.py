@@ -12,6 +12,7 @@ from rich.table import Table
 
 from broker import device_settings, names, topology
 from broker.command import Directory, Json, ManagementUrl, Status, Url, declare_on, management
+from broker.credentials import write_credentials, write_worker
 from broker.dead import cli as dead_cli
 from broker.errors import ConfigError, NotEnrolled
 from broker.node import cli as node_cli
@@ -121,7 +122,7 @@ def enroll(
             limits=identities.Limits(max_connections, max_channels),
             authority=authority,
         )
-    identities.write_credentials(credentials, out, replace=renew, settings=told)
+    write_credentials(credentials, out, replace=renew, settings=told)
     print(f"{client} {device} is enrolled; its credentials are in {out}")
     if renew:
         print(
@@ -240,7 +241,7 @@ def owner(
             print(f"the reports of all enrolled devices of {client} are kept for its owner")
             return
         made = identities.owner(api, client, address=address)
-    identities.write_worker(made, out)
+    write_worker(made, out)
     print(
         f"{made.user} may send heads to the devices of {client} and read what they report; its broker_url is in {out}"
     )
@@ -264,7 +265,7 @@ def server_user(
     address = _address(settings, public_url, ca)
     with Status(f"making the user {name}"), management(settings, management_url, directory) as api:
         worker = identities.server_user(api, name, address=address)
-    identities.write_worker(worker, out)
+    write_worker(worker, out)
     print(f"{name} may work in the vhost {worker.vhost}; its broker_url is in {out}")
 
 

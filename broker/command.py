@@ -11,7 +11,7 @@ from broker import topology
 from broker.address import is_loopback
 from broker.causes import in_words
 from broker.errors import BrokerUnreachable
-from broker.parameters import connection_parameters
+from broker.parameters import ways
 from broker.settings import BROKER_URL_VARIABLE, BrokerSettings
 
 if TYPE_CHECKING:
@@ -44,12 +44,8 @@ def declare_on(settings: BrokerSettings) -> None:
         BrokerUnreachable: if there is no connection.
         TopologyMismatch: if something exists with other arguments.
     """
-    ways = [
-        connection_parameters(settings, name="collafuse broker", address=address)
-        for address in settings.addresses
-    ]
     try:
-        with pika.BlockingConnection(ways) as link:
+        with pika.BlockingConnection(ways(settings, name="collafuse broker")) as link:
             topology.declare(link.channel())
     except (pika.exceptions.AMQPError, OSError) as error:
         raise BrokerUnreachable(f"cannot use the broker at {settings}: {in_words(error)}") from error

@@ -114,7 +114,7 @@ def sender_of(user_id: str | None, headers: Mapping[str, Any]) -> str | None:
     user_id: as the broker validated it. A device or an owner is who it is, whatever its headers say; a user of the server, who
     may write to every queue, is believed when it names the device for which it puts a message back.
     """
-    if user_id is None or is_device(user_id) or owned_client(user_id) is not None:
+    if user_id is None or not _is_of_the_server(user_id):
         return user_id
     named = headers.get(SENDER_HEADER)
     return named if isinstance(named, str) and is_device(named) else None
@@ -131,10 +131,15 @@ def is_device(user: str) -> bool:
 
 def replays_of(user_id: str | None, headers: Mapping[str, Any]) -> int:
     """How often a message was replayed, as a user of the server says; 0 when a device, an owner, or nobody says so."""
-    if user_id is None or is_device(user_id) or owned_client(user_id) is not None:
+    if user_id is None or not _is_of_the_server(user_id):
         return 0
     count = headers.get(REPLAYED_HEADER)
     return max(0, count) if isinstance(count, int) else 0
+
+
+def _is_of_the_server(user: str) -> bool:
+    """Neither a device nor an owner: who may write to every queue, and is believed in what it says of others."""
+    return not is_device(user) and owned_client(user) is None
 
 
 def received(

@@ -7,7 +7,7 @@ import pika.exceptions
 
 from broker.causes import in_words
 from broker.errors import BrokerUnreachable
-from broker.parameters import connection_parameters
+from broker.parameters import ways
 from broker.settings import BrokerSettings
 
 
@@ -24,12 +24,8 @@ def depth(settings: BrokerSettings, queue: str) -> Depth | None:
 
     Raises BrokerUnreachable when there is no connection.
     """
-    ways = [
-        connection_parameters(settings, name="collafuse depth", address=address)
-        for address in settings.addresses
-    ]
     try:
-        with pika.BlockingConnection(ways) as link:
+        with pika.BlockingConnection(ways(settings, name="collafuse depth")) as link:
             found = link.channel().queue_declare(queue, passive=True).method
             return Depth(found.message_count, found.consumer_count)
     except pika.exceptions.ChannelClosedByBroker as error:

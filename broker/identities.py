@@ -6,14 +6,14 @@ user literally; names hold nothing that has a meaning in a pattern.
 """
 
 import secrets
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
-from broker import device_settings, names, topology
+from broker import names, topology
 from broker.address import BrokerSettings
+from broker.credentials import Credentials
 from broker.errors import AlreadyEnrolled, ConfigError, InvalidName, ManagementError, NotEnrolled
 from broker.management import Management
 
@@ -36,19 +36,6 @@ class Limits:
 
     connections: int = 8
     channels: int = 32
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """What a device needs to be itself; the URL holds its password, if it has one."""
-
-    client: str
-    device: str
-    amqp_url: str = field(repr=False)
-    ca: str | None = None
-    certificate: str | None = None
-    key: str | None = field(default=None, repr=False)
-    plaintext: bool = False
 
 
 @dataclass(frozen=True)
@@ -244,71 +231,6 @@ def renew_reports(management: Management, client: str, *, vhost: str) -> None:
             f"{client} has no owner yet: make one with `collafuse broker owner {client} --out FILE`"
         )
     _declare_reports(management, vhost, client, _devices_of(management, client))
-
-
-def write_credentials(
-    credentials: Credentials,
-    path: Path,
-    *,
-    replace: bool = False,
-    settings: Mapping[str, device_settings.Value] | None = None,
-) -> None:
-    """Writes a TOML file that only its owner can read: the agent's client, device and broker_url, authority and certificate.
-
-    Args:
-        credentials: of the device.
-        path: of the file.
-        replace: write over a file that is there.
-        settings: what else the device is told, by the names of the agent's settings.
-
-    Raises:
-        ConfigError: if the file exists, or cannot be written.
-    """
-    # Names, the URL and PEM are free of quotes, backslashes and control characters, so that they are TOML as they stand.
-    lines = [
-        f'client = "{credentials.client}"',
-        f'device = "{credentials.device}"',
-        f'broker_url = "{credentials.amqp_url}"',
-    ]
-    lines += device_settings.lines(settings or {})
-    lines += _link_lines(credentials.ca, credentials.certificate, credentials.key, credentials.plaintext)
-    write_secret("\n".join(lines) + "\n", path, replace=replace)
-
-
-def write_worker(settings: BrokerSettings, path: Path) -> None:
-    """Writes a TOML file that only its owner can read, with a worker's broker_url and what else its link needs.
-
-    Raises:
-        ConfigError: if the file cannot be written.
-    """
-    key = None if settings.key is None else settings.key.get_secret_value()
-    plaintext = settings.plaintext and not settings.tls
-    lines = [f'broker_url = "{settings.url.get_secret_value()}"']
-    lines += _link_lines(settings.ca, settings.certificate, key, plaintext)
-    write_secret("\n".join(lines) + "\n", path, replace=True)
-
-
-def _link_lines(ca: str | None, certificate: str | None, key: str | None, plaintext: bool) -> list[str]:
-    pems = {"broker_ca": ca, "broker_certificate": certificate, "broker_key": key}
-    lines = [f'{name} = """\n{pem.strip()}\n"""' for name, pem in pems.items() if pem]
-    return [*lines, "broker_plaintext = true"] if plaintext else lines
-
-
-def write_secret(text: str, path: Path, *, replace: bool) -> None:
-    """Writes `text` to a file of mode 0600.
-
-    Raises:
-        ConfigError: if the file exists and is not to be replaced, or cannot be written.
-    """
-    try:
-        if replace:
-            path.unlink(missing_ok=True)
-        path.touch(mode=0o600, exist_ok=False)
-        path.write_text(text, encoding="utf-8")
-    except FileExistsError as error:
-        raise ConfigError(f"{path} exists already: name another file") from error
-    except OSError as error:
-        raise ConfigError(f"cannot write the credentials to {path}: {error.strerror}") from error
 
 
 def _check_certifiable(user: str, address: BrokerSettings) -> None:

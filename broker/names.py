@@ -29,12 +29,8 @@ def user_name(client: str, device: str) -> str:
     Raises:
         InvalidName: if either part is not a valid name.
     """
-    for kind, name in (("client", client), ("device", device)):
-        if not valid_name(name):
-            raise InvalidName(
-                f"{kind} name {name[:80]!r} is not usable: take lowercase letters, digits and hyphens,"
-                f" at most {MAX_NAME_CHARACTERS}, not starting with a hyphen"
-            )
+    _check("client", client)
+    _check("device", device)
     return f"{client}_{device}"
 
 
@@ -71,7 +67,7 @@ def owner_name(client: str) -> str:
     Raises:
         InvalidName: if `client` is not a valid name.
     """
-    user_name(client, "owner")
+    _check("client", client)
     return f"{client}{_OWNER_SUFFIX}"
 
 
@@ -87,10 +83,18 @@ def reports(client: str) -> str:
     Raises:
         InvalidName: if `client` is not a valid name.
     """
-    user_name(client, "owner")
+    _check("client", client)
     return f"{_REPORTS_PREFIX}{client}"
 
 
 def is_reports(queue: str) -> bool:
     """Says whether `queue` holds the reports of a client's devices."""
     return queue.startswith(_REPORTS_PREFIX)
+
+
+def _check(kind: str, name: str) -> None:
+    if not valid_name(name):
+        raise InvalidName(
+            f"{kind} name {name[:80]!r} is not usable: take lowercase letters, digits and hyphens,"
+            f" at most {MAX_NAME_CHARACTERS}, not starting with a hyphen"
+        )

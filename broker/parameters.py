@@ -37,6 +37,25 @@ def connection_parameters(
     )
 
 
+def ways(
+    settings: BrokerSettings, *, name: str, blocked_timeout_seconds: float | None = None
+) -> list[pika.ConnectionParameters]:
+    """Returns the parameters of every node, in order, as pika's blocking connection takes them: the first that answers is it.
+
+    Args:
+        settings: of whoever connects.
+        name: shown in RabbitMQ's list of connections.
+        blocked_timeout_seconds: how long to wait for an alarm of the broker to end; None for ever.
+
+    Raises:
+        ConfigError: if a certificate or key is of no use.
+    """
+    found = [connection_parameters(settings, name=name, address=address) for address in settings.addresses]
+    for parameters in found:
+        parameters.blocked_connection_timeout = blocked_timeout_seconds
+    return found
+
+
 def tls_context(settings: BrokerSettings) -> ssl.SSLContext:
     """Returns the context of a TLS connection: certificate and host name of the broker are always checked.
 

@@ -6,10 +6,10 @@ from typing import Annotated, cast, get_args
 import typer
 from rich.console import Console
 
-from export import signing_cli
+from export.bundle.gates import Precision
 from export.delivery import cli as delivery_cli
 from export.errors import ExportError
-from export.gates import Precision
+from export.signing import cli as signing_cli
 
 app = typer.Typer(help="Turn a trained head into a bundle for devices.", no_args_is_help=True)
 app.command()(delivery_cli.publish)
@@ -53,9 +53,9 @@ def head(
     """Export a trained head, compare it with the original, and write the bundle if they agree."""
     try:
         # Only here: `inspect` and the devices need none of it.
+        from export.bundle.keys import NO_KEY_LIST
         from export.head_export import Issue, export_head
-        from export.key_files import read_key_list, read_private_key
-        from export.keys import NO_KEY_LIST
+        from export.signing.key_files import read_key_list, read_private_key
     except ImportError as error:
         raise ExportError(
             f"exporting needs {error.name}; install it with: pip install 'collafuse-edge[export]'"
@@ -91,7 +91,7 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Check every byte of a bundle and say what it holds."""
-    from export.bundle import read_bundle
+    from export.bundle.bundle import read_bundle
     from export.description import described
 
     manifest = read_bundle(bundle).manifest

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from rich.table import Table
 
-from export.gates import GateResult
-from export.manifest import Manifest
+from export.bundle.gates import GateResult
+from export.bundle.manifest import Manifest
 
 
 def described(manifest: Manifest) -> Table:

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from export.bars import BARS
-from export.bundle import Bundle, member_digests, write_bundle
-from export.calibration import read_calibration
-from export.canonical import first_problem
+from export.bundle.bars import BARS
+from export.bundle.bundle import Bundle, member_digests, write_bundle
+from export.bundle.canonical import first_problem
+from export.bundle.gates import Precision
+from export.bundle.golden import Golden
+from export.bundle.keys import BUNDLE_DOMAIN, NO_KEY_LIST, UNSIGNED, KeyHistory, PrivateKey
+from export.bundle.manifest import NAME_PATTERN, GoldenFacts, Manifest, Network, TrainingFacts
 from export.checkpoint import HeadCheckpoint, load_checkpoint
+from export.conversion.calibration import read_calibration
+from export.conversion.onnx_export import OPSET
+from export.conversion.precision import Converted, convert
+from export.conversion.trajectories import Inputs, Trained, images_of, noised
 from export.errors import ExportError
-from export.gates import Precision
-from export.golden import Golden
-from export.keys import BUNDLE_DOMAIN, NO_KEY_LIST, UNSIGNED, KeyHistory, PrivateKey
-from export.manifest import NAME_PATTERN, GoldenFacts, Manifest, Network, TrainingFacts
-from export.onnx_export import OPSET
-from export.precision import Converted, convert
-from export.trajectories import Inputs, Trained, images_of, noised
 
 MINIMUM_AGENT = "0.1.0"
 _GOLDEN_COUNT = 8

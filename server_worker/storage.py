@@ -61,10 +61,9 @@ class Storage:
                 f"the storage {self.url} cannot be written: {error}. Make room, or choose another directory"
             ) from error
 
-    def check_room(self, size_bytes: int, folder: str = "") -> None:
+    def check_room(self, size_bytes: int, folder: str) -> None:
         """Raises StorageFull unless a file of this size can be written into a folder at the moment."""
-        name = local_files.temporary_name()
-        path = f"{folder}/{name}" if folder else name
+        path = f"{folder}/{local_files.temporary_name()}"
         zeros = memoryview(bytes(min(size_bytes, CHUNK_BYTES)))  # the same piece again and again
         whole, rest = divmod(size_bytes, CHUNK_BYTES)
         try:

@@ -16,7 +16,7 @@ from tests.conftest import is_registered, wait_until
 class Brokers:
     """Private nodes below `directory`; with more than one they form a cluster, and quorum queues have a member on each.
 
-    The nodes after the first share its port mapper, so the first is never stopped before them.
+    The nodes after the first share its port mapper, so the first is never ended before them.
     """
 
     def __init__(self, directory: Path, count: int = 1) -> None:
@@ -45,7 +45,7 @@ class Brokers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for node in reversed(self.nodes):
-            node.stop()
+            node.kill()
 
     @property
     def first(self) -> NodeInfo:

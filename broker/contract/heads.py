@@ -7,6 +7,7 @@ from pydantic import Field
 from broker.contract.fields import Digest
 from broker.contract.message import Message
 
+# What a bundle's reader refuses to take, too: what is larger could not be sent.
 MAX_BUNDLE_BYTES = 512 * 2**20
 MIN_CHUNK_BYTES = 64 * 2**10
 MAX_CHUNK_BYTES = 2**20

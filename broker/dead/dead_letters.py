@@ -24,7 +24,7 @@ from broker.dead.letters import Letter, Wanted, read
 from broker.delivery import DEFAULT_EXCHANGE, REPLAYED_HEADER, SENDER_HEADER, is_device
 from broker.errors import Blocked, BrokerUnreachable, ConfigError, Nacked, PublishFailed, Unroutable
 from broker.foreign_headers import make_harmless
-from broker.parameters import connection_parameters
+from broker.parameters import ways
 from broker.publisher import PERSISTENT, PUBLISHED_AT_HEADER
 from broker.settings import BrokerSettings
 from broker.topology import QUEUE_DEAD
@@ -65,14 +65,9 @@ class DeadLetters:
         logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it says is said again, in one line
         self._settings = settings
         self._held = 0
-        hosts = [
-            connection_parameters(settings, name="collafuse broker dead", address=address)
-            for address in settings.addresses
-        ]
-        for parameters in hosts:
-            parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
+        nodes = ways(settings, name="collafuse broker dead", blocked_timeout_seconds=BLOCKED_TIMEOUT_SECONDS)
         with self._translated():
-            self._connection = pika.BlockingConnection(hosts)
+            self._connection = pika.BlockingConnection(nodes)
             self._channel = self._connection.channel()
             self._channel.confirm_delivery()
             self.total = self._ready()

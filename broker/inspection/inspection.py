@@ -26,7 +26,7 @@ from broker.contract.fields import MAX_BODY_BYTES
 from broker.errors import BrokerUnreachable, ConfigError, ManagementError
 from broker.inspection.facts import Facts, Link, Managed, Probe, QueueState
 from broker.inspection.management_facts import managed_facts
-from broker.parameters import connection_parameters
+from broker.parameters import connection_parameters, ways
 from broker.publisher import PERSISTENT, PUBLISHED_AT_HEADER
 from broker.settings import BrokerSettings
 from broker.topology import FEDERATION, QUEUE_DEAD
@@ -72,13 +72,9 @@ def inspect(settings: BrokerSettings, management_url: str) -> Facts:
 
 def _connect(settings: BrokerSettings) -> pika.BlockingConnection:
     """Returns a connection to the first host that answers, which does not wait long for an alarm to end."""
-    hosts = [
-        connection_parameters(settings, name="collafuse doctor", address=address)
-        for address in settings.addresses
-    ]
-    for parameters in hosts:
-        parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
-    return pika.BlockingConnection(hosts)
+    return pika.BlockingConnection(
+        ways(settings, name="collafuse doctor", blocked_timeout_seconds=BLOCKED_TIMEOUT_SECONDS)
+    )
 
 
 def _over_amqp(settings: BrokerSettings) -> tuple[Link, dict[str, QueueState], int | None]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.command import declare_on
-from broker.identities import enroll, server_user, write_credentials, write_secret
+from broker.credentials import write_credentials, write_secret
+from broker.identities import enroll, server_user
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings

@@ -35,9 +35,9 @@ from evaluation.results import (
     total,
 )
 from evaluation.spread import Spread
-from export.bundle import read_bundle
+from export.bundle.bundle import read_bundle
+from export.bundle.manifest import Manifest
 from export.checkpoint import load_checkpoint
-from export.manifest import Manifest
 from server_worker import versions
 from server_worker.storage import Storage
 

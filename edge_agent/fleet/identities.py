@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from broker.identities import enroll, revoke, write_credentials
+from broker.credentials import write_credentials
+from broker.identities import enroll, revoke
 from broker.management import Management
 from broker.names import reports
 from broker.settings import BrokerSettings

@@ -17,8 +17,8 @@ from edge_agent.heads.judge import Judge
 from edge_agent.heads.store import HeadRow
 from edge_agent.storage.holdings import held_bytes
 from edge_agent.storage.spool import Spool
+from export.bundle.manifest import Manifest
 from export.errors import BundleError, BundleRefused
-from export.manifest import Manifest
 
 log = structlog.get_logger(__name__)
 

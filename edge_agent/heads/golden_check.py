@@ -20,7 +20,7 @@ import structlog
 from edge_agent.errors import HeadError
 from edge_agent.heads.head import Head
 from edge_agent.heads.provider import Fallback
-from export.bundle import Bundle, read_bundle
+from export.bundle.bundle import Bundle, read_bundle
 from export.errors import BundleError
 
 log = structlog.get_logger(__name__)

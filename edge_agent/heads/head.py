@@ -18,9 +18,9 @@ from edge_agent.errors import HeadError
 from edge_agent.heads.bound_chain import BoundChain, OnState, OnStep
 from edge_agent.heads.provider import CPU, CUDA, Fallback, Provider, check_provider, choose_provider
 from edge_agent.heads.runtime import running
-from export.bundle import Bundle, read_bundle
+from export.bundle.bundle import Bundle, read_bundle
+from export.bundle.manifest import Manifest
 from export.errors import BundleError
-from export.manifest import Manifest
 
 _log = structlog.get_logger(__name__)
 

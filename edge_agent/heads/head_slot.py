@@ -11,9 +11,9 @@ from edge_agent.errors import HeadError
 from edge_agent.generation.recipe import HeadFacts
 from edge_agent.heads.head import Head
 from edge_agent.heads.provider import Fallback, Provider
-from export.bundle import Bundle, read_bundle
+from export.bundle.bundle import Bundle, read_bundle
+from export.bundle.manifest import Manifest
 from export.errors import BundleError, BundleRefused
-from export.manifest import Manifest
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from edge_agent.heads import arrivals, assembly, known_time, proofs, store
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.store import HeadRow
 from edge_agent.storage.spool import Spool
-from export.bundle import Bundle, read_bundle
+from export.bundle.bundle import Bundle, read_bundle
 from export.errors import BundleError
 
 _BLOCK_BYTES = 2**20

@@ -10,11 +10,12 @@ from edge_agent.errors import HeadError
 from edge_agent.heads import known_time, proofs, store
 from edge_agent.heads.store import HeadRow
 from edge_agent.storage.spool import Spool
-from export.bundle import Bundle
+from export.bundle.bundle import Bundle
+from export.bundle.keyring import Keyring
+from export.bundle.keys import KeyHistory, Signatures
+from export.bundle.manifest import Manifest
+from export.bundle.policy import check_figures, check_install
 from export.errors import KeyUnusable
-from export.keys import KeyHistory, Keyring, Signatures
-from export.manifest import Manifest
-from export.policy import check_figures, check_install
 
 AGENT_VERSION = importlib.metadata.version("collafuse-edge")
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import structlog
 
 from edge_agent.heads import store
+from export.bundle.keyring import Keyring
+from export.bundle.keys import Signatures
 from export.errors import BundleError
-from export.keys import Keyring, Signatures
 
 log = structlog.get_logger(__name__)
 

@@ -22,8 +22,8 @@ from edge_agent.heads.provider import Fallback, Provider
 from edge_agent.heads.store import HeadRow
 from edge_agent.heads.trial import MAX_LIVE_STARTS, MAX_STARTS, Progress, Terms, may_start, verdict
 from edge_agent.storage.spool import Spool
+from export.bundle.manifest import Manifest
 from export.errors import BundleError
-from export.manifest import Manifest
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import IO, Any
 
 from edge_agent.errors import TrainingError
-from export.manifest import NAME_PATTERN
+from export.bundle.manifest import NAME_PATTERN
 
 _STOP_TIMEOUT_SECONDS = 10.0
 _KEPT_LINES = 20

@@ -134,7 +134,6 @@ def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) 
     import json
 
     from export.delivery.errors import RolloutUnfinished
-    from export.delivery.rollout import silent
 
     facts = {
         "bundle": progress.bundle,
@@ -145,7 +144,7 @@ def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) 
         "ahead": progress.ahead,
         "stuck": progress.stuck,
         "postponed": progress.postponed,
-        "silent": len(silent(progress)),
+        "silent": progress.silent,
         "unreachable": progress.count("unreachable"),
     }
     if as_json:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.contract.heads import BundleV1, ChunkV1
-from export.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
+from export.bundle.bundle import Bundle, parse_bundle, read_archive
+from export.bundle.manifest import Manifest
 from export.delivery.errors import DeliveryError
 from export.errors import BundleError, ExportError
-from export.manifest import Manifest
-from export.signing import verify_bundle
+from export.signing.signing import verify_bundle
 
 CHUNK_BYTES = 256 * 1024
 """A quarter of what a piece may have: on a slow link a piece passes within a heartbeat."""
@@ -56,8 +56,8 @@ def pack(path: Path, *, client: str, keys: Sequence[str], chunk_bytes: int = CHU
     Raises:
         DeliveryError: if it cannot be read, no keys are given, or no device would take it.
     """
-    content = _read(path)
     try:
+        content = read_archive(path)
         bundle = parse_bundle(content)
     except BundleError as error:
         raise DeliveryError(f"{path} is not a usable bundle: {error}; export it again") from error
@@ -76,17 +76,6 @@ def wrap(content: bytes, bundle: Bundle, chunk_bytes: int = CHUNK_BYTES) -> Parc
         key_list=bundle.key_list.to_bytes() if bundle.key_list.lists else None,
     )
     return Parcel(bundle.manifest, announcement, content)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BUNDLE_BYTES + 1)
-    except OSError as error:
-        raise DeliveryError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > MAX_BUNDLE_BYTES:
-        raise DeliveryError(f"{path} is larger than {MAX_BUNDLE_BYTES} bytes: no device would take it")
-    return content
 
 
 def _check(path: Path, bundle: Bundle, client: str, keys: Sequence[str]) -> None:

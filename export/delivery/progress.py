@@ -123,6 +123,11 @@ class Progress(BaseModel):
         return self.count(*UNDER_WAY)
 
     @property
+    def silent(self) -> int:
+        """How many devices have not come to an end, and are not known to be at it."""
+        return sum(device.state not in ENDED and not device.heard for device in self.devices.values())
+
+    @property
     def has_come_to_something(self) -> bool:
         """Whether any device has said, of itself, how it ended with the head; true of a rollout that reached nobody yet."""
         return not self.devices or self.count("installed") + self.failures > 0

@@ -15,7 +15,7 @@ from export.delivery.cohorts import in_cohort
 from export.delivery.errors import RolloutHalted, RolloutUnfinished
 from export.delivery.parcel import Parcel
 from export.delivery.post import Post
-from export.delivery.progress import ENDED, MAX_RESENT, DeviceProgress, Progress
+from export.delivery.progress import MAX_RESENT, DeviceProgress, Progress
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +86,7 @@ class Rollout:
         self._catch_up()
         if resumed:
             self._draw_a_line()
+        self._note()
         for user in users:
             self._ask_again(user)
         cohort = self._cohort(users, plan.percent)
@@ -224,7 +225,6 @@ class Rollout:
     def _halt_if(self, plan: Plan, *, final: bool) -> None:
         why = self.progress.verdict(plan.max_failures, final=final)
         if why is None:
-            self._note()
             return
         self.progress.halted = why
         self._note()
@@ -235,10 +235,3 @@ class Rollout:
     def _note(self) -> None:
         progress_file.save(self._path, self.progress)
         self._tell(self.progress)
-
-
-def silent(progress: Progress) -> list[str]:
-    """The devices that have not come to an end, and are not known to be at it."""
-    return [
-        user for user, device in progress.devices.items() if device.state not in ENDED and not device.heard
-    ]

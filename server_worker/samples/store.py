@@ -153,7 +153,7 @@ class SampleStore:
             outcomes |= self._commit(accepted.values())
         return _told(incoming, outcomes)
 
-    def check_quota(self, size_bytes: int, least_bytes: int = 0) -> None:
+    def check_quota(self, size_bytes: int, least_bytes: int) -> None:
         """Raises StorageFull unless so much more may be stored, or a quarter of what may be in all if that is less.
 
         least_bytes: of tensors that wait; so much is needed in any case, even if it is more than the quarter.

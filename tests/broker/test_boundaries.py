@@ -18,13 +18,14 @@ from broker import identities, topology
 from broker.codec import decode, encode
 from broker.connection import Connection
 from broker.delivery import expect_user
-from broker.errors import BrokerUnreachable, Refused
+from broker.errors import Refused
 from broker.management import Management
 from broker.names import inbox, user_name
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from monitoring.metrics import BrokerMetrics
 from tests.broker import examples
+from tests.broker.conftest import wait_refused
 from tests.conftest import wait_until
 
 ACCESS_REFUSED, PRECONDITION_FAILED = 403, 406
@@ -177,8 +178,7 @@ def test_a_device_may_hold_so_many_connections_and_no_more(node: NodeInfo) -> No
             BrokerSettings.from_url(limited.amqp_url), name="test", metrics=BrokerMetrics(CollectorRegistry())
         )
         with one_more:
-            with pytest.raises(BrokerUnreachable, match=r"no more connections: .*limit \(2\)"):
-                one_more.wait_connected(1.2)
+            wait_refused(one_more, r"no more connections: .*limit \(2\)")
             # It keeps trying, and gets in when there is room.
             first.close()
             one_more.wait_connected(30)
@@ -241,8 +241,7 @@ def test_revoking_ends_open_connections_at_once(node: NodeInfo) -> None:
 
         for connection in connections:
             wait_until(lambda c=connection: not c.connected, "the open connection ends", 5)  # type: ignore[misc]
-            with pytest.raises(BrokerUnreachable, match="user or the password"):
-                connection.wait_connected(1.2)
+            wait_refused(connection, "user or the password")
             connection.stop()
         assert not identities.revoke(management, "ward", "leaving", vhost=node.vhost)
 
@@ -260,8 +259,7 @@ def test_renewing_ends_what_is_open_under_the_old_password(node: NodeInfo) -> No
             mine = identities.enroll(management, "ward", "renewed", address=address, renew=True)
 
             wait_until(lambda: not thief.connected, "the open connection ends", 5)
-            with pytest.raises(BrokerUnreachable, match="user or the password"):
-                thief.wait_connected(1.2)
+            wait_refused(thief, "user or the password")
         with pika.BlockingConnection(pika.URLParameters(mine.amqp_url)) as link:
             link.channel().basic_get(inbox("ward_renewed"))
         identities.revoke(management, "ward", "renewed", vhost=node.vhost)

@@ -1,6 +1,7 @@
 """What people read when a connection fails: real failures of real connections."""
 
 import contextlib
+import re
 import socket
 import ssl
 import threading
@@ -11,19 +12,17 @@ from prometheus_client import CollectorRegistry
 
 from broker.causes import in_words
 from broker.connection import Connection
-from broker.errors import BrokerUnreachable
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from monitoring.metrics import BrokerMetrics
+from tests.broker.conftest import wait_refused
 
 
-def failure(url: str) -> str:
-    """Why a connection could not be made, as a person reads it."""
+def fails(url: str, words: str) -> str:
+    """Waits until a connection fails for a reason that people read in these words; returns all they read."""
     settings = BrokerSettings.from_url(url).model_copy(update={"connect_timeout_seconds": 0.3})
-    connection = Connection(settings, name="test", metrics=BrokerMetrics(CollectorRegistry()))
-    with connection, pytest.raises(BrokerUnreachable) as caught:
-        connection.wait_connected(0.8)
-    return str(caught.value)
+    with Connection(settings, name="test", metrics=BrokerMetrics(CollectorRegistry())) as connection:
+        return wait_refused(connection, re.escape(words))
 
 
 @contextlib.contextmanager
@@ -41,36 +40,34 @@ def listening(deal: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def test_a_port_on_which_nobody_listens(node: NodeInfo) -> None:
-    assert "nothing listens there" in failure("amqp://user:secret@127.0.0.1:1/x")
+    fails("amqp://user:secret@127.0.0.1:1/x", "nothing listens there")
 
 
 def test_a_wrong_password(node: NodeInfo) -> None:
-    assert "does not accept the user or the password" in failure(
-        node.amqp_url.replace(node.password, "wrong")
-    )
+    fails(node.amqp_url.replace(node.password, "wrong"), "does not accept the user or the password")
 
 
 def test_a_vhost_that_is_not_there(node: NodeInfo) -> None:
-    assert "may not enter the vhost" in failure(node.amqp_url.replace("/collafuse", "/nowhere"))
+    fails(node.amqp_url.replace("/collafuse", "/nowhere"), "may not enter the vhost")
 
 
 def test_somebody_who_hangs_up() -> None:
     with listening(lambda link: link.close()) as port:
-        assert "is that the broker's port?" in failure(f"amqp://user:secret@127.0.0.1:{port}/x")
+        fails(f"amqp://user:secret@127.0.0.1:{port}/x", "is that the broker's port?")
 
 
 def test_somebody_who_says_nothing() -> None:
     held: list[socket.socket] = []
     with listening(held.append) as port:
-        assert "did not answer in time" in failure(f"amqp://user:secret@127.0.0.1:{port}/x")
+        fails(f"amqp://user:secret@127.0.0.1:{port}/x", "did not answer in time")
 
 
 def test_tls_where_there_is_none(node: NodeInfo) -> None:
-    assert "is this the TLS port" in failure(f"amqps://user:secret@127.0.0.1:{node.ports.amqp}/x")
+    fails(f"amqps://user:secret@127.0.0.1:{node.ports.amqp}/x", "is this the TLS port")
 
 
 def test_a_failure_is_one_line_without_the_secret() -> None:
-    text = failure("amqp://user:secret@127.0.0.1:1/x")
+    text = fails("amqp://user:secret@127.0.0.1:1/x", "nothing listens there")
 
     assert "\n" not in text
     assert "secret" not in text

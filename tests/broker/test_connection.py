@@ -22,6 +22,7 @@ from broker.publisher import Outgoing, outgoing
 from broker.settings import BrokerSettings
 from broker.topology import FEDERATION, QUEUE_DEAD, QUEUE_DENOISE, declare
 from monitoring.metrics import BrokerMetrics
+from tests.broker.conftest import wait_refused
 from tests.conftest import is_registered, wait_until
 from tests.link import Link
 
@@ -71,6 +72,14 @@ def to(queue: str, body: bytes = b"body", message_id: str | None = None) -> Outg
         type="receipt.v1",
         body=body,
     )
+
+
+def wait_for_callbacks(connection: Connection) -> None:
+    """Wait until the connection's thread has done what it was told to do, and what that told it in its turn."""
+    for _ in range(3):
+        done = threading.Event()
+        connection.call(done.set)
+        assert done.wait(20)
 
 
 def depth(node: NodeInfo, queue: str) -> int:
@@ -130,9 +139,7 @@ def test_a_dead_broker_is_named_and_the_attempts_go_on(node: NodeInfo, connect: 
     connection = connect(settings)
     publisher = connection.publisher()
 
-    with pytest.raises(BrokerUnreachable, match=r"127\.0\.0\.1:1.*somebody") as refusal:
-        connection.wait_connected(0.5)
-    assert "secret" not in str(refusal.value)
+    assert "secret" not in wait_refused(connection, r"127\.0\.0\.1:1.*somebody.*nothing listens")
     with pytest.raises(ConnectionLost):
         publisher.publish(to("anywhere"))
     wait_until(lambda: _value(connection.metrics.reconnects_total) >= 2, "it tries again")
@@ -140,8 +147,8 @@ def test_a_dead_broker_is_named_and_the_attempts_go_on(node: NodeInfo, connect: 
 
 def test_wrong_credentials_are_named(node: NodeInfo, connect: Connect) -> None:
     url = node.amqp_url.replace(node.user, "nobody")
-    with pytest.raises(BrokerUnreachable, match="user or the password"):
-        connect(BrokerSettings.from_url(url)).wait_connected(2)
+
+    wait_refused(connect(BrokerSettings.from_url(url)), "user or the password")
 
 
 def test_a_delivery_carries_its_envelope_and_goes_when_acked(
@@ -251,6 +258,8 @@ def test_a_cancelled_consumer_consumes_again(
     wait_until(lambda: not connection.connected, "the consumer notices that its queue is gone")
     with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
         amqp.channel().queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+    # RabbitMQ 3.10 may end the whole connection (541) of one who subscribes to a queue that is just going.
+    connection.wait_connected(30)
 
     publisher.publish(to(queue, message_id="after the deletion"))
 
@@ -409,6 +418,7 @@ def test_pausing_and_resuming_in_any_order_leaves_one_connection(
     publisher = connection.publisher()
     for act in ("pause", "resume", "pause", "resume", "cut", "pause", "cut", "resume", "resume", "cut"):
         getattr(connection, act)()
+    wait_for_callbacks(connection)
 
     connection.wait_connected(10)
     for number in range(3):
@@ -503,7 +513,7 @@ def test_a_killed_broker_comes_back_with_every_confirmed_message(tmp_path: Path,
         received = [consumer.get(20) for _ in range(50)]
         assert [delivery and delivery.message_id for delivery in received] == [f"{n}" for n in range(50)]
     finally:
-        local.stop()
+        local.kill()
 
 
 def _value(counter: object) -> float:
@@ -514,5 +524,4 @@ def test_a_queue_that_is_not_there_is_named(server_settings: BrokerSettings, con
     connection = connect(server_settings)
     connection.consumer("never-declared", prefetch=1)
 
-    with pytest.raises(BrokerUnreachable, match="no queue 'never-declared'"):
-        connection.wait_connected(2)
+    wait_refused(connection, "no queue 'never-declared'")

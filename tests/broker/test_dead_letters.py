@@ -22,11 +22,11 @@ from broker import identities
 from broker.cli import app
 from broker.codec import encode
 from broker.connection import Connection
+from broker.credentials import Credentials
 from broker.dead.dead_letters import DeadLetters
 from broker.dead.letters import Letter, Wanted
 from broker.delivery import Delivery, expect_user
 from broker.errors import BrokerError, BrokerUnreachable, ConfigError, Refused, Unroutable
-from broker.identities import Credentials
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings

@@ -9,28 +9,16 @@ from typing import Any
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import ChannelClosedByBroker, ProbableAuthenticationError
+from pika.exceptions import ProbableAuthenticationError
 
 from broker import identities, topology
+from broker.credentials import Credentials, write_credentials
 from broker.errors import AlreadyEnrolled, ConfigError, InvalidName, ManagementError
-from broker.identities import Credentials
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
+from tests.broker.attempts import ACCESS_REFUSED, attempt, sends
 from tests.conftest import wait_until
-
-ACCESS_REFUSED = 403
-
-
-@pytest.fixture
-def management(node: NodeInfo) -> Iterator[Management]:
-    with Management(node.management_url, node.user, node.password) as management:
-        yield management
-
-
-@pytest.fixture
-def address(node: NodeInfo) -> BrokerSettings:
-    return BrokerSettings.from_url(node.amqp_url)
 
 
 @pytest.fixture
@@ -43,25 +31,6 @@ def two(
     yield a, b
     for name in names:
         identities.revoke(management, *name, vhost=node.vhost)
-
-
-def attempt(credentials: Credentials, act: Callable[[BlockingChannel], Any]) -> int:
-    """Logs in, does one thing, and returns the code the broker closed the channel with, or 0."""
-    link = pika.BlockingConnection(pika.URLParameters(credentials.amqp_url))
-    try:
-        channel = link.channel()
-        channel.confirm_delivery()
-        act(channel)
-    except ChannelClosedByBroker as error:
-        return int(error.reply_code)
-    finally:
-        link.close()
-    return 0
-
-
-def sends(exchange: str, key: str, user: str | None = None) -> Callable[[BlockingChannel], None]:
-    properties = pika.BasicProperties(user_id=user)
-    return lambda channel: channel.basic_publish(exchange, key, b"", properties)
 
 
 @pytest.mark.parametrize("kind", topology.UP_KINDS)
@@ -237,7 +206,7 @@ def test_credentials_are_readable_by_their_owner_alone_and_are_settings(
 ) -> None:
     path = tmp_path / "pc-1.toml"
 
-    identities.write_credentials(two[0], path)
+    write_credentials(two[0], path)
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert tomllib.loads(path.read_text()) == {
@@ -252,10 +221,10 @@ def test_credentials_do_not_overwrite_a_file(two: tuple[Credentials, Credentials
     path.write_text("precious")
 
     with pytest.raises(ConfigError, match="exists already"):
-        identities.write_credentials(two[0], path)
+        write_credentials(two[0], path)
     assert path.read_text() == "precious"
 
-    identities.write_credentials(two[0], path, replace=True)
+    write_credentials(two[0], path, replace=True)
     assert tomllib.loads(path.read_text())["client"] == "clinic-a"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 

@@ -42,7 +42,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNode]:
         wait_until(lambda: look(info).disk_free_limit == GIGABYTE, "the node has told about itself")
         yield local
     finally:
-        local.stop()
+        local.kill()
 
 
 @pytest.fixture

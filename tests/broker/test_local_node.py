@@ -136,14 +136,14 @@ def test_a_missing_rabbitmq_says_how_to_install_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "complaint"),
+    ("script", "complaint", "timeout_seconds"),
     [
-        ("echo 'cannot allocate' >&2; echo; exit 1", "ended while starting: 'cannot allocate'"),
-        ("echo starting; exec sleep 600", "was not ready after 1 s: 'starting'"),
+        ("echo 'cannot allocate' >&2; echo; exit 1", "ended while starting: 'cannot allocate'", 30.0),
+        ("echo starting; exec sleep 600", "was not ready after 2 s: 'starting'", 2.0),
     ],
 )
 def test_a_node_that_does_not_come_up_says_why_and_leaves_nothing(
-    tmp_path: Path, script: str, complaint: str
+    tmp_path: Path, script: str, complaint: str, timeout_seconds: float
 ) -> None:
     server = tmp_path / "rabbitmq-server"
     server.write_text(f"#!/bin/sh\n{script}\n")
@@ -151,7 +151,7 @@ def test_a_node_that_does_not_come_up_says_why_and_leaves_nothing(
     local = LocalNode(tmp_path / "node", server=server)
 
     with pytest.raises(NodeError, match=complaint) as caught:
-        local.start(timeout_seconds=1)
+        local.start(timeout_seconds=timeout_seconds)
 
     assert str(tmp_path / "node" / "startup.log") in str(caught.value)
     assert processes_of(local.directory) == []

@@ -13,27 +13,16 @@ from typer.testing import CliRunner
 
 from broker import identities, names, topology
 from broker.cli import app
+from broker.credentials import Credentials
 from broker.delivery import replays_of, sender_of
 from broker.errors import InvalidName, NotEnrolled
-from broker.identities import Credentials
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
-from tests.broker.test_identities import ACCESS_REFUSED, attempt, sends
+from tests.broker.attempts import ACCESS_REFUSED, attempt, sends
 from tests.conftest import wait_until
 
 DEVICES = (("clinic-a", "pc-1"), ("clinic-a", "pc-2"), ("clinic-b", "pc-1"), ("clinic", "a-pc-1"))
-
-
-@pytest.fixture
-def management(node: NodeInfo) -> Iterator[Management]:
-    with Management(node.management_url, node.user, node.password) as management:
-        yield management
-
-
-@pytest.fixture
-def address(node: NodeInfo) -> BrokerSettings:
-    return BrokerSettings.from_url(node.amqp_url)
 
 
 @pytest.fixture

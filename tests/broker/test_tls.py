@@ -13,8 +13,8 @@ from broker import identities
 from broker.address import BrokerSettings
 from broker.certificates import Authority, Pair, rabbitmq_lines, write_server
 from broker.connection import Connection
-from broker.errors import BrokerUnreachable, ConfigError, ManagementError
-from broker.identities import Credentials
+from broker.credentials import Credentials, write_credentials
+from broker.errors import ConfigError, ManagementError
 from broker.management import Management
 from broker.node import files as node_files
 from broker.node.local_node import LocalNode, NodeInfo
@@ -22,6 +22,7 @@ from broker.publisher import Outgoing
 from broker.settings import ProcessSettings
 from broker.topology import FEDERATION, declare
 from monitoring.metrics import BrokerMetrics
+from tests.broker.conftest import wait_refused
 from tests.conftest import wait_until
 
 
@@ -66,13 +67,13 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
             declare(amqp.channel(), FEDERATION)
         yield Secure(node, port, ports.management, authority)
     finally:
-        local.stop()
+        local.kill()
 
 
 def settings_of(credentials: Credentials, tmp_path: Path) -> BrokerSettings:
     """What a device reads from the one file that enrolment wrote for it."""
     path = tmp_path / f"{credentials.device}.toml"
-    identities.write_credentials(credentials, path, replace=True)
+    write_credentials(credentials, path, replace=True)
     found = tomllib.loads(path.read_text())
     return ProcessSettings.load(
         **{name: found[name] for name in found if name.startswith("broker_")}
@@ -138,8 +139,7 @@ def test_a_device_with_a_certificate_cannot_come_with_a_password(
             )
     url = f"amqp://clinic_x509b:{password}@127.0.0.1:{secure.node.ports.amqp}/{secure.node.vhost}"
 
-    with pytest.raises(BrokerUnreachable, match="user or the password"):
-        connect(BrokerSettings.from_url(url)).wait_connected(1.2)
+    wait_refused(connect(BrokerSettings.from_url(url)), "user or the password")
 
 
 def test_a_certificate_speaks_for_its_own_user_alone(
@@ -183,8 +183,7 @@ def test_a_broker_that_cannot_show_who_it_is_is_not_spoken_to(
     }.get(what, secure.authority.pem)
     url = f"amqps://{secure.node.user}:{secure.node.password}@{host}:{secure.port}/{secure.node.vhost}"
 
-    with pytest.raises(BrokerUnreachable, match=complaint):
-        connect(BrokerSettings.from_url(url, ca=ca)).wait_connected(1.2)
+    wait_refused(connect(BrokerSettings.from_url(url, ca=ca)), complaint)
 
 
 @pytest.mark.parametrize("what", ["expired", "of another authority"])
@@ -206,8 +205,7 @@ def test_a_certificate_that_is_not_valid_does_not_log_in(
         key=pair.key,  # type: ignore[arg-type]  # pydantic makes the secret
     )
 
-    with pytest.raises(BrokerUnreachable, match=r"TLS failed|broke off|ended before"):
-        connect(settings).wait_connected(1.5)
+    wait_refused(connect(settings), r"TLS failed|broke off|ended before")
 
 
 def test_a_revoked_certificate_is_out_at_once_though_it_is_valid(
@@ -224,8 +222,7 @@ def test_a_revoked_certificate_is_out_at_once_though_it_is_valid(
         assert identities.revoke(management, "clinic", "gone", vhost=secure.node.vhost)
 
         wait_until(lambda: not connection.connected, "the open connection ends", 5)
-    with pytest.raises(BrokerUnreachable, match="user or the password"):
-        connection.wait_connected(1.2)
+    wait_refused(connection, "user or the password")
 
 
 def test_the_api_is_spoken_to_over_https_with_the_authority_of_the_link(
@@ -274,8 +271,7 @@ def test_a_brokers_certificate_does_not_log_in(secure: Secure, connect: Connect)
         key=pair.key,  # type: ignore[arg-type]  # pydantic makes the secret
     )
 
-    with pytest.raises(BrokerUnreachable, match=r"TLS failed|broke off|ended before"):
-        connect(settings).wait_connected(1.5)
+    wait_refused(connect(settings), r"TLS failed|broke off|ended before")
 
 
 def test_a_certificate_is_not_made_for_a_link_without_tls_or_a_name_that_does_not_fit(secure: Secure) -> None:

@@ -8,7 +8,8 @@ from typing import Self
 
 import numpy as np
 
-from broker.identities import enroll, server_user, write_secret
+from broker.credentials import write_secret
+from broker.identities import enroll, server_user
 from broker.settings import BrokerSettings
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool

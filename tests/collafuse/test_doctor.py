@@ -45,7 +45,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeInfo]:
         declare_on(BrokerSettings.from_url(info.amqp_url))
         yield info
     finally:
-        local.stop()
+        local.kill()
 
 
 def found(node: NodeInfo, *arguments: object, code: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from export.bundle import read_bundle
+from export.bundle.bundle import read_bundle
 from export.head_export import Issue, export_head
 from tests.export.heads import random_network, write_checkpoint
 

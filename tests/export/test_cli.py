@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from export.bundle import read_bundle, write_bundle
+from export.bundle.bundle import read_bundle, write_bundle
 from export.cli import app
 from export.errors import BundleError, KeyUnusable, SignatureRefused
-from export.key_files import read_private_key
-from tests.export.small_bundle import small_bundle
+from export.signing.key_files import read_private_key
+from tests.export.bundle.small_bundle import small_bundle
 
 runner = CliRunner()
 

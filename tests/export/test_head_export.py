@@ -8,16 +8,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from export.bars import BARS, check_bars
-from export.bundle import read_bundle
+from export.bundle.bars import BARS, check_bars
+from export.bundle.bundle import read_bundle
 from export.checkpoint import load_checkpoint
 from export.cli import app
+from export.conversion.onnx_export import export_onnx
+from export.conversion.parity import BATCH_SIZES, check_parity
+from export.conversion.running import Exported
+from export.conversion.trajectories import Trained
 from export.errors import BundleError, ExportError, ParityFailed
 from export.head_export import Issue, export_head
-from export.onnx_export import export_onnx
-from export.parity import BATCH_SIZES, check_parity
-from export.running import Exported
-from export.trajectories import Trained
 from tests.export.heads import SCHEDULE, T_CUT, random_network, write_checkpoint
 
 runner = CliRunner()
@@ -131,7 +131,7 @@ def test_a_head_that_fails_the_gate_leaves_the_old_bundle_in_place(
     out.write_bytes(b"the old bundle")
     checkpoint = write_checkpoint(tmp_path / "head.safetensors", random_network(seed=1))
     # An exporter that gets it wrong: it gives another head's network.
-    monkeypatch.setattr("export.precision.export_onnx", lambda _network: model)
+    monkeypatch.setattr("export.conversion.precision.export_onnx", lambda _network: model)
 
     with pytest.raises(ParityFailed):
         export_head(checkpoint, out)

@@ -76,7 +76,7 @@ def own_node(tmp_path: Path) -> Iterator[LocalNode]:
             declare(amqp.channel(), FEDERATION)
         yield local
     finally:
-        local.stop()
+        local.kill()
 
 
 class Store:

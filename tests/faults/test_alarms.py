@@ -70,7 +70,7 @@ def _fails_in_time(act: Callable[[], object]) -> None:
             act()
         except (Blocked, ConfirmTimeout) as error:
             seen.append(type(error))
-        assert time.monotonic() - before < TIMEOUT_SECONDS + 3
+        assert time.monotonic() - before < TIMEOUT_SECONDS + 8
 
 
 def _taken(publisher: object) -> bool:

@@ -224,7 +224,7 @@ def test_with_much_in_flight_on_a_stalled_link_it_stops_all_the_same(
 
     connection.stop(1.0)
 
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 10
     assert not connection._thread.is_alive()
     assert all(isinstance(future.exception(0), ConnectionLost) for future in sent)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pika
 import pytest
 
+from broker.credentials import write_credentials
 from broker.depth import Depth, depth
-from broker.identities import enroll, write_credentials
+from broker.identities import enroll
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings

@@ -10,8 +10,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from broker.contract.heads import MIN_CHUNK_BYTES, BundleV1, ChunkV1
-from export.bundle import Bundle, member_digests, pack_bundle, read_bundle
-from export.keys import BUNDLE_DOMAIN, PrivateKey, Signatures
+from export.bundle.bundle import Bundle, member_digests, pack_bundle, read_bundle
+from export.bundle.keys import BUNDLE_DOMAIN, PrivateKey, Signatures
 
 Trouble = Literal["nan", "error", "hang"]
 

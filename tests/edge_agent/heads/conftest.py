@@ -10,8 +10,8 @@ from broker.settings import BrokerSettings
 from edge_agent.heads.trial import Terms
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from export.bundle import Bundle, read_bundle
-from export.keys import PrivateKey
+from export.bundle.bundle import Bundle, read_bundle
+from export.bundle.keys import PrivateKey
 from tests.edge_agent.agents import COMMAND, Process
 from tests.edge_agent.conftest import Device
 from tests.edge_agent.heads.bundles import signed, with_ballast, write

@@ -9,7 +9,7 @@ from broker.topology import device_key
 from edge_agent.heads import store
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from export.bundle import read_bundle
+from export.bundle.bundle import read_bundle
 from export.delivery.parcel import wrap
 from export.delivery.post import opened
 from tests.edge_agent.agents import edge_json

@@ -22,9 +22,9 @@ from edge_agent.fleet.memory import rss_bytes
 from edge_agent.heads.bound_chain import BoundChain
 from edge_agent.heads.head import Head
 from edge_agent.heads.provider import check_provider, choose_provider
-from export.bundle import member_digests, read_bundle, write_bundle
+from export.bundle.bundle import member_digests, read_bundle, write_bundle
+from export.conversion.step_model import step_model
 from export.head_export import export_head
-from export.step_model import step_model
 from tests.export.heads import SCHEDULE, T_CUT, random_network, write_checkpoint
 
 COUNT = 5

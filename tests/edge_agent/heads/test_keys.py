@@ -11,7 +11,7 @@ from edge_agent.heads import installation, known_time
 from edge_agent.heads.trial import Terms
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from export.keys import KeyHistory, KeyList, PrivateKey, SignedKeyList
+from export.bundle.keys import KeyHistory, KeyList, PrivateKey, SignedKeyList
 from tests.edge_agent.heads.bundles import messages
 from tests.edge_agent.heads.devices import HeadDevice
 

@@ -13,7 +13,7 @@ from edge_agent.heads import watchdog
 from edge_agent.heads.watchdog import EXIT_CODE
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from export.bundle import Bundle
+from export.bundle.bundle import Bundle
 from tests.conftest import wait_until
 from tests.edge_agent.agents import Process, edge_json
 from tests.edge_agent.conftest import Device

@@ -16,8 +16,8 @@ from edge_agent.heads.golden_check import check
 from edge_agent.heads.trial import Terms
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from export.bundle import Bundle
-from export.keys import KeyHistory, KeyList, PrivateKey, SignedKeyList
+from export.bundle.bundle import Bundle
+from export.bundle.keys import KeyHistory, KeyList, PrivateKey, SignedKeyList
 from tests.edge_agent.heads.bundles import messages, with_nan_weights, with_trouble, with_wrong_answers
 from tests.edge_agent.heads.devices import HeadDevice
 

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from broker import identities
 from broker.connection import Connection
+from broker.credentials import write_worker
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
@@ -18,9 +19,9 @@ from edge_agent.assembly import assemble
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import open_state
-from export.bundle import Bundle, read_bundle
+from export.bundle.bundle import Bundle, read_bundle
+from export.bundle.keys import PrivateKey
 from export.head_export import export_head
-from export.keys import PrivateKey
 from monitoring.metrics import BrokerMetrics, EdgeMetrics
 from tests.edge_agent.heads.bundles import signed, with_ballast, write
 from tests.export.heads import random_network, write_checkpoint
@@ -85,9 +86,11 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(node: NodeInfo, tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
+def fleet(node: NodeInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Fleet]]:
     """Makes so many devices of a client of its own; whichever agents run are stopped at the end."""
     made: list[Fleet] = []
+    # A head takes half a dozen looks from its first piece to its use: ten times as many of them in the same time.
+    monkeypatch.setattr("edge_agent.agent._LOOK_SECONDS", 0.2)
 
     def make(count: int, **settings: Any) -> Fleet:
         client = f"c{uuid.uuid4().hex[:10]}"
@@ -100,7 +103,7 @@ def fleet(node: NodeInfo, tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
                 for number in range(count)
             ]
         config = tmp_path / f"{client}.toml"
-        identities.write_worker(owner, config)
+        write_worker(owner, config)
         devices = [
             RealDevice(
                 f"{client}_{credentials.device}",

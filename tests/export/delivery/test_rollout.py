@@ -15,7 +15,9 @@ from broker.management import Management
 from broker.names import reports
 from broker.node.local_node import NodeInfo
 from broker.topology import EXCHANGE_DOWN, device_key
-from export.bundle import Bundle, read_bundle
+from export.bundle.bundle import Bundle, read_bundle
+from export.bundle.gates import GateResult
+from export.bundle.keys import PrivateKey
 from export.cli import app
 from export.delivery import progress as progress_file
 from export.delivery.cohorts import in_cohort
@@ -24,8 +26,6 @@ from export.delivery.parcel import Parcel, pack, wrap
 from export.delivery.post import opened
 from export.delivery.progress import DeviceProgress, Progress
 from export.delivery.rollout import Plan, Rollout
-from export.gates import GateResult
-from export.keys import PrivateKey
 from tests.conftest import wait_until
 from tests.edge_agent.heads.bundles import messages, with_nan_weights, with_runs_that_fail, with_wrong_answers
 from tests.export.delivery.conftest import KEY, Fleet
@@ -51,6 +51,17 @@ def roll_out(fleet: Fleet, path: Path, users: list[str] | None = None, **plan: f
 def parcel_of(path: Path) -> Parcel:
     """What is sent of a bundle whatever it is: devices judge for themselves."""
     return wrap(path.read_bytes(), read_bundle(path))
+
+
+def send(fleet: Fleet, path: Path, until: str, count: int | None = None) -> None:
+    """Send a bundle to the first `count` devices beforehand, and wait until they all have come so far with it."""
+    devices = fleet.devices[:count]
+    with opened(fleet.owner, fleet.client, with_reports=False) as post:
+        for device in devices:
+            post.send(parcel_of(path), device_key(device.user))
+    for device in devices:
+        wait_until((device.directory / "spool.sqlite3").exists, "the agent has made its spool")
+        wait_until(lambda: device.heads() == {digest(path): (until, None)}, f"it is {until}", 60)  # noqa: B023 - called at once
 
 
 def started(fleet: Fleet) -> Fleet:
@@ -126,9 +137,11 @@ def test_devices_with_a_newer_head_keep_it_and_halt_nothing(fleet: MakeFleet, si
 
 def test_a_head_with_which_nobody_comes_to_an_end_has_failed(fleet: MakeFleet, signed_for: SignedFor) -> None:
     devices = started(fleet(2, trial_seconds=3600.0))
+    path = signed_for(devices)
+    send(devices, path, "trial")
 
     with pytest.raises(RolloutHalted, match=r"2 of 2 devices did not do well with it \(trial\)"):
-        roll_out(devices, signed_for(devices), wait_seconds=8.0)
+        roll_out(devices, path, wait_seconds=3.0)
 
 
 def test_a_larger_share_waits_until_enough_of_the_smaller_one_have_the_head(
@@ -188,8 +201,9 @@ def test_a_device_that_was_off_is_silent_and_a_later_run_hears_of_it(
     devices = fleet(2)
     devices.devices[0].start()
     path = signed_for(devices)
+    send(devices, path, "live", count=1)
 
-    first = roll_out(devices, path, [*devices.users, f"{devices.client}_nobody"], wait_seconds=16.0)
+    first = roll_out(devices, path, [*devices.users, f"{devices.client}_nobody"], wait_seconds=5.0)
 
     assert [first.devices[user].state for user in devices.users] == ["installed", "sent"]
     assert first.devices[f"{devices.client}_nobody"].state == "unreachable"

@@ -26,6 +26,9 @@ from server_worker.storage import Storage
 from server_worker.versions import Backbone
 from tests.server_worker.backbones import CPU, SCHEDULE, SHAPE, T, publish_backbone
 
+COMPILED_SIZE = 4
+"""A size takes the compiler twenty seconds, and once it has been made it is taken from torch's cache."""
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -173,10 +176,10 @@ def test_labels_are_refused_by_a_backbone_without_classes(backbone: Backbone) ->
 
 def test_a_compiled_and_padded_step_is_the_same_step(backbone: Backbone, tmp_path: Path) -> None:
     newer = publish_backbone(Storage(tmp_path), seed=1)
-    execution = Execution(CPU, sizes=(8,))
+    execution = Execution(CPU, sizes=(COMPILED_SIZE,))
     backbones = {each.request_id: newer if each.seed == 105 else backbone for each in MIXED}
-    compiled = serve(backbones, MIXED, 8, execution)
-    eager = serve(backbones, MIXED, 8)
+    compiled = serve(backbones, MIXED, COMPILED_SIZE, execution)
+    eager = serve(backbones, MIXED, COMPILED_SIZE)
     for each in MIXED:
         size = float(np.abs(eager[each.request_id]).max())
         np.testing.assert_allclose(
@@ -185,7 +188,7 @@ def test_a_compiled_and_padded_step_is_the_same_step(backbone: Backbone, tmp_pat
 
 
 def test_after_the_warm_up_nothing_is_compiled_any_more(backbone: Backbone) -> None:
-    execution = Execution(CPU, sizes=(2, 4))
+    execution = Execution(CPU, sizes=(2, COMPILED_SIZE))
     engine = Engine(execution)
     runner = engine.install(backbone)
     assert warm_up(runner, execution, 4, watchdog=Watchdog(600.0)) is not None
@@ -234,7 +237,7 @@ def test_the_memory_of_a_version_is_released_with_its_last_request(tmp_path: Pat
 def test_a_compiled_network_is_kept_for_the_next_version_and_serves_its_weights(
     backbone: Backbone, tmp_path: Path
 ) -> None:
-    execution = Execution(CPU, sizes=(4,))
+    execution = Execution(CPU, sizes=(COMPILED_SIZE,))
     engine = Engine(execution)
     first = engine.install(backbone)
     engine.install(publish_backbone(Storage(tmp_path), seed=1))

@@ -53,9 +53,9 @@ def test_a_full_store_takes_what_fits_and_says_what_does_not(storage: Storage) -
     assert store.add_many([incoming(0), incoming(1)])[0] == Outcome.STORED
     assert store.add_many([incoming(2), incoming(0)]) == [Outcome.NO_ROOM, Outcome.REPEATED]
     with pytest.raises(StorageFull, match="store_max_bytes"):
-        store.check_quota(2**30)
+        store.check_quota(2**30, 0)
     store.forget("clinic")
-    store.check_quota(2**30)
+    store.check_quota(2**30, 0)
     assert store.add_many([incoming(2, "plant")]) == [Outcome.STORED]
 
 

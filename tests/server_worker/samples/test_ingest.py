@@ -268,6 +268,7 @@ def test_samples_of_a_forgotten_sender_are_dropped_counted_and_not_set_aside(
     wait_until(lambda: queue_depth(QUEUE_SAMPLES) == 0, "the queue was empty")
     assert [entry.client for entry in running.store.entries()] == ["plant"]
     assert dead_letters() == []
+    wait_until(lambda: len(sender.all_of(ReceiptV1)) >= 1, "the receipt of the first came")
     assert len(sender.all_of(ReceiptV1)) == 1
 
 

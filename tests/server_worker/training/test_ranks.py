@@ -73,12 +73,12 @@ def test_ranks_equal_one_rank_with_their_batches_together_also_after_a_change_of
     alone, together = ("--batch-size", "32"), ("--batch-size", "16", "--ranks", "2")
     plan = ("--lr", "2e-3", "--warmup-steps", "5", "--steps", "20", "--checkpoint-steps", "8")
 
-    ended(train(worker, one, *alone, *plan))
-    ended(train(worker, two, *together, *plan))
+    for running in (train(worker, one, *alone, *plan), train(worker, two, *together, *plan)):
+        ended(running)
     for storage in (other, again):
         checkpoints.save(storage, checkpoints.load_at(two, 16))
-    ended(train(worker, other, *alone, *plan))
-    ended(train(worker, again, *together, *plan))
+    for running in (train(worker, other, *alone, *plan), train(worker, again, *together, *plan)):
+        ended(running)
 
     ends = [newest(storage) for storage in (one, two, other, again)]
     assert [end.step for end in ends] == [20] * 4
@@ -96,7 +96,7 @@ def test_a_killed_rank_is_started_again_and_nothing_is_lost(
     sent = [sender.send_samples(sample_batch(seed)) for seed in range(6)]
     running = train(
         *(worker, storage, "--ranks", "2", "--batch-size", "16"),
-        *("--steps", "300", "--checkpoint-steps", "20"),
+        *("--steps", "160", "--checkpoint-steps", "20"),
     )
     wait_until(lambda: len(storage.folders("checkpoints")) > 0, "training was under way", 60)
     victim = pids_of_ranks(running)[1]
@@ -107,13 +107,13 @@ def test_a_killed_rank_is_started_again_and_nothing_is_lost(
     ended(running)
 
     assert [event["step"] for event in running.events() if event["event"] == "training_resumed"]
-    assert newest(storage).step == 300
+    assert newest(storage).step == 160
     store = SampleStore(storage)
     assert sorted(entry.message_id for entry in store.entries()) == sorted(sent)
     assert store.samples == 18 * 4
     number = versions.latest(storage)
     assert number is not None
-    assert versions.read_manifest(storage, number).samples_seen == 300 * 32
+    assert versions.read_manifest(storage, number).samples_seen == 160 * 32
 
 
 @pytest.mark.parametrize("whom", ["launcher", "rank"])

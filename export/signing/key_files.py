@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from broker.contract.heads import MAX_KEY_LIST_BYTES
+from export.bundle.keys import NO_KEY_LIST, KeyHistory, PrivateKey
 from export.errors import BundleError, KeyUnusable
 from export.files import replace_file
-from export.keys import MAX_KEYS_BYTES, NO_KEY_LIST, KeyHistory, PrivateKey
 
 _MAX_PEM_BYTES = 16 * 2**10
 
@@ -70,7 +71,7 @@ def read_key_list(path: Path) -> KeyHistory:
     """The signed key lists in the file `path`. Raises KeyUnusable."""
     try:
         with path.open("rb") as file:
-            return KeyHistory.from_bytes(file.read(MAX_KEYS_BYTES + 1))
+            return KeyHistory.from_bytes(file.read(MAX_KEY_LIST_BYTES + 1))
     except (OSError, BundleError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise KeyUnusable(

@@ -12,11 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.archive import pack, unpack
-from export.bundle import MAX_BUNDLE_BYTES, MEMBERS, pack_bundle, parse_bundle, read_bundle, write_bundle
+from broker.contract.heads import MAX_BUNDLE_BYTES
+from export.bundle.archive import pack, unpack
+from export.bundle.bundle import (
+    MEMBERS,
+    pack_bundle,
+    parse_bundle,
+    read_bundle,
+    write_bundle,
+)
+from export.bundle.keyring import Keyring
+from export.bundle.keys import BUNDLE_DOMAIN, UNSIGNED, KeyList, PrivateKey, SignedKeyList
 from export.errors import BundleError
-from export.keys import BUNDLE_DOMAIN, UNSIGNED, KeyList, Keyring, PrivateKey, SignedKeyList
-from tests.export.small_bundle import KEY, ONNX, SCHEDULE, small_bundle, small_manifest
+from tests.export.bundle.small_bundle import KEY, ONNX, SCHEDULE, small_bundle, small_manifest
 
 ARCHIVE = pack_bundle(small_bundle())
 SIGNER = Keyring((KEY.public,))

@@ -10,14 +10,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.contract.heads import (
+    MAX_BUNDLE_BYTES,
+    MAX_KEY_LIST_BYTES,
+    MAX_MANIFEST_BYTES,
+    MAX_SIGNATURES_BYTES,
+)
 from diffusion.errors import DiffusionError
 from diffusion.schedule import NoiseSchedule
-from export.archive import pack, unpack
+from export.bundle.archive import pack, unpack
+from export.bundle.golden import GOLDEN_MEMBERS, Golden, array_from_bytes, array_to_bytes
+from export.bundle.keys import NO_KEY_LIST, UNSIGNED, KeyHistory, Signatures
+from export.bundle.manifest import OLD_FORMAT, Manifest
 from export.errors import BundleError
 from export.files import replace_file
-from export.golden import GOLDEN_MEMBERS, Golden, array_from_bytes, array_to_bytes
-from export.keys import MAX_KEYS_BYTES, MAX_SIGNATURES_BYTES, NO_KEY_LIST, UNSIGNED, KeyHistory, Signatures
-from export.manifest import MAX_MANIFEST_BYTES, OLD_FORMAT, Manifest
 
 MANIFEST = "manifest.json"
 SIGNATURES = "signatures.json"
@@ -26,7 +32,6 @@ ONNX = "head.onnx"
 SCHEDULE = "schedule.npy"
 VOUCHED_MEMBERS = (ONNX, SCHEDULE, *GOLDEN_MEMBERS)
 MEMBERS = (MANIFEST, SIGNATURES, KEYS, *VOUCHED_MEMBERS)
-MAX_BUNDLE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +113,26 @@ def read_bundle(path: Path) -> Bundle:
         BundleError: unreadable, too large, or different in any byte from what `write_bundle` wrote.
     """
     try:
-        return parse_bundle(_read_limited(path))
+        return parse_bundle(read_archive(path))
     except BundleError as error:
         raise BundleError(f"{path} is not a usable bundle: {error}; fetch or export it again") from error
+
+
+def read_archive(path: Path) -> bytes:
+    """The bytes of a bundle's file, unjudged.
+
+    Raises:
+        BundleError: unreadable or larger than `MAX_BUNDLE_BYTES`, without the file's name.
+    """
+    try:
+        with path.open("rb") as file:
+            # One byte more than allowed tells a large file apart without reading all of it.
+            content = file.read(MAX_BUNDLE_BYTES + 1)
+    except OSError as error:
+        raise BundleError(f"it cannot be read ({error.strerror})") from error
+    if len(content) > MAX_BUNDLE_BYTES:
+        raise BundleError(f"it is larger than {MAX_BUNDLE_BYTES} bytes")
+    return content
 
 
 def parse_bundle(archive: bytes) -> Bundle:
@@ -133,7 +155,7 @@ def parse_bundle(archive: bytes) -> Bundle:
         _schedule_of(manifest, contents[SCHEDULE]),
         Golden.from_members(contents, manifest),
         Signatures.from_bytes(bytes(views[SIGNATURES][: MAX_SIGNATURES_BYTES + 1])),
-        KeyHistory.from_bytes(bytes(views[KEYS][: MAX_KEYS_BYTES + 1])),
+        KeyHistory.from_bytes(bytes(views[KEYS][: MAX_KEY_LIST_BYTES + 1])),
     )
 
 
@@ -161,18 +183,6 @@ def _schedule_of(manifest: Manifest, table: bytes) -> NoiseSchedule:
 
 def _table_to_bytes(schedule: NoiseSchedule) -> bytes:
     return array_to_bytes(schedule.alpha_bar.astype("<f8"))
-
-
-def _read_limited(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            # One byte more than allowed tells a large file apart without reading all of it.
-            content = file.read(MAX_BUNDLE_BYTES + 1)
-    except OSError as error:
-        raise BundleError(f"it cannot be read ({error.strerror})") from error
-    if len(content) > MAX_BUNDLE_BYTES:
-        raise BundleError(f"it is larger than {MAX_BUNDLE_BYTES} bytes")
-    return content
 
 
 def _sha256(content: bytes) -> str:

@@ -2,18 +2,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.errors import BundleError, KeyUnusable, SignatureRefused
-from export.keys import (
+from export.bundle.keyring import Keyring
+from export.bundle.keys import (
     BUNDLE_DOMAIN,
     KEYS_DOMAIN,
     UNSIGNED,
     KeyHistory,
     KeyList,
-    Keyring,
     PrivateKey,
     PublicKey,
     SignedKeyList,
 )
+from export.errors import BundleError, KeyUnusable, SignatureRefused
 
 FIRST, SECOND, THIRD, FOURTH = (PrivateKey.generate() for _ in range(4))
 STRANGER = PrivateKey.generate()

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.bars import check_bars
+from export.bundle.bars import check_bars
+from export.bundle.policy import check_figures, check_install, version_numbers
 from export.errors import BundleRefused, ParityFailed
-from export.policy import check_figures, check_install, version_numbers
-from tests.export.small_bundle import small_manifest
+from tests.export.bundle.small_bundle import small_manifest
 
 MANIFEST = small_manifest()
 NOW = MANIFEST.issued_at + 60

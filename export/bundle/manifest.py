@@ -4,13 +4,13 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from export.canonical import Canonical
+from broker.contract.heads import MAX_MANIFEST_BYTES
+from export.bundle.canonical import Canonical
+from export.bundle.gates import Figure, GateResult, Precision
 from export.errors import BundleError
-from export.gates import Figure, GateResult, Precision
 
 BUNDLE_FORMAT: Final = "collafuse-bundle-v2"
 OLD_FORMAT: Final = b'"format":"collafuse-bundle-v1"'
-MAX_MANIFEST_BYTES = 2**20
 MAX_SCHEDULE_STEPS = 100_000
 MAX_LABELS = 100_000
 MAX_UNIX_SECONDS = 2**53

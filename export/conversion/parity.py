@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bars import Bar
+from export.bundle.bars import Bar
+from export.bundle.gates import LevelError, StepErrors
+from export.conversion.running import Exported
+from export.conversion.trajectories import Inputs, Trained, images_of, noised
 from export.errors import ParityFailed
-from export.gates import LevelError, StepErrors
-from export.running import Exported
-from export.trajectories import Inputs, Trained, images_of, noised
 
 BATCH_SIZES = (1, 3, 16)
 NOISE_LEVELS = 5

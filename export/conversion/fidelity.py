@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion import sampling
-from export.bars import Bar
+from export.bundle.bars import Bar
+from export.bundle.gates import MAX_PSNR_DB, ChainFidelity
+from export.conversion.running import Exported
+from export.conversion.trajectories import CLIP, Inputs, Trained, images_of, start_of
 from export.errors import ParityFailed
-from export.gates import MAX_PSNR_DB, ChainFidelity
-from export.running import Exported
-from export.trajectories import CLIP, Inputs, Trained, images_of, start_of
 
 STEPS = (4, 16)
 SEEDS = (11, 12, 13)

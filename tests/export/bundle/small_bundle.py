@@ -3,10 +3,10 @@
 import numpy as np
 
 from diffusion.schedule import NoiseSchedule
-from export.bundle import Bundle, member_digests
-from export.golden import Golden
-from export.keys import BUNDLE_DOMAIN, NO_KEY_LIST, UNSIGNED, KeyHistory, PrivateKey, SignedKeyList
-from export.manifest import Manifest
+from export.bundle.bundle import Bundle, member_digests
+from export.bundle.golden import Golden
+from export.bundle.keys import BUNDLE_DOMAIN, NO_KEY_LIST, UNSIGNED, KeyHistory, PrivateKey, SignedKeyList
+from export.bundle.manifest import Manifest
 
 ONNX = b"any bytes will do: a bundle does not run the network"
 SCHEDULE = NoiseSchedule.cosine(50)

@@ -21,9 +21,8 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from export.conversion.trajectories import Inputs, Trained, noised, states
 from export.errors import ExportError
-from export.layers import convolutions, pointwise
-from export.trajectories import Inputs, Trained, noised, states
 
 _CHAINS = 16
 CALIBRATION_STEPS = 24
@@ -61,6 +60,17 @@ def rungs(model: bytes) -> list[tuple[str, ...]]:
     narrow = ends | set(pointwise(loaded))
     late = narrow | set(names[len(names) // 2 :])
     return [tuple(name for name in names if name in kept) for kept in (ends, narrow, late)]
+
+
+def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The convolutions in the order in which they run."""
+    return [node for node in model.graph.node if node.op_type == "Conv"]
+
+
+def pointwise(model: onnx.ModelProto) -> list[str]:
+    """The names of convolutions of 1×1: attention's projections, and shortcuts."""
+    kernels = {tensor.name: tuple(tensor.dims[2:]) for tensor in model.graph.initializer}
+    return [node.name for node in convolutions(model) if kernels.get(node.input[1]) == (1, 1)]
 
 
 def quantise(model: bytes, inputs: Sequence[Inputs], kept: Sequence[str], has_labels: bool) -> bytes:

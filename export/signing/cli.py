@@ -31,9 +31,9 @@ def keygen(
     ] = None,
 ) -> None:
     """Make a key pair, and print the public half for the devices' head_keys."""
-    from export.key_files import write_key_list, write_private_key
-    from export.keys import NO_KEY_LIST, PrivateKey
-    from export.signing import next_list
+    from export.bundle.keys import NO_KEY_LIST, PrivateKey
+    from export.signing.key_files import write_key_list, write_private_key
+    from export.signing.signing import next_list
 
     secret = passphrase()
     if encrypt and secret is None:
@@ -62,8 +62,8 @@ def keys(
     ] = None,
 ) -> None:
     """Change the keys that may vouch for heads: add the next signed list, which travels in every bundle."""
-    from export.key_files import read_key_list_if_any, read_private_key, write_key_list
-    from export.signing import next_list
+    from export.signing.key_files import read_key_list_if_any, read_private_key, write_key_list
+    from export.signing.signing import next_list
 
     signers = [read_private_key(path, passphrase()) for path in sign_with or []]
     expires_at = None if expires_in_days is None else round(time.time() + expires_in_days * _DAY_SECONDS)
@@ -85,8 +85,8 @@ def sign(
     ] = None,
 ) -> None:
     """Add a key's signature to a bundle, or to the newest list of keys."""
-    from export.key_files import read_key_list, read_private_key
-    from export.signing import sign_file
+    from export.signing.key_files import read_key_list, read_private_key
+    from export.signing.signing import sign_file
 
     if not file.exists():
         raise ExportError(f"{file} does not exist; give a bundle or a list of keys")
@@ -103,8 +103,8 @@ def verify(
     ],
 ) -> None:
     """Ask what a device would ask: digests, signatures, key lists, expiry and the figures of the gates."""
-    from export.bundle import read_bundle
-    from export.signing import verify_bundle
+    from export.bundle.bundle import read_bundle
+    from export.signing.signing import verify_bundle
 
     found = read_bundle(bundle)
     key_id = verify_bundle(found, trusted, time.time())

@@ -7,19 +7,18 @@ import pytest
 import torch
 
 from diffusion.network import Block
-from export.bars import BARS, Bar
-from export.bundle import read_bundle
-from export.calibration import read_calibration
+from export.bundle.bars import BARS, Bar
+from export.bundle.bundle import read_bundle
+from export.conversion.calibration import read_calibration
+from export.conversion.fidelity import check_fidelity, frechet, psnr_db
+from export.conversion.onnx_export import export_onnx
+from export.conversion.parity import check_parity
+from export.conversion.precision import convert
+from export.conversion.quantisation import calibration_inputs, convolutions, pointwise, quantise, rungs
+from export.conversion.running import Exported
+from export.conversion.trajectories import Trained, images_of, states
 from export.errors import ExportError, ParityFailed
-from export.fidelity import check_fidelity, frechet, psnr_db
 from export.head_export import export_head
-from export.layers import convolutions, pointwise
-from export.onnx_export import export_onnx
-from export.parity import check_parity
-from export.precision import convert
-from export.quantisation import calibration_inputs, quantise, rungs
-from export.running import Exported
-from export.trajectories import Trained, images_of, states
 from tests.export.heads import SCHEDULE, T_CUT, random_network
 
 NETWORK = random_network(image_size=16)
@@ -73,13 +72,19 @@ def test_images_given_for_calibration_are_noised_over_the_range_of_t() -> None:
 def test_eight_bits_are_measured_against_torch_and_written_into_the_manifest(
     checkpoint_path: Path, tmp_path: Path
 ) -> None:
-    export_head(checkpoint_path, tmp_path / "int8.bundle", precision="int8")
-    bundle = read_bundle(tmp_path / "int8.bundle")
+    images = np.random.default_rng(0).uniform(-1, 1, (33, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
 
+    export_head(
+        checkpoint_path, tmp_path / "int8.bundle", precision="int8", calibration=tmp_path / "images.npy"
+    )
+
+    bundle = read_bundle(tmp_path / "int8.bundle")
     network = bundle.manifest.network
     step = bundle.manifest.gates[0].step
     assert network.precision == "int8"
     assert network.calibration is not None
+    assert "of 17 images, noised; single steps measured on 16 others" in network.calibration
     assert len(network.kept_in_float) >= 2
     assert 1e-3 < step.relative_rms <= BARS["int8"].step_relative_rms
     kinds = operators(bundle.onnx)
@@ -115,8 +120,9 @@ def test_the_rungs_keep_more_and_more_in_float_and_err_less_and_less(whole: byte
 
 
 def test_half_precision_halves_the_weights_and_keeps_the_interface(whole: bytes) -> None:
-    half = convert(HEAD, "fp16", silent)
+    half = convert(HEAD, "fp16", silent, images_of(HEAD, 4, 20, seed=3))
 
+    assert half.calibration == "single steps measured on 20 images, noised"
     model = onnx.load_from_string(half.onnx)
     assert len(half.onnx) < 0.7 * len(whole)
     types = {
@@ -229,19 +235,3 @@ def test_a_packed_image_that_is_damaged_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ExportError, match="cannot read images"):
         read_calibration(tmp_path / "images.npz", (1, 8, 8))
-
-
-def test_the_manifest_says_on_how_many_images_a_head_was_measured(
-    checkpoint_path: Path, tmp_path: Path
-) -> None:
-    images = np.random.default_rng(0).uniform(-1, 1, (33, 8, 8)).astype(np.float32)
-    np.save(tmp_path / "images.npy", images)
-
-    plain = export_head(checkpoint_path, tmp_path / "fp32.bundle", calibration=tmp_path / "images.npy")
-    small = export_head(
-        checkpoint_path, tmp_path / "int8.bundle", precision="int8", calibration=tmp_path / "images.npy"
-    )
-
-    assert plain.network.calibration == "single steps measured on 33 images, noised"
-    assert small.network.calibration is not None
-    assert "of 17 images, noised; single steps measured on 16 others" in small.network.calibration

@@ -8,16 +8,16 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from export.bars import BARS
+from export.bundle.bars import BARS
+from export.bundle.gates import GateResult, Precision
+from export.conversion.fidelity import check_fidelity
+from export.conversion.half_precision import HalfPrecision
+from export.conversion.onnx_export import export_onnx
+from export.conversion.parity import check_parity
+from export.conversion.quantisation import CALIBRATION_STEPS, calibration_inputs, quantise, rungs
+from export.conversion.running import Exported, gate_providers
+from export.conversion.trajectories import Trained
 from export.errors import ParityFailed
-from export.fidelity import check_fidelity
-from export.gates import GateResult, Precision
-from export.half_precision import HalfPrecision
-from export.onnx_export import export_onnx
-from export.parity import check_parity
-from export.quantisation import CALIBRATION_STEPS, calibration_inputs, quantise, rungs
-from export.running import Exported, gate_providers
-from export.trajectories import Trained
 
 
 @dataclass(frozen=True, eq=False)

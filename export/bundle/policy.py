@@ -2,9 +2,9 @@
 
 import re
 
-from export.bars import check_bars
+from export.bundle.bars import check_bars
+from export.bundle.manifest import Manifest
 from export.errors import BundleRefused, ParityFailed
-from export.manifest import Manifest
 
 
 def check_install(

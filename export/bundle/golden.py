@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from export.bundle.manifest import Manifest
 from export.errors import BundleError
-from export.manifest import Manifest
 
 X, T, LABEL, EPS = "golden_x.npy", "golden_t.npy", "golden_label.npy", "golden_eps.npy"
 GOLDEN_MEMBERS = (X, T, LABEL, EPS)

@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from export.canonical import Canonical
+from export.bundle.canonical import Canonical
 
 Precision = Literal["fp32", "fp16", "int8"]
 Figure = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -1,9 +1,7 @@
-"""Who may vouch for a head: ed25519 keys, signatures, and the signed lists by which keys are changed.
+"""Who vouches for a head: ed25519 keys, signatures, and the signed lists by which keys are changed.
 
-The model is TUF's root role. A device starts from the keys that its owner wrote into its settings. From there it
-follows a history of key lists: a list is accepted when enough keys of the list before it and enough of its own keys
-have signed it, and never one of an older version. Every signature is made over a domain, a zero byte and the
-document, so that a signature of one kind of document is none of another.
+Every signature is made over a domain, a zero byte and the document, so that a signature of one kind of document is
+none of another.
 
 `cryptography` is imported where it is used: a device that takes no heads need not hold its seven megabytes.
 """
@@ -11,14 +9,14 @@ document, so that a signature of one kind of document is none of another.
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from export.canonical import Canonical
-from export.errors import BundleError, KeyUnusable, SignatureRefused
+from broker.contract.heads import MAX_KEY_LIST_BYTES, MAX_SIGNATURES_BYTES
+from export.bundle.canonical import Canonical
+from export.errors import BundleError, KeyUnusable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -30,8 +28,6 @@ PUBLIC_KEY_BYTES = 32
 MAX_KEYS = 64
 MAX_SIGNATURES = 64
 MAX_LISTS = 64
-MAX_SIGNATURES_BYTES = 64 * 2**10
-MAX_KEYS_BYTES = 512 * 2**10
 
 
 @dataclass(frozen=True)
@@ -198,107 +194,11 @@ class KeyHistory(Canonical):
     @classmethod
     def from_bytes(cls, text: bytes) -> Self:
         """Read keys.json. Raises BundleError."""
-        _check_length(text, MAX_KEYS_BYTES, "keys.json")
+        _check_length(text, MAX_KEY_LIST_BYTES, "keys.json")
         return cls.parse(text, "keys.json")
 
 
 NO_KEY_LIST: Final = KeyHistory()
-
-
-@dataclass(frozen=True)
-class Keyring:
-    """The keys that a device trusts now.
-
-    keys: whose signatures count;  threshold: how many it takes;  current: the list this comes from, None for the keys
-    of the device's own settings.
-    """
-
-    keys: tuple[PublicKey, ...]
-    threshold: int = 1
-    current: KeyList | None = None
-
-    @classmethod
-    def from_texts(cls, texts: Iterable[str]) -> "Keyring":
-        """The keys written into a device's settings, each of which may vouch alone. Raises KeyUnusable."""
-        return cls(tuple(PublicKey.from_text(text) for text in texts))
-
-    @property
-    def version(self) -> int:
-        """Of the list in force; 0 for the keys of the settings."""
-        return self.current.version if self.current else 0
-
-    def accept(self, signed: SignedKeyList) -> "Keyring":
-        """The ring after `signed`, which must be newer, and signed by enough of the old keys and enough of its own.
-
-        Raises:
-            SignatureRefused: it is not; reason `keys_older`, `keys_forked` or `keys_unsigned`.
-        """
-        content = signed.content
-        if content.version < self.version:
-            raise SignatureRefused(
-                "keys_older",
-                f"the key list has version {content.version}, but version {self.version} is in force; "
-                "get the newest list",
-            )
-        if content == self.current:
-            return self
-        if content.version == self.version:
-            raise SignatureRefused(
-                "keys_forked",
-                f"there are two key lists of version {content.version}; give the next one a greater version",
-            )
-        renewed = Keyring(content.public_keys, content.threshold, content)
-        for ring, whose in ((self, "in force"), (renewed, "in the new list")):
-            ring._check(KEYS_DOMAIN + content.to_bytes(), signed.signatures, "keys_unsigned", whose)
-        return renewed
-
-    def follow(self, history: KeyHistory) -> "Keyring":
-        """The ring at the end of `history`; lists that are already behind this one are passed over.
-
-        Raises:
-            SignatureRefused: a newer list is not properly signed, or two of one version differ.
-        """
-        ring = self
-        for signed in history.lists:
-            if signed.content.version >= ring.version:
-                ring = ring.accept(signed)
-        return ring
-
-    def check_fresh(self, known_time_unix: float) -> None:
-        """Raises SignatureRefused (`keys_expired`) when the list in force is too old to be trusted any longer."""
-        expires_at = self.current.expires_at if self.current else None
-        if expires_at is not None and known_time_unix > expires_at:
-            raise SignatureRefused(
-                "keys_expired",
-                f"key list {self.version} has expired; publish a newer list with `collafuse export keys`",
-            )
-
-    def verify(self, manifest_bytes: bytes, signatures: Signatures) -> str:
-        """The id of the first key that vouches for the bundle of this manifest.
-
-        Raises:
-            SignatureRefused: fewer than `threshold` of these keys have signed it (`unsigned`), or a signature in the
-            name of one of them is false (`signature_false`).
-        """
-        return self._check(BUNDLE_DOMAIN + manifest_bytes, signatures, "unsigned", "that are trusted")[0]
-
-    def _check(self, message: bytes, signatures: Signatures, reason: str, whose: str) -> Sequence[str]:
-        keys = {key.key_id: key for key in self.keys}
-        # Signatures of strangers mean nothing: during a change of keys, old and new ones stand side by side.
-        known = [signature for signature in signatures.signatures if signature.key in keys]
-        for signature in known:
-            if not keys[signature.key].vouches(bytes.fromhex(signature.signature), message):
-                raise SignatureRefused(
-                    "signature_false",
-                    f"the signature of key {signature.key} does not fit; it was altered, get it again",
-                )
-        if not known or len(known) < self.threshold:
-            raise SignatureRefused(
-                reason,
-                f"{len(known)} of the {self.threshold} signatures it takes come from the keys {whose} "
-                f"({', '.join(sorted(keys)) or 'none'}); sign it with `collafuse export sign`",
-            )
-        return [signature.key for signature in known]
 
 
 def _check_length(text: bytes, limit: int, name: str) -> None:

@@ -9,8 +9,8 @@ import onnx
 import torch
 
 from diffusion.network import UNet
+from export.conversion.half_precision import HalfPrecision
 from export.errors import ExportError
-from export.half_precision import HalfPrecision
 
 # At 20 a group norm becomes an InstanceNormalization between two reshapes, for which onnxruntime has a kernel. From 21 on it
 # stays one operator, which onnxruntime takes apart into some thirty: a sixth more time a step at batch 1.

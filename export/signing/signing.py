@@ -6,13 +6,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from export.bars import check_bars
-from export.bundle import Bundle, read_bundle, write_bundle
-from export.canonical import first_problem
+from export.bundle.bars import check_bars
+from export.bundle.bundle import Bundle, read_bundle, write_bundle
+from export.bundle.canonical import first_problem
+from export.bundle.keyring import Keyring
+from export.bundle.keys import BUNDLE_DOMAIN, KeyHistory, KeyList, PrivateKey, SignedKeyList
+from export.bundle.policy import check_install
 from export.errors import KeyUnusable
-from export.key_files import read_key_list, write_key_list
-from export.keys import BUNDLE_DOMAIN, KeyHistory, KeyList, Keyring, PrivateKey, SignedKeyList
-from export.policy import check_install
+from export.signing.key_files import read_key_list, write_key_list
 
 _ZIP = b"PK"
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.conversion.trajectories import Inputs
 from export.errors import ParityFailed
-from export.trajectories import Inputs
 
 GateProvider = Literal["cpu", "cuda"]
 _NAMES: dict[GateProvider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

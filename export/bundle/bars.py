@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from export.bundle.gates import Precision
+from export.bundle.manifest import Manifest
 from export.errors import ParityFailed
-from export.gates import Precision
-from export.manifest import Manifest
 
 
 @dataclass(frozen=True)
