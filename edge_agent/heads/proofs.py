@@ -6,12 +6,12 @@ from collections.abc import Callable
 import structlog
 
 from edge_agent.heads import store
+from edge_agent.heads.reasons import KEY_REVOKED
 from export.errors import BundleError
 from export.keys import Keyring, Signatures
 
 log = structlog.get_logger(__name__)
 
-REVOKED = "key_revoked"
 _DETAIL = "the key that vouched for it is trusted no longer"
 
 
@@ -50,9 +50,11 @@ def is_revoked(connection: sqlite3.Connection, bundle: str, ring: Keyring) -> bo
 def drop_revoked(connection: sqlite3.Connection, ring: Keyring) -> None:
     """Give up the heads not yet believed whose keys `ring` does not trust; the live one works on."""
     drops: dict[store.State, Callable[[str], None]] = {
-        "receiving": lambda _: store.drop_incoming(connection, REVOKED),
-        "staged": lambda bundle: store.move(connection, bundle, "refused", reason=REVOKED, detail=_DETAIL),
-        "trial": lambda bundle: store.roll_back(connection, bundle, REVOKED, _DETAIL),
+        "receiving": lambda _: store.drop_incoming(connection, KEY_REVOKED),
+        "staged": lambda bundle: store.move(
+            connection, bundle, "refused", reason=KEY_REVOKED, detail=_DETAIL
+        ),
+        "trial": lambda bundle: store.roll_back(connection, bundle, KEY_REVOKED, _DETAIL),
     }
     for state, drop in drops.items():
         row = store.in_state(connection, state)

@@ -12,8 +12,7 @@ from pathlib import Path
 import structlog
 
 from edge_agent.errors import HeadError
-from edge_agent.heads import assembly, store
-from edge_agent.heads.arrivals import FILE_DAMAGED
+from edge_agent.heads import assembly, reasons, store
 from edge_agent.heads.golden_check import LIMIT_SECONDS, GoldenCheck
 from edge_agent.heads.head_slot import HeadSlot, file_digest
 from edge_agent.heads.installation import adopt
@@ -156,7 +155,7 @@ class HeadUpdater:
                 return  # another has taken its place meanwhile
             if not reason:
                 store.move(transaction, bundle, "trial")
-            elif reason != "check_crashed" or row.starts >= MAX_STARTS:
+            elif reason not in {reasons.CHECK_CRASHED, reasons.NOT_READ} or row.starts >= MAX_STARTS:
                 store.move(transaction, bundle, "failed", reason=reason, detail=detail)
         log.info("head_checked", head=row.title, reason=reason or None, detail=detail)
         store.remove_unneeded(self._spool, self._directory)
@@ -173,7 +172,7 @@ class HeadUpdater:
                 return
             if row.starts >= MAX_STARTS:
                 detail = f"it was tried {row.starts} times and the device went down each time"
-                store.move(transaction, row.bundle, "failed", reason="check_crashed", detail=detail)
+                store.move(transaction, row.bundle, "failed", reason=reasons.CHECK_CRASHED, detail=detail)
                 return
             if self._turnstile is not None and not self._turnstile.acquire(blocking=False):
                 return
@@ -227,7 +226,7 @@ class HeadUpdater:
         for row in self._candidates():
             if not row.allow_older and self._slot.prefers_own(row.counter):
                 if row.state == "trial":
-                    self._roll_back(row.bundle, "superseded", "the settings name a head that is as new")
+                    self._roll_back(row.bundle, reasons.SUPERSEDED, "the settings name a head that is as new")
                 break
             if row.bundle == self._slot.delivered or self._load(row):
                 self._settle(row)
@@ -249,10 +248,10 @@ class HeadUpdater:
         try:
             self._slot.serve(store.path_of(self._directory, row.bundle), row.bundle, row.manifest)
         except HeadError as error:
-            if row.state == "trial":
+            if self._is_spoilt(row):
+                self._roll_back(row.bundle, reasons.FILE_DAMAGED, str(error))
+            elif row.state == "trial":
                 self._roll_back(row.bundle, "load_failed", str(error))
-            elif self._is_spoilt(row):
-                self._roll_back(row.bundle, FILE_DAMAGED, str(error))
             else:
                 self._not_loadable.add(row.bundle)
                 log.warning("head_not_loadable", head=row.title, error=str(error))

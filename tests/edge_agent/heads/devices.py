@@ -43,7 +43,7 @@ class Post:
 
 
 class HeadDevice:
-    """Made again on the same spool, it is the device after a restart."""
+    """An agent's part that deals with heads, on a spool; see `again` for the next agent on it."""
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class HeadDevice:
         metered: bool = False,
         check_seconds: float = 60.0,
     ) -> None:
+        self._state, self._keys, self._terms = state, tuple(keys), terms
         self.spool = spool
         self.directory = state.heads
         self.judge = Judge("ward", keys)
@@ -74,6 +75,15 @@ class HeadDevice:
         )
         self.updater.begin()
         self.slot.refresh()
+
+    def again(self, *, keys: Sequence[str] | None = None, own: Path | None = None) -> "HeadDevice":
+        """The device after its agent ended in order."""
+        self.updater.close()
+        return HeadDevice(self._state, self.spool, keys=keys or self._keys, terms=self._terms, own=own)
+
+    def killed(self) -> "HeadDevice":
+        """The device after its agent was killed: nothing was closed or counted back."""
+        return HeadDevice(self._state, self.spool, keys=self._keys, terms=self._terms)
 
     def take(self, *letters: Message) -> None:
         for letter in letters:

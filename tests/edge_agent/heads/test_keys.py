@@ -36,13 +36,6 @@ def announcing(path: Path, *lists: SignedKeyList) -> BundleV1:
     return messages(path)[0].model_copy(update={"key_list": KeyHistory(lists=lists).to_bytes()})
 
 
-def restarted(
-    device: HeadDevice, state: StateDirectory, *keys: PrivateKey, own: Path | None = None
-) -> HeadDevice:
-    device.updater.close()
-    return HeadDevice(state, device.spool, keys=[key.public.text for key in keys], terms=TERMS, own=own)
-
-
 def test_a_history_sent_without_its_beginning_brings_no_revoked_key_back(
     head_device: HeadDevice, state: StateDirectory, publish: Publish, key: PrivateKey
 ) -> None:
@@ -53,7 +46,7 @@ def test_a_history_sent_without_its_beginning_brings_no_revoked_key_back(
     head_device.take(shortened)
 
     assert head_device.state(shortened.bundle)[0] == "receiving"
-    for device in (head_device, restarted(head_device, state, key)):
+    for device in (head_device, head_device.again()):
         assert device.state(device.deliver(publish(9, key=key))) == ("refused", "unsigned")
 
 
@@ -66,7 +59,7 @@ def test_damaged_keys_refuse_heads_and_other_settings_begin_anew(
 
     assert head_device.state(head_device.deliver(publish(3, key=key))) == ("refused", "malformed")
 
-    device = restarted(head_device, state, key, THIRD)
+    device = head_device.again(keys=(key.public.text, THIRD.public.text))
     assert device.state(device.deliver(publish(4, key=key)))[0] == "receiving"
 
 
@@ -80,13 +73,11 @@ def test_a_change_of_keys_and_an_expired_list_leave_the_settings_head_at_work(
     with spool.transaction() as transaction:
         known_time.note(transaction, 1_700_000_001.0, clock.now(), 1_700_000_001.0)
 
-    device = restarted(device, state, key, own=own)
+    device = device.again(own=own)
 
     assert (device.loaded_counter, device.slot.error) == (1, None)
     own.write_bytes(publish(3, key=key).read_bytes())
-    assert restarted(device, state, key, own=own).loaded_counter is None, (
-        "another file is judged by the keys in force"
-    )
+    assert device.again(own=own).loaded_counter is None, "another file is judged by the keys in force"
 
 
 def test_a_letter_from_the_far_future_does_not_end_updates_and_the_operator_can_set_it_right(
@@ -150,7 +141,7 @@ def test_other_keys_in_the_settings_end_what_the_old_ones_had_sent(
     coming, chunks = messages(publish(2))
     head_device.take(coming, *chunks[:3])
 
-    device = restarted(head_device, state, SECOND)
+    device = head_device.again(keys=(SECOND.public.text,))
 
     assert device.state(coming.bundle) == ("refused", "key_revoked")
 

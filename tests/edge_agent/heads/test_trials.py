@@ -1,6 +1,8 @@
 """Heads that pass their check and fail at real work, in a real agent: given up by itself, and the job is done all the same."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,17 @@ def reason(state: StateDirectory, bundle: str) -> str | None:
     with Spool(state.spool) as spool:
         row = spool.row("SELECT reason FROM heads WHERE bundle = ?", (bundle,))
     return None if row is None else row[0]
+
+
+def starts(state: StateDirectory, bundle: str) -> int:
+    """Agents that took a head up and have not ended in order."""
+    with Spool(state.spool) as spool:
+        return int(spool.rows("SELECT starts FROM heads WHERE bundle = ?", (bundle,))[0][0])
+
+
+def job_state(state: StateDirectory, job_id: str) -> str:
+    with Spool(state.spool) as spool:
+        return str(spool.rows("SELECT state FROM jobs WHERE job_id = ?", (job_id,))[0][0])
 
 
 def facts_of(state: StateDirectory, job_id: str) -> dict[str, Any]:
@@ -120,4 +133,36 @@ def test_a_head_that_hangs_at_work_ends_two_agents_and_the_third_finishes_the_jo
     assert facts_of(state, job_id)["head"].startswith("ward-v1-")
     assert (states(state)[bad], reason(state, bad)) == ("rolled_back", "crashed")
     assert third.exit_code is None
+    assert len(server.requests) == 2
+
+
+def test_a_head_that_ends_two_agents_by_a_fault_of_memory_gives_way_to_the_one_before(
+    device: Device,
+    server: Server,
+    state: StateDirectory,
+    plain: Bundle,
+    publish: Publish,
+    run_agent: RunAgent,
+    deliver: Callable[[Path, str], str],
+) -> None:
+    agent = run_agent(device.url, *TERMS)
+    good = deliver(publish(1, plain), "trial")
+    generate(state, 2)
+    wait_until(lambda: states(state)[good] == "live", "two images are enough")
+    bad = deliver(publish(2, with_trouble(plain, "hang")), "trial")
+    wait_until(lambda: status(state)["head"]["identity"].startswith("ward-v2-"), "the new head is in use")
+    job_id = edge_json("generate", "--state", state.path, "--count", 5, "--no-wait")["job_id"]
+
+    for turn in range(2):
+        wait_until(lambda: starts(state, bad) == turn + 1, "the new head is in use")  # noqa: B023
+        wait_until(lambda: job_state(state, job_id) == "finishing", "the head is at work")
+        os.kill(agent.pid, signal.SIGSEGV)
+        assert agent.wait() == -signal.SIGSEGV
+        agent = run_agent(device.url, *TERMS)
+
+    wait_until((state.results(job_id) / "job.json").exists, "the job is finished", 60)
+    assert facts_of(state, job_id)["head"].startswith("ward-v1-")
+    assert states(state) == {good: "live", bad: "rolled_back"}
+    assert reason(state, bad) == "crashed"
+    assert agent.exit_code is None
     assert len(server.requests) == 2
