@@ -54,6 +54,7 @@ class Observer:
         """Bring the gauges of the head in use, and of the one that something happened to last, up to date; cheap."""
         loaded = slot.loaded
         self._metrics.head_number.set(0 if loaded is None else loaded.head.manifest.counter)
+        self._metrics.head_key_revoked.set(store.key_revoked(spool))
         last = store.last_state(spool)
         for state in store.STATES:
             self._metrics.head_update.labels(state=state).set(last == state)

@@ -50,7 +50,7 @@ def collect(state: StateDirectory, spool: Spool, settings: EdgeSettings) -> dict
             "api_error": page.get("error"),
         },
         "link": facts.get("link"),
-        "head": facts.get("head"),
+        "head": _head(spool, facts.get("head")),
         "plan": facts.get("plan"),
         "pool": [asdict(shelf) for shelf in pool.stock(spool)],
         "outbox": {
@@ -95,6 +95,11 @@ def job_counts(spool: Spool) -> dict[str, int]:
 def receipt_count(spool: Spool) -> int:
     """Batches that the server says it stored."""
     return int(spool.rows("SELECT count(*) FROM receipts")[0][0])
+
+
+def _head(spool: Spool, noted_head: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the agent wrote down of the head in use, and whether it must be replaced."""
+    return None if noted_head is None else noted_head | {"key_revoked": store.key_revoked(spool)}
 
 
 def _update(spool: Spool) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from edge_agent import clock
 from edge_agent.errors import HeadError
 from edge_agent.heads import known_time, proofs, store
-from edge_agent.heads.store import HeadRow
+from edge_agent.heads.proofs import Proof
 from edge_agent.storage.spool import Spool
 from export.bundle import Bundle
 from export.errors import KeyUnusable
@@ -39,6 +39,7 @@ class Judge:
         ).hexdigest()
         self.own: Manifest | None = None
         """Of the head that the settings name, as far as it could be read."""
+        self._own_proof: Proof | None = None
 
     @property
     def has_keys(self) -> bool:
@@ -122,6 +123,7 @@ class Judge:
                     (digest, self._settings),
                 )
         self.own = bundle.manifest
+        self._own_proof = bundle.manifest_bytes, bundle.signatures.to_bytes()
 
     def _keep(self, connection: sqlite3.Connection, history: KeyHistory) -> None:
         """Remember the list in force by itself: a sender may leave out the lists that led to it."""
@@ -165,18 +167,27 @@ class Judge:
         if self.has_keys:
             proofs.drop_revoked(connection, self.keyring(connection))
 
+    def is_revoked(self, connection: sqlite3.Connection, delivered: str | None) -> bool:
+        """Whether those who vouched for a head are trusted no longer: for a delivered one, or, with None, the settings' own.
+
+        Raises BundleError when the keys in force are damaged.
+        """
+        if not self.has_keys:
+            return False
+        proof = self._own_proof if delivered is None else proofs.get(connection, delivered)
+        return proofs.is_revoked(proof, self.keyring(connection))
+
     def _held_counter(self, connection: sqlite3.Connection) -> int | None:
         """The greatest counter that counts: a thief's does not, once his key is trusted no longer."""
-        counters = [row.counter for row in store.held(connection) if not self._is_revoked(connection, row)]
+        counters = [
+            row.counter for row in store.held(connection) if not self.is_revoked(connection, row.bundle)
+        ]
         if self.own is not None:
             counters.append(self.own.counter)
         return max(counters, default=None)
 
     def _held_name(self, connection: sqlite3.Connection) -> str | None:
         live = store.in_state(connection, "live")
-        if live is not None and not self._is_revoked(connection, live):
+        if live is not None and not self.is_revoked(connection, live.bundle):
             return live.name
         return None if self.own is None else self.own.name
-
-    def _is_revoked(self, connection: sqlite3.Connection, row: HeadRow) -> bool:
-        return self.has_keys and proofs.is_revoked(connection, row.bundle, self.keyring(connection))

@@ -15,6 +15,10 @@ log = structlog.get_logger(__name__)
 _DETAIL = "the key that vouched for it is trusted no longer"
 
 
+Proof = tuple[bytes, bytes]
+"""A manifest and its signatures, byte for byte."""
+
+
 def put(connection: sqlite3.Connection, bundle: str, manifest: bytes, signatures: bytes) -> None:
     """Keep the proof of a head; those of heads that are not here any more go."""
     connection.execute(
@@ -27,17 +31,16 @@ def put(connection: sqlite3.Connection, bundle: str, manifest: bytes, signatures
     )
 
 
-def get(connection: sqlite3.Connection, bundle: str) -> tuple[bytes, bytes] | None:
-    """The manifest and its signatures, byte for byte."""
+def get(connection: sqlite3.Connection, bundle: str) -> Proof | None:
+    """What was kept of a head; None of one that needed no proof."""
     row = connection.execute(
         "SELECT manifest, signatures FROM head_proofs WHERE bundle = ?", (bundle,)
     ).fetchone()
     return None if row is None else (bytes(row[0]), bytes(row[1]))
 
 
-def is_revoked(connection: sqlite3.Connection, bundle: str, ring: Keyring) -> bool:
+def is_revoked(proof: Proof | None, ring: Keyring) -> bool:
     """Whether those who vouched for a head are not enough for `ring`; a head without a proof needed none."""
-    proof = get(connection, bundle)
     if proof is None:
         return False
     try:
@@ -58,6 +61,6 @@ def drop_revoked(connection: sqlite3.Connection, ring: Keyring) -> None:
     }
     for state, drop in drops.items():
         row = store.in_state(connection, state)
-        if row is not None and is_revoked(connection, row.bundle, ring):
+        if row is not None and is_revoked(get(connection, row.bundle), ring):
             drop(row.bundle)
             log.warning("head_key_revoked", head=row.title, state=state)

@@ -29,6 +29,7 @@ WITH_FILE: tuple[State, ...] = ("staged", "trial", "live", "previous")
 REMEMBERED = 100
 """Heads that were refused, and as many that ended otherwise, of which a row is kept."""
 _DETAIL_CHARACTERS = 300
+_KEY_REVOKED = "head_key_revoked"
 
 
 @dataclass(frozen=True)
@@ -249,6 +250,20 @@ def note_work(connection: sqlite3.Connection, bundle: str, images: int, seconds:
         "UPDATE heads SET images = images + ?, work_seconds = work_seconds + ? WHERE bundle = ?",
         (images, seconds, bundle),
     )
+
+
+def note_key_revoked(connection: sqlite3.Connection, revoked: bool) -> None:
+    """Write down whether the head in use is one whose key is trusted no longer; telemetry tells it with the counters."""
+    connection.execute(
+        "INSERT INTO counters (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (_KEY_REVOKED, revoked),
+    )
+
+
+def key_revoked(spool: Spool) -> bool:
+    """Whether the head in use, when an agent looked last, was one whose key is trusted no longer."""
+    row = spool.row("SELECT value FROM counters WHERE name = ?", (_KEY_REVOKED,))
+    return row is not None and bool(row[0])
 
 
 def reconcile(spool: Spool, directory: Path) -> None:

@@ -85,6 +85,7 @@ class HeadUpdater:
         self._noted_at = 0.0
         self._noted_images = 0
         self._unproven: _Unproven | None = None
+        self._revoked: bool | None = None
 
     def begin(self) -> None:
         """After a start: put files and rows in order, and take up the best head there is."""
@@ -222,6 +223,11 @@ class HeadUpdater:
         self._noted_at, self._noted_images = now, images
 
     def _serve(self) -> None:
+        """Have the best head there is in use, and say so when it is one that must be replaced."""
+        self._take_up()
+        self._tell_if_revoked()
+
+    def _take_up(self) -> None:
         """Take up the first of the heads there are that can be: on trial, live, in reserve, and the settings' own."""
         for row in self._candidates():
             if not row.allow_older and self._slot.prefers_own(row.counter):
@@ -233,6 +239,25 @@ class HeadUpdater:
                 return
         self._settle(None)
         self._slot.serve_own()
+
+    def _tell_if_revoked(self) -> None:
+        """A device is never left without a head, so one whose key was revoked works on, and nobody may overlook that it does."""
+        with self._spool.transaction() as transaction:
+            try:
+                revoked = self._judge.is_revoked(transaction, self._slot.delivered)
+            except BundleError as error:
+                log.warning("head_keys_unreadable", error=str(error))
+                return
+            if revoked == self._revoked:
+                return
+            store.note_key_revoked(transaction, revoked)
+        self._revoked = revoked
+        if revoked:
+            log.error(
+                "head_in_use_revoked",
+                bundle=self._slot.delivered,
+                error="the key that vouched for the head in use is trusted no longer: publish one that the keys in force sign",
+            )
 
     def _candidates(self) -> list[HeadRow]:
         with self._spool.transaction() as transaction:
