@@ -11,7 +11,7 @@ import structlog
 from broker.connection import Connection
 from broker.consumer import Consumer
 from broker.delivery import Delivery
-from edge_agent import clock, status
+from edge_agent import clock, inbox, status
 from edge_agent.errors import JobFailed, OutboxFull, SpoolError
 from edge_agent.generation import finishing, jobs, lifecycle, pool
 from edge_agent.generation.budget import Planner
@@ -21,12 +21,12 @@ from edge_agent.heads.arrivals import Arrivals
 from edge_agent.heads.calibration import StepMeter
 from edge_agent.heads.energy import EnergyMeter
 from edge_agent.heads.head_slot import HeadSlot
-from edge_agent.link import contract, inbox, senders
+from edge_agent.link import contract, senders
 from edge_agent.link.doorkeeper import Doorkeeper
 from edge_agent.link.relay import Relay
 from edge_agent.observation import Observer
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage import quarantine
+from edge_agent.storage import counters, quarantine
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from monitoring.errors import Disposition
@@ -173,7 +173,7 @@ class Agent:
         objection = senders.objection(letter.user_id, letter.type, self._parts.connection.user)
         with self._spool.transaction() as transaction:
             if objection is not None:
-                inbox.count(transaction, "strangers")
+                counters.add(transaction, "strangers")
             elif letter.published_at is not None:
                 known_time.note(transaction, letter.published_at, clock.now(), time.time())
         if objection is not None:

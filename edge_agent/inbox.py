@@ -16,6 +16,7 @@ from broker.errors import Refused
 from edge_agent.errors import SpoolFull
 from edge_agent.generation import jobs, latents, pool_requests
 from edge_agent.link import contract
+from edge_agent.storage import counters
 from edge_agent.storage.spool import Spool
 
 log = structlog.get_logger(__name__)
@@ -82,7 +83,7 @@ def take(spool: Spool, letter: Letter, heads: HeadDesk | None = None) -> Outcome
         outcome = _take(transaction, letter, message)
         # A round is announced again and again, for those who were away: hearing it twice says nothing.
         if outcome in {"late", "duplicate"} and not isinstance(message, RoundV1):
-            count(transaction, outcome)
+            counters.add(transaction, outcome)
     if outcome == "refused":
         letter.refuse("not_for_devices", f"a device has no use for a {letter.type}")
         return outcome
@@ -104,19 +105,11 @@ def _take_head(spool: Spool, message: BundleV1 | ChunkV1, heads: HeadDesk) -> Ou
                 if isinstance(message, BundleV1)
                 else heads.chunk(transaction, message)
             )
-            count(transaction, name if wanted else f"{name}_declined")
+            counters.add(transaction, name if wanted else f"{name}_declined")
     except SpoolFull as error:
         log.warning("head_not_kept", bundle=message.bundle, error=str(error))
         return "refused"
     return "kept" if wanted else "late"
-
-
-def count(transaction: sqlite3.Connection, name: str) -> None:
-    """Add one to a counter that survives restarts."""
-    transaction.execute(
-        "INSERT INTO counters (name, value) VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1",
-        (name,),
-    )
 
 
 def _take(transaction: sqlite3.Connection, letter: Letter, message: Message) -> Outcome:
