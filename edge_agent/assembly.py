@@ -23,6 +23,7 @@ from edge_agent.heads.head_slot import HeadSlot, OpenHead
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.trial import Terms
 from edge_agent.heads.updater import HeadUpdater
+from edge_agent.letterbox import PREFETCH
 from edge_agent.link.doorkeeper import Doorkeeper
 from edge_agent.link.outbox import Entry
 from edge_agent.link.relay import WINDOW, Relay
@@ -37,7 +38,6 @@ from monitoring.metrics import EdgeMetrics
 
 log = structlog.get_logger(__name__)
 
-INBOX_PREFETCH = 8
 _GOODBYE_SECONDS = 1.0
 """How long a stopping agent waits for the broker; what is in flight stays in the outbox."""
 
@@ -87,7 +87,7 @@ def assemble(
             metered=settings.metered,
         )
         doorkeeper = Doorkeeper(windows, connection)
-        consumer = connection.consumer(inbox_queue(connection.user), prefetch=INBOX_PREFETCH)
+        consumer = connection.consumer(inbox_queue(connection.user), prefetch=PREFETCH)
         patient_duties: tuple[Duty, ...] = (
             doorkeeper,
             Reasker(spool, settings, lambda: connection.connected),
