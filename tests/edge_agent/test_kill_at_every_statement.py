@@ -25,11 +25,11 @@ from broker.contract.message import Message
 from broker.contract.rounds import RoundV1
 from diffusion import privacy
 from diffusion.schedule import NoiseSchedule
-from edge_agent import clock
+from edge_agent import clock, inbox
 from edge_agent.generation import finishing, jobs, lifecycle
 from edge_agent.generation.recipe import Recipe
 from edge_agent.heads.head_slot import HeadSlot
-from edge_agent.link import contract, inbox, outbox
+from edge_agent.link import contract, outbox
 from edge_agent.release import contribution
 from edge_agent.release.images import Image
 from edge_agent.settings import EdgeSettings

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
@@ -25,6 +26,7 @@ from edge_agent.storage.state import StateDirectory
 from export.checkpoint import save_checkpoint
 from export.head_export import export_head
 from monitoring.metrics import BrokerMetrics, EdgeMetrics
+from tests.conftest import wait_until
 from tests.export.heads import SCHEDULE, metadata_of, random_network
 
 NOWHERE = "amqp://ward_one:secret@127.0.0.1:1/collafuse"
@@ -169,3 +171,26 @@ def test_an_agent_that_cannot_begin_leaves_no_open_files_behind() -> None:
 
     first = begin()
     assert [begin() for _ in range(5)] == [first] * 5
+
+
+def test_a_busy_spool_is_waited_for_and_not_called_a_full_disk(
+    agent: Callable[..., Any], state: StateDirectory
+) -> None:
+    with agent() as (agent_, spool), structlog.testing.capture_logs() as logs:
+        spool.rows("PRAGMA busy_timeout = 1")
+
+        def stop_once_told() -> None:
+            try:
+                wait_until(lambda: any(entry["event"] == "spool_busy" for entry in logs), "it is told")
+            finally:
+                agent_._stopping.set()
+
+        watcher = threading.Thread(target=stop_once_told)
+        with Spool(state.spool) as other, other.transaction():
+            watcher.start()
+            agent_.run()
+        watcher.join()
+
+    told = {entry["event"] for entry in logs}
+    assert "spool_busy" in told
+    assert "spool_full" not in told

@@ -11,12 +11,12 @@ from broker import codec
 from broker.contract.denoise import DenoiseV1, LatentsV1
 from broker.contract.message import Message
 from diffusion.schedule import NoiseSchedule
+from edge_agent import inbox
 from edge_agent.generation import pool
 from edge_agent.generation.pool import Stock
 from edge_agent.generation.pool_keeper import PoolKeeper
 from edge_agent.generation.recipe import HeadFacts
 from edge_agent.heads.head import Head
-from edge_agent.link import inbox
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from broker import codec
 from broker.contract.message import Message
+from edge_agent import inbox
 from edge_agent.heads import arrivals, store
 from edge_agent.heads.arrivals import Arrivals
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.trial import Terms
 from edge_agent.heads.updater import HeadUpdater
-from edge_agent.link import inbox
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from tests.conftest import wait_until

@@ -13,7 +13,7 @@ from edge_agent.generation import jobs, results, waiting
 from edge_agent.link import outbox
 from edge_agent.observation import Observer
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage import housekeeping, quarantine
+from edge_agent.storage import aside, counters, housekeeping, quarantine
 from edge_agent.storage.housekeeping import Housekeeper, Keeping
 from edge_agent.storage.spool import Spool, log_of
 from edge_agent.storage.state import StateDirectory
@@ -282,14 +282,14 @@ def test_forgotten_jobs_stay_counted(
     observer.look(spool)
 
     assert jobs.counts(spool) == {"completed": 1}
-    assert status.counter(spool, "forgotten_completed") == 3
+    assert counters.value(spool, "forgotten_completed") == 3
     assert metrics.jobs_total.labels(outcome="completed")._value.get() == 4
 
 
 def test_what_lies_in_quarantine_is_measured(
     state: StateDirectory, keeper: MakeHousekeeper, metrics: EdgeMetrics
 ) -> None:
-    (state.quarantine / "20260101T000000Z").mkdir(parents=True)
+    (state.path / aside.NAME / "20260101T000000Z").mkdir(parents=True)
 
     keeper().turn()
 

@@ -14,13 +14,13 @@ from broker.contract.receipts import ReceiptV1
 from broker.contract.rounds import RoundV1
 from broker.contract.samples import SamplesV1
 from diffusion.schedule import NoiseSchedule
-from edge_agent import clock
+from edge_agent import clock, inbox
 from edge_agent.errors import SpoolFull
 from edge_agent.generation import jobs, latents, lifecycle
 from edge_agent.heads.head_slot import HeadSlot
-from edge_agent.link import contract, inbox
+from edge_agent.link import contract
 from edge_agent.settings import EdgeSettings
-from edge_agent.status import counter
+from edge_agent.storage import counters
 from edge_agent.storage.spool import Spool
 
 SCHEDULE = NoiseSchedule.cosine(200)
@@ -150,7 +150,7 @@ def test_a_repeat_is_acknowledged_and_changes_nothing(spool: Spool, asked: Asked
     outcome, letter = deliver(spool, part_of(request, 0, 4), message_id)
 
     assert (outcome, letter.ends) == ("duplicate", ["ack"])
-    assert counter(spool, "duplicate") == 1
+    assert counters.value(spool, "duplicate") == 1
     assert spool.rows("SELECT count(*) FROM latents")[0][0] == 1
 
 
@@ -162,7 +162,7 @@ def test_a_result_for_a_job_that_has_ended_is_dropped_and_counted(spool: Spool, 
     outcome, letter = deliver(spool, part_of(request, 0, 6))
 
     assert (outcome, letter.ends) == ("late", ["ack"])
-    assert counter(spool, "late") == 1
+    assert counters.value(spool, "late") == 1
     assert state_of(spool, job_id) == ("expired", "expired")
     assert spool.rows("SELECT count(*) FROM latents")[0][0] == 0
     assert spool.rows("SELECT count(*) FROM outbox")[0][0] == 0
