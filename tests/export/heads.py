@@ -54,6 +54,6 @@ def metadata_of(
     )
 
 
-def write_checkpoint(path: Path, network: UNet, client: str = "ward") -> Path:
-    save_checkpoint(path, network, metadata_of(network, client=client))
+def write_checkpoint(path: Path, network: UNet, client: str = "ward", t_cut: int = T_CUT) -> Path:
+    save_checkpoint(path, network, metadata_of(network, t_cut, client))
     return path
