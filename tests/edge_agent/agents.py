@@ -20,12 +20,11 @@ NOWHERE = "amqp://ward_one:secret@127.0.0.1:1/collafuse"
 COMMAND = "from collafuse.cli import main; main()"
 
 TELLING = """
-    import atexit, os, sys
+    import atexit, json, os, sys
     from pathlib import Path
 
     def tell():
-        loaded = sorted(name for name in sys.modules if name.partition(".")[0] == "torch")
-        Path(os.environ["LOADED_FILE"]).write_text(f"{len(sys.modules)} {loaded}")
+        Path(os.environ["LOADED_FILE"]).write_text(json.dumps(sorted(sys.modules)))
 
     atexit.register(tell)
     from collafuse.cli import main

@@ -144,9 +144,9 @@ def test_images_are_contributed_and_pictures_made_without_torch(
     assert status["jobs"] == {"completed": 1}
     assert (status["head"]["provider"], status["head"]["t_cut"], status["head"]["error"]) == ("cpu", 60, None)
     assert agent.stop() == 0
-    count, torch_modules = loaded_file.read_text().split(" ", 1)
-    assert int(count) > 300
-    assert torch_modules == "[]"
+    loaded = set(json.loads(loaded_file.read_text()))
+    assert "onnxruntime" in loaded
+    assert "torch" not in loaded
 
 
 def test_killed_at_every_commit_in_turn_a_job_still_completes_once(
