@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from edge_agent import clock
 from edge_agent.errors import HeadError
 from edge_agent.heads import known_time, proofs, store
+from edge_agent.heads.distant_key import DistantKey
 from edge_agent.heads.proofs import Proof
 from edge_agent.storage.spool import Spool
 from export.bundle import Bundle
@@ -31,7 +32,7 @@ class Judge:
     def __init__(self, client: str | None, keys: Sequence[str]) -> None:
         self._client = client
         try:
-            self._ring = Keyring.from_texts(keys)
+            self._ring = Keyring(tuple(DistantKey.from_text(key) for key in keys))
         except KeyUnusable as error:
             raise HeadError(f"head_keys: {error}") from error
         self._settings = hashlib.sha256(
@@ -58,7 +59,8 @@ class Judge:
         if not lists:
             return self._ring
         current = lists[-1].content
-        return Keyring(current.public_keys, current.threshold, current)
+        keys = tuple(DistantKey(key.raw) for key in current.public_keys)
+        return Keyring(keys, current.threshold, current)
 
     def verify(
         self,
