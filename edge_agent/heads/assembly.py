@@ -11,6 +11,7 @@ from edge_agent.heads.arrivals import MAX_ATTEMPTS, Incoming
 from edge_agent.heads.judge import Judge
 from edge_agent.storage.spool import Spool
 from export.errors import BundleError, BundleRefused
+from export.files import flush_directory
 
 log = structlog.get_logger(__name__)
 
@@ -46,11 +47,7 @@ def assemble(spool: Spool, directory: Path, judge: Judge) -> bool:
 def place(draft: Path, path: Path) -> None:
     """Move a file that is on the disk to its name, and see that the name is too."""
     draft.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_directory(path.parent)
 
 
 def _write(spool: Spool, expected: Incoming, draft: Path) -> str:

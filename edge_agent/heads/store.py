@@ -17,6 +17,7 @@ import structlog
 
 from edge_agent import clock
 from edge_agent.heads import reasons
+from edge_agent.storage import counters
 from edge_agent.storage.spool import Spool
 
 log = structlog.get_logger(__name__)
@@ -262,8 +263,7 @@ def note_key_revoked(connection: sqlite3.Connection, revoked: bool) -> None:
 
 def key_revoked(spool: Spool) -> bool:
     """Whether the head in use, when an agent looked last, was one whose key is trusted no longer."""
-    row = spool.row("SELECT value FROM counters WHERE name = ?", (_KEY_REVOKED,))
-    return row is not None and bool(row[0])
+    return bool(counters.value(spool, _KEY_REVOKED))
 
 
 def reconcile(spool: Spool, directory: Path) -> None:

@@ -15,7 +15,7 @@ from edge_agent import inbox
 from edge_agent.generation import pool
 from edge_agent.generation.pool import Stock
 from edge_agent.generation.pool_keeper import PoolKeeper
-from edge_agent.generation.recipe import HeadFacts
+from edge_agent.heads.facts import HeadFacts
 from edge_agent.heads.head import Head
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory

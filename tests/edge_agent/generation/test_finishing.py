@@ -207,7 +207,7 @@ def test_a_job_whose_pictures_find_no_room_is_not_begun_and_not_failed(
 def test_a_disk_that_fills_up_while_pictures_are_written_leaves_the_job_and_no_half_pictures(
     finish: Finish, spool: Spool, state: StateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "_write_facts", lambda *_: Path("/dev/full").write_bytes(b"x"))
+    monkeypatch.setattr(results, "_write_picture", lambda *_: Path("/dev/full").write_bytes(b"x"))
     with pytest.raises(SpoolFull, match="the disk is full"):
         finish(2)
 

@@ -13,7 +13,7 @@ from broker.contract.rounds import RoundV1
 from diffusion.schedule import NoiseSchedule
 from edge_agent.generation.pool import Stock
 from edge_agent.generation.pool_keeper import REQUEST_SAMPLES, Order, PoolKeeper, order
-from edge_agent.generation.recipe import HeadFacts
+from edge_agent.heads.facts import HeadFacts
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.holdings import held_bytes
 from edge_agent.storage.spool import Spool

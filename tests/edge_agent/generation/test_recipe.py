@@ -12,7 +12,6 @@ from diffusion.schedule import NoiseSchedule
 from edge_agent.errors import JobFailed
 from edge_agent.generation.recipe import (
     REQUEST_SAMPLES,
-    HeadFacts,
     Recipe,
     check_label,
     denoise_request,
@@ -20,6 +19,7 @@ from edge_agent.generation.recipe import (
     slices,
     write_recipe,
 )
+from edge_agent.heads.facts import HeadFacts
 from edge_agent.settings import EdgeSettings
 
 MakeSettings = Callable[..., EdgeSettings]
