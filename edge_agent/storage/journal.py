@@ -73,10 +73,6 @@ class Journal:
         """Add what is known of losses (see `edge_agent.storage.loss`), as a line of its own; raises as `append` does."""
         self._append({"incomplete_since": since, "acknowledged": acknowledged})
 
-    def rows(self) -> Iterator[Row]:
-        """Everything that was ever appended, oldest first; a line that is damaged is passed over and reported."""
-        return Scan(self.path).rows()
-
     def mark(self, end: int) -> dict[str, int] | None:
         """What says that the file was read up to `end`; None when it is not there."""
         with contextlib.suppress(OSError):
@@ -125,7 +121,7 @@ class Scan:
         self.path = path
 
     def rows(self) -> Iterator[Row]:
-        """The releases, oldest first. Raises JournalUnusable when the file cannot be read."""
+        """The releases, oldest first; damaged lines are passed over and reported. Raises JournalUnusable if it cannot be read."""
         with _explained(self.path):
             self.missing = not self.path.exists()
             if self.missing:

@@ -19,6 +19,7 @@ from edge_agent.storage.state import StateDirectory
 from edge_agent.telemetry import Reporter
 from monitoring.metrics import EdgeMetrics
 from tests.conftest import wait_until
+from tests.edge_agent.rows import put
 
 
 @pytest.fixture
@@ -150,15 +151,7 @@ def test_jobs_that_housekeeping_forgot_stay_counted(
 def test_a_full_outbox_costs_the_report_and_nothing_else(
     spool: Spool, reporter: Callable[..., Reporter]
 ) -> None:
-    with spool.transaction() as transaction:
-        outbox._put(
-            transaction,
-            message_id="m",
-            kind="samples",
-            type_name="samples.v1",
-            body=bytes(2**20),
-            max_bytes=2**20,
-        )
+    put(spool, "m", bytes(2**20))
     device = reporter(outbox_max_bytes=2**20)
 
     something_happens(spool, "a", "refused")

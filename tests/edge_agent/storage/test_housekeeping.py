@@ -18,6 +18,7 @@ from edge_agent.storage.housekeeping import Housekeeper, Keeping
 from edge_agent.storage.spool import Spool, log_of
 from edge_agent.storage.state import StateDirectory
 from monitoring.metrics import EdgeMetrics
+from tests.edge_agent.rows import put
 
 DAY = 86_400.0
 
@@ -331,15 +332,7 @@ def used_bytes(path: Path) -> int:
 
 def fill(spool: Spool, megabytes: int) -> None:
     for number in range(megabytes):
-        with spool.transaction() as transaction:
-            outbox._put(
-                transaction,
-                message_id=f"m-{number}",
-                kind="samples",
-                type_name="samples.v1",
-                body=os.urandom(2**20),
-                max_bytes=2**40,
-            )
+        put(spool, f"m-{number}", os.urandom(2**20))
 
 
 def drain(spool: Spool) -> None:

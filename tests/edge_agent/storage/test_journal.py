@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge_agent.errors import SpoolError, SpoolFull
 from edge_agent.storage import journal as journals
-from edge_agent.storage.journal import Journal
+from edge_agent.storage.journal import Journal, Scan
 from edge_agent.storage.reconciliation import Reconciled, reconcile
 from edge_agent.storage.spool import Spool, explained
 from edge_agent.storage.state import JOURNAL_NAME, StateDirectory
@@ -32,7 +32,7 @@ def rows(first: int, count: int = 2) -> list[dict[str, Any]]:
 
 
 def read(journal: Journal) -> list[dict[str, Any]]:
-    return [dict(row) for row in journal.rows()]
+    return [dict(row) for row in Scan(journal.path).rows()]
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import pytest
 
 from edge_agent import status
 from edge_agent.errors import SpoolDamaged, SpoolReplaced
-from edge_agent.link import outbox
 from edge_agent.release import contribution, ledger
 from edge_agent.release.images import open_images
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage import aside, quarantine
 from edge_agent.storage.spool import Spool, log_of
 from edge_agent.storage.state import JOURNAL_NAME, StateDirectory, agent_lock
+from tests.edge_agent.rows import put
 from tests.edge_agent.storage.damage import DAMAGES, overwritten
 
 MakeSettings = Callable[..., EdgeSettings]
@@ -73,8 +73,7 @@ def test_a_damaged_spool_is_set_aside_whole_and_what_was_released_is_still_known
 
 def test_the_log_and_its_index_go_with_the_file(state: StateDirectory) -> None:
     other = Spool(state.spool)  # keeps the log from being taken into the file
-    with other.transaction() as transaction:
-        outbox._put(transaction, message_id="m", kind="samples", type_name="t", body=b"b", max_bytes=99)
+    put(other, "m")
     log = log_of(state.spool).read_bytes()
     assert log
 
@@ -175,13 +174,6 @@ def test_whoever_was_at_work_on_the_old_file_is_told_and_does_the_new_one_no_har
     with Spool(state.spool, verify=True) as again:
         names = [row[0] for row in again.rows("SELECT message_id FROM outbox ORDER BY sequence")]
     assert names == ["new-1", "new-2", "new-3"]
-
-
-def put(spool: Spool, message_id: str) -> None:
-    with spool.transaction() as transaction:
-        outbox._put(
-            transaction, message_id=message_id, kind="samples", type_name="t", body=b"x", max_bytes=2**20
-        )
 
 
 def test_a_quarantine_interrupted_after_the_file_is_completed(state: StateDirectory) -> None:

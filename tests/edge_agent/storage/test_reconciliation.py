@@ -21,7 +21,7 @@ from edge_agent.settings import EdgeSettings
 from edge_agent.storage import aside, counters, loss, quarantine
 from edge_agent.storage import journal as journals
 from edge_agent.storage import spool as spools
-from edge_agent.storage.journal import Journal
+from edge_agent.storage.journal import Journal, Scan
 from edge_agent.storage.reconciliation import reconcile
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import JOURNAL_NAME, StateDirectory
@@ -148,7 +148,7 @@ def test_what_can_be_read_of_the_damaged_spool_is_kept(lived: StateDirectory, se
     with spool:
         assert "some releases may be forgotten" in said
         assert ledger.accounts(spool, settings(), limit=99) == before
-        assert len(list(Journal.of(spool).rows())) == 10
+        assert len(list(Scan(Journal.of(spool).path).rows())) == 10
 
 
 @pytest.mark.parametrize("damage", [gone, flipped, zeros, directory])
@@ -159,7 +159,7 @@ def test_a_journal_that_is_damaged_beside_a_whole_spool_is_written_anew(
 
     with Spool(lived.spool, verify=True) as spool:
         assert reconcile(spool).written == 10
-        assert len(list(Journal.of(spool).rows())) == 10
+        assert len(list(Scan(Journal.of(spool).path).rows())) == 10
         assert ledger.summary(spool, settings())["incomplete_since"] is None
     empty(lived.spool)
     spool, said = anew(lived)
