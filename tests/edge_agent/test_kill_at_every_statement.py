@@ -35,7 +35,7 @@ from edge_agent.storage.migrations import MIGRATIONS
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, open_state
 from monitoring.metrics import EdgeMetrics
-from tests.edge_agent.generation.stock import Letter
+from tests.edge_agent.letters import Letter
 from tests.edge_agent.server import denoise
 
 SCHEDULE = NoiseSchedule.cosine(20)

@@ -1,14 +1,11 @@
 """A device as far as heads are concerned: inbox, updater and slot, without broker and without threads."""
 
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from broker import codec
 from broker.contract.message import Message
 from edge_agent import inbox
 from edge_agent.heads import arrivals, store
@@ -20,26 +17,8 @@ from edge_agent.heads.updater import HeadUpdater
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from tests.conftest import wait_until
-from tests.edge_agent.heads.bundles import messages
-
-
-@dataclass
-class Post:
-    """A letter; `ended` says how."""
-
-    type: str
-    body: bytes
-    message_id: str
-    ended: str = ""
-
-    def message(self) -> Message:
-        return codec.decode(self.type, self.body)
-
-    def ack(self) -> None:
-        self.ended = "acked"
-
-    def refuse(self, reason: str, detail: str) -> None:
-        self.ended = f"refused: {reason}"
+from tests.edge_agent.heads import bundles
+from tests.edge_agent.letters import Letter
 
 
 class HeadDevice:
@@ -85,15 +64,15 @@ class HeadDevice:
         """The device after its agent was killed: nothing was closed or counted back."""
         return HeadDevice(self._state, self.spool, keys=self._keys, terms=self._terms)
 
-    def take(self, *letters: Message) -> None:
-        for letter in letters:
-            post = Post(letter.type_name, codec.encode(letter), uuid.uuid4().hex)
-            inbox.take(self.spool, post, self.arrivals)
-            assert post.ended == "acked", post
+    def take(self, *messages: Message) -> None:
+        for message in messages:
+            letter = Letter(message)
+            inbox.take(self.spool, letter, self.arrivals)
+            assert letter.ends == ["ack"], letter
 
     def deliver(self, path: Path) -> str:
         """All of a bundle; returns its digest."""
-        announcement, chunks = messages(path)
+        announcement, chunks = bundles.messages(path)
         self.take(announcement, *chunks)
         return announcement.bundle
 
