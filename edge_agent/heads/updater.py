@@ -13,13 +13,14 @@ import structlog
 
 from edge_agent.errors import HeadError
 from edge_agent.heads import assembly, reasons, store
-from edge_agent.heads.golden_check import LIMIT_SECONDS, GoldenCheck
+from edge_agent.heads.examiner import Examiner
+from edge_agent.heads.golden_check import LIMIT_SECONDS
 from edge_agent.heads.head_slot import HeadSlot, file_digest
 from edge_agent.heads.installation import adopt
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.provider import Fallback, Provider
 from edge_agent.heads.store import HeadRow
-from edge_agent.heads.trial import MAX_LIVE_STARTS, MAX_STARTS, Progress, Terms, may_start, verdict
+from edge_agent.heads.trial import MAX_LIVE_STARTS, Progress, Terms, may_start, verdict
 from edge_agent.storage.spool import Spool
 from export.errors import BundleError
 from export.manifest import Manifest
@@ -71,13 +72,16 @@ class HeadUpdater:
         self._directory = directory
         self._slot = slot
         self._judge = judge
-        self._provider: Provider = provider
-        self._threads = threads
-        self._fallback: Fallback = fallback
         self._terms = terms or Terms()
-        self._check_seconds = check_seconds
-        self._turnstile = turnstile
-        self._checking: tuple[str, GoldenCheck] | None = None
+        self._examiner = Examiner(
+            spool,
+            directory,
+            provider=provider,
+            threads=threads,
+            fallback=fallback,
+            check_seconds=check_seconds,
+            turnstile=turnstile,
+        )
         self._not_loadable: set[str] = set()
         self._served: tuple[int, Manifest | None] | None = None
         self._assemble_at = 0.0
@@ -85,7 +89,7 @@ class HeadUpdater:
         self._noted_at = 0.0
         self._noted_images = 0
         self._unproven: _Unproven | None = None
-        self._revoked: bool | None = None
+        self._told_revoked = False
 
     def begin(self) -> None:
         """After a start: put files and rows in order, and take up the best head there is."""
@@ -99,9 +103,9 @@ class HeadUpdater:
 
     def turn(self) -> None:
         """Look what there is to do, and do a little of it."""
-        if self._spool.row(_ON_THE_WAY) or self._checking is not None or self._on_trial is not None:
+        if self._spool.row(_ON_THE_WAY) or self._examiner.busy or self._on_trial is not None:
             self._assemble()
-            self._check()
+            self._examiner.turn()
             self._watch()
         self._prove()
         changes = self._spool.rows("SELECT coalesce(max(changed), 0) FROM heads")[0][0]
@@ -110,11 +114,7 @@ class HeadUpdater:
 
     def close(self) -> None:
         """The agent ends in order: what was begun has not failed."""
-        if self._checking is not None:
-            bundle, check = self._checking
-            check.stop()
-            self._end_start(bundle)
-            self._end_check()
+        self._examiner.close()
         if self._on_trial is not None:
             self._note_work()
             self._end_start(self._on_trial)
@@ -139,64 +139,6 @@ class HeadUpdater:
         except OSError as error:
             self._assemble_at = time.monotonic() + _RETRY_SECONDS
             log.warning("head_not_written", error=str(error), retry_in_seconds=_RETRY_SECONDS)
-
-    def _check(self) -> None:
-        if self._checking is None:
-            self._begin_check()
-            return
-        bundle, check = self._checking
-        found = check.poll()
-        if found is None:
-            return
-        self._end_check()
-        reason, detail = found
-        with self._spool.transaction() as transaction:
-            row = store.find(transaction, bundle)
-            if row is None or row.state != "staged":
-                return  # another has taken its place meanwhile
-            if not reason:
-                store.move(transaction, bundle, "trial")
-            elif reason not in {reasons.CHECK_CRASHED, reasons.NOT_READ} or row.starts >= MAX_STARTS:
-                store.move(transaction, bundle, "failed", reason=reason, detail=detail)
-        log.info("head_checked", head=row.title, reason=reason or None, detail=detail)
-        store.remove_unneeded(self._spool, self._directory)
-
-    def _end_check(self) -> None:
-        self._checking = None
-        if self._turnstile is not None:
-            self._turnstile.release()
-
-    def _begin_check(self) -> None:
-        with self._spool.transaction() as transaction:
-            row = store.in_state(transaction, "staged")
-            if row is None or store.in_state(transaction, "trial") is not None:
-                return
-            if row.starts >= MAX_STARTS:
-                detail = f"it was tried {row.starts} times and the device went down each time"
-                store.move(transaction, row.bundle, "failed", reason=reasons.CHECK_CRASHED, detail=detail)
-                return
-            if self._turnstile is not None and not self._turnstile.acquire(blocking=False):
-                return
-            store.note_start(transaction, row.bundle, 1)
-        try:
-            check = self._probe(row)
-        except OSError as error:  # no memory or no file to be had for another process: not the head's fault
-            self._end_start(row.bundle)
-            self._end_check()
-            self._assemble_at = time.monotonic() + _RETRY_SECONDS
-            log.warning("head_not_probed", error=str(error), retry_in_seconds=_RETRY_SECONDS)
-            return
-        self._checking = (row.bundle, check)
-
-    def _probe(self, row: HeadRow) -> GoldenCheck:
-        return GoldenCheck(
-            store.path_of(self._directory, row.bundle),
-            manifest_digest=row.manifest,
-            provider=self._provider,
-            threads=self._threads,
-            fallback=self._fallback,
-            limit_seconds=self._check_seconds,
-        )
 
     def _watch(self) -> None:
         """Count what the head on trial has done, and end its trial when it has done enough."""
@@ -248,11 +190,10 @@ class HeadUpdater:
             except BundleError as error:
                 log.warning("head_keys_unreadable", error=str(error))
                 return
-            if revoked == self._revoked:
-                return
-            store.note_key_revoked(transaction, revoked)
-        self._revoked = revoked
-        if revoked:
+            if revoked != store.key_revoked(self._spool):
+                store.note_key_revoked(transaction, revoked)
+        told, self._told_revoked = self._told_revoked, revoked
+        if revoked and not told:
             log.error(
                 "head_in_use_revoked",
                 bundle=self._slot.delivered,
