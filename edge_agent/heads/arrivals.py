@@ -23,8 +23,6 @@ from export.manifest import Manifest
 
 log = structlog.get_logger(__name__)
 
-MAX_ATTEMPTS = 3
-"""A bundle that was whole so often, and never what had been announced, is refused for a while."""
 UNREADABLE_NAME = "unreadable"
 _REPORTED: dict[str, UpdateState] = {
     "receiving": "receiving",

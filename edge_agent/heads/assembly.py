@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 
 from edge_agent.heads import arrivals, reasons, store
-from edge_agent.heads.arrivals import MAX_ATTEMPTS, Incoming
+from edge_agent.heads.arrivals import Incoming
 from edge_agent.heads.judge import Judge
 from edge_agent.storage.spool import Spool
 from export.errors import BundleError, BundleRefused
@@ -15,6 +15,8 @@ from export.files import flush_directory
 
 log = structlog.get_logger(__name__)
 
+MAX_ATTEMPTS = 3
+"""A bundle that was whole so often, and never what had been announced, is refused for a while."""
 _DRAFT = ".incoming"
 
 
