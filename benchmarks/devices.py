@@ -18,16 +18,18 @@ from typing import Annotated, Any
 import pika
 import typer
 
-from benchmarks.devices_fleet import rss_bytes, serve
-from benchmarks.report import Result, emit, say
+from benchmarks.devices_fleet import serve
+from benchmarks.report import Result, alone, emit, say
 from broker.address import BrokerSettings
 from broker.identities import enroll
 from broker.management import Management
 from broker.node.local_node import LocalNode, NodeInfo
 from broker.topology import FEDERATION, QUEUE_SAMPLES, declare
+from edge_agent.fleet.memory import rss_bytes
 from tests.conftest import is_registered, wait_until
 
 PROCESSES = 5
+ONCE = "one measurement"
 OUTAGE_SECONDS = 15.0
 STORM_SECONDS = 180.0
 
@@ -180,25 +182,26 @@ def at_rest(local: LocalNode, enrolled: int, connected: int) -> tuple[list[str],
     busy, own = memory_bytes(local), fleet.bytes_per_device
     fleet.close()
     return urls, [
-        _plain(f"enrolling one of {enrolled} devices", "ms", seconds * 1000),
-        _plain(
-            f"broker's memory for one of {enrolled} enrolled and idle", "kB", (idle - empty) / enrolled / 1000
+        alone(f"enrolling one of {enrolled} devices", "ms", [seconds * 1000], ONCE),
+        alone(
+            f"broker's memory for one of {enrolled} enrolled and idle",
+            "kB",
+            [(idle - empty) / enrolled / 1000],
+            ONCE,
         ),
-        _plain(
+        alone(
             f"broker's memory for one of {connected} connected, besides",
             "kB",
-            (busy - idle) / connected / 1000,
+            [(busy - idle) / connected / 1000],
+            ONCE,
         ),
-        _plain(
+        alone(
             f"agent's memory for its connection, one of {connected // PROCESSES} in a process",
             "kB",
-            own / 1000,
+            [own / 1000],
+            ONCE,
         ),
     ]
-
-
-def _plain(name: str, unit: str, value: float) -> Result:
-    return Result(name, unit, value, None, None, None, None, "one measurement")
 
 
 def storms(local: LocalNode, urls: list[str], messages: int) -> list[Result]:

@@ -7,7 +7,6 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
-from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -19,6 +18,7 @@ from broker.errors import PublishFailed
 from broker.names import inbox
 from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_UP, up_key
+from edge_agent.fleet.memory import rss_bytes
 from monitoring.metrics import BrokerMetrics
 
 FIXED_SECONDS = 1.0
@@ -123,11 +123,3 @@ def _next_order(pipe: Pipe, devices: list[Device]) -> tuple[str, int, str] | Non
             break
     order: tuple[str, int, str] | None = pipe.recv()
     return order
-
-
-def rss_bytes(pid: int | str = "self") -> int:
-    """Memory that a process has resident."""
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) * 1024
-    return 0

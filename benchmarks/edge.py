@@ -19,9 +19,10 @@ import torch
 import typer
 
 from benchmarks.devices import a_node, make_devices
-from benchmarks.edge_agents import DEMO, SCHEDULE, RunningAgent, bundle, network, running_agent
+from benchmarks.edge_agents import RunningAgent, running_agent
 from benchmarks.engine_loads import NETWORK
-from benchmarks.report import Result, emit, say, spread
+from benchmarks.heads import DEMO, SCHEDULE, bundle, network
+from benchmarks.report import Result, alone, emit, say, spread
 from broker.node.local_node import LocalNode
 from broker.settings import BrokerSettings
 from diffusion.network import UNet
@@ -101,16 +102,11 @@ def at_rest(urls: Sequence[str], scratch: Path, head: Path, effort: Effort) -> l
         signed.look(agent, 0)
     return [
         at_most("memory of an idle agent with a loaded head, resident", "MB", idle.rss, MEMORY_BYTES / 1e6),
-        plain("the same, shared pages divided", "MB", idle.pss),
-        plain("without the local page (--no-api), resident", "MB", bare.rss),
-        plain("with its owner's keys and a signed head, resident", "MB", signed.rss),
+        alone("the same, shared pages divided", "MB", idle.pss),
+        alone("without the local page (--no-api), resident", "MB", bare.rss),
+        alone("with its owner's keys and a signed head, resident", "MB", signed.rss),
         at_most("computing of an idle, connected agent", "% of a core", idle.percent, IDLE_PERCENT),
     ]
-
-
-def plain(name: str, unit: str, values: Sequence[float]) -> Result:
-    """A figure of which nothing was promised."""
-    return Result(name, unit, statistics.median(values), None, None, None, None, spread(values))
 
 
 def from_stock(local: LocalNode, url: str, scratch: Path, head: Path, effort: Effort) -> list[Result]:
@@ -140,7 +136,7 @@ def from_stock(local: LocalNode, url: str, scratch: Path, head: Path, effort: Ef
             pictures,
             PICTURE_SECONDS * 1e3,
         ),
-        plain(f"memory after {count + 1} pictures, resident", "MB", after.rss),
+        alone(f"memory after {count + 1} pictures, resident", "MB", after.rss),
     ]
 
 

@@ -1,4 +1,4 @@
-"""A real agent in a process of its own, and the heads that the benchmarks of the device run."""
+"""A real agent in a process of its own."""
 
 import os
 import subprocess
@@ -9,69 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from collafuse.demo.design import Design
-from diffusion.network import UNet, UNetConfig
-from diffusion.schedule import NoiseSchedule
 from edge_agent import clock, status
 from edge_agent.generation import jobs, pool
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from export.bundle.keys import PrivateKey
-from export.checkpoint import HeadMetadata, save_checkpoint
-from export.head_export import Issue, export_head
 from tests.conftest import wait_until
 
-DESIGN = Design()
-DEMO = UNetConfig(
-    in_channels=1,
-    image_size=8,
-    base_channels=DESIGN.head.base_channels,
-    channel_multipliers=(1, 2),
-    num_classes=DESIGN.num_classes,
-)
-SCHEDULE = NoiseSchedule.cosine(1000)
-T_CUT = SCHEDULE.T // 5
-"""The share of the chain that an agent takes unless it is told otherwise."""
 START_SECONDS = 60.0
-
-
-def network(config: UNetConfig) -> UNet:
-    """Random weights: speed does not depend on what they are, and an untouched network would end in zeros."""
-    torch.manual_seed(0)
-    made = UNet(config)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return made.eval().requires_grad_(requires_grad=False)
-
-
-def bundle(
-    made: UNet, path: Path, *, client: str = "bench", counter: int = 1, key: PrivateKey | None = None
-) -> Path:
-    """Export a network as the head of a client, for the device's share of the chain, signed by `key` or by nobody."""
-    facts = HeadMetadata(
-        unet=made.config.to_dict(),
-        schedule_name=SCHEDULE.name,
-        schedule_T=SCHEDULE.T,
-        schedule_id=SCHEDULE.schedule_id,
-        t_cut=T_CUT,
-        client=client,
-        labels=tuple(f"class {number}" for number in range(made.config.num_classes or 0)),
-        steps=1,
-        batch_size=1,
-        images=1,
-        learning_rate=1e-3,
-        seed=0,
-        seconds=0.1,
-        loss=1.0,
-        loss_curve=((1, 1.0),),
-    )
-    checkpoint = path.with_suffix(".safetensors")
-    save_checkpoint(checkpoint, made, facts)
-    export_head(checkpoint, path, issue=Issue(counter=counter), key=key)
-    return path
 
 
 @dataclass(frozen=True, eq=False)

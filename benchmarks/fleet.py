@@ -10,7 +10,7 @@ import typer
 
 from benchmarks.devices import a_node, memory_bytes
 from benchmarks.fleet_rollout import rollout
-from benchmarks.report import Result, emit, say
+from benchmarks.report import Result, alone, emit, say
 from broker.management import Management
 from broker.node.local_node import LocalNode
 from broker.settings import BrokerSettings
@@ -22,6 +22,7 @@ from monitoring import logs
 
 CLIENT = "bench"
 QUICK_ROLLOUT = 12
+ONE_DAY = "one day"
 
 
 @dataclass(eq=False)
@@ -71,11 +72,12 @@ def a_day(local: LocalNode, agents: int, seconds: float, images: int) -> list[Re
     return [
         *_counts(outcome),
         *(_drain(account) for account in outcome.accounts),
-        _plain("broker's memory for a device, enrolled and connected", "kB", own_bytes / 1e3),
-        _plain(
+        alone("broker's memory for a device, enrolled and connected", "kB", [own_bytes / 1e3], ONE_DAY),
+        alone(
             f"agent's memory, one of {agents // outcome.processes} in a process",
             "kB",
-            outcome.bytes_per_agent / 1e3,
+            [outcome.bytes_per_agent / 1e3],
+            ONE_DAY,
         ),
     ]
 
@@ -84,28 +86,20 @@ def _counts(outcome: Outcome) -> list[Result]:
     whole = outcome.all
     undrained = whole.devices - whole.drained_devices
     return [
-        _plain(f"messages lost, of {whole.attempted}", "messages", whole.lost),
-        _plain(f"outboxes not empty, of {whole.devices}", "outboxes", undrained),
-        _plain("letters that came again, and were recognised", "letters", whole.duplicated),
+        alone(f"messages lost, of {whole.attempted}", "messages", [whole.lost], ONE_DAY),
+        alone(f"outboxes not empty, of {whole.devices}", "outboxes", [undrained], ONE_DAY),
+        alone("letters that came again, and were recognised", "letters", [whole.duplicated], ONE_DAY),
     ]
 
 
 def _drain(account: Account) -> Result:
     slowest, middle = account.longest_drain_seconds, account.median_drain_seconds
-    return Result(
+    return alone(
         f"links {account.link}: all sent and receipted after opening",
         "s",
-        float("inf") if slowest is None else slowest,
-        None,
-        None,
-        None,
-        None,
+        [float("inf") if slowest is None else slowest],
         f"half of {account.devices} within {'?' if middle is None else middle} s",
     )
-
-
-def _plain(name: str, unit: str, value: float) -> Result:
-    return Result(name, unit, value, None, None, None, None, "one day")
 
 
 def main(

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.edge_agents import DEMO, bundle, network
-from benchmarks.report import Result, say
+from benchmarks.heads import DEMO, bundle, network
+from benchmarks.report import Result, alone, say
 from broker import identities
 from broker.management import Management
 from broker.names import split_user
@@ -30,6 +30,7 @@ from export.delivery.rollout import Rollout
 from tests.edge_agent.heads.bundles import signed
 
 PATIENCE_SECONDS = 900.0
+ONE_ROLLOUT = "one rollout"
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,14 @@ def rollout(local: LocalNode, agents: int, processes: int) -> list[Result]:
             fleet.stop()
     parcel = sendings[0].parcel
     return [
-        _plain(
+        alone(
             f"a head of {len(parcel.content) / 1e3:.0f} kB in {parcel.announcement.chunks} pieces, from its sending until"
             f" the last of {agents} devices has it in use",
             "s",
-            seconds,
+            [seconds],
+            ONE_ROLLOUT,
         ),
-        _plain(f"devices that do not have it, of {agents}", "devices", agents - installed),
+        alone(f"devices that do not have it, of {agents}", "devices", [agents - installed], ONE_ROLLOUT),
     ]
 
 
@@ -126,7 +128,3 @@ def _deliver(fleet: Fleet, sendings: Sequence[Sending]) -> tuple[float, int]:
         fleet.watch_until(lambda: all(way.done() for way in ways), "delivering", PATIENCE_SECONDS + 60)
         seconds = time.monotonic() - begun
         return seconds, sum(way.result()[0] for way in ways)
-
-
-def _plain(name: str, unit: str, value: float) -> Result:
-    return Result(name, unit, value, None, None, None, None, "one rollout")

@@ -21,9 +21,9 @@ import onnxruntime as ort
 import torch
 import typer
 
+from benchmarks.heads import DEMO, SCHEDULE, T_CUT, network
 from benchmarks.report import Result, emit, say, spread
-from diffusion.network import UNet, UNetConfig
-from diffusion.schedule import NoiseSchedule
+from diffusion.network import UNetConfig
 from export.bundle.bars import BARS
 from export.bundle.gates import Precision
 from export.conversion.half_precision import HalfPrecision
@@ -36,8 +36,6 @@ from export.errors import ParityFailed
 
 # Promised of a convolution-heavy head: int8 takes at most 0.6 of the time of fp32.
 BAR = 1.67
-SCHEDULE = NoiseSchedule.cosine(1000)
-T_CUT = 200
 PROFILED_RUNS = 10
 
 
@@ -52,18 +50,8 @@ class Case:
 
 CASES = (
     Case("convolution-heavy head, 3×16×16", UNetConfig(3, 16, 128, (1, 2), 1, False), BAR),
-    Case("demo's head, 1×8×8", UNetConfig(1, 8, 16, (1, 2), 1, True, 10), None),
+    Case("demo's head, 1×8×8", DEMO, None),
 )
-
-
-def trained(config: UNetConfig) -> Trained:
-    """A head of random weights, random also where training starts from zeros."""
-    torch.manual_seed(0)
-    network = UNet(config)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return Trained(network.eval().requires_grad_(requires_grad=False), SCHEDULE, T_CUT)
 
 
 def models(head: Trained) -> dict[Precision, bytes]:
@@ -157,7 +145,7 @@ def main(
     found = []
     for case in CASES:
         say(f"exporting the {case.name}")
-        by_precision = models(trained(case.config))
+        by_precision = models(Trained(network(case.config), SCHEDULE, T_CUT))
         for batch in (1, 16):
             found += results(case, batch, 15 if quick else 40, by_precision)
     emit(

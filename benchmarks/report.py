@@ -51,6 +51,15 @@ def rate(
     return Result(name, unit, own, rival, other, own / other, bar, spread(ours))
 
 
+def alone(name: str, unit: str, values: Sequence[float], how: str | None = None) -> Result:
+    """A figure without a rival, of which nothing was promised: the median over the rounds.
+
+    how: it was measured, in place of the spread where there was one round.
+    """
+    own = statistics.median(values)
+    return Result(name, unit, own, None, None, None, None, spread(values) if how is None else how)
+
+
 def spread(values: Sequence[float]) -> str:
     """The least and the greatest of some values, in words."""
     return f"{_short(min(values))} to {_short(max(values))}, {len(values)} rounds"

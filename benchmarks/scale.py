@@ -28,7 +28,7 @@ import typer
 from prometheus_client import CollectorRegistry
 
 from benchmarks.engine_loads import NETWORK, backbone, describe, request
-from benchmarks.report import Result, emit, rate, say, spread
+from benchmarks.report import Result, alone, emit, rate, say
 from broker.address import BrokerSettings
 from broker.connection import Connection
 from broker.contract.denoise import LatentsV1
@@ -180,15 +180,15 @@ def _results(runs: dict[int, list[Run]]) -> list[Result]:
         latency = [each for run in runs[count] for each in run.latency_seconds]
         name = f"{count} workers, {sum(OPEN_REQUESTS.values())} requests kept open"
         results += [
-            _plain(f"{name}: request p50", "s", [float(np.quantile(latency, 0.5))]),
-            _plain(f"{name}: request p95", "s", [float(np.quantile(latency, 0.95))]),
-            _plain(f"{name}: mean lag in the queue", "s", [run.queue_seconds for run in runs[count]]),
-            _plain(
+            alone(f"{name}: request p50", "s", [float(np.quantile(latency, 0.5))]),
+            alone(f"{name}: request p95", "s", [float(np.quantile(latency, 0.95))]),
+            alone(f"{name}: mean lag in the queue", "s", [run.queue_seconds for run in runs[count]]),
+            alone(
                 f"{name}: share of the client that keeps {OPEN_REQUESTS['greedy']} of them open",
                 "%",
                 [100 * run.shares["greedy"] for run in runs[count]],
             ),
-            _plain(
+            alone(
                 f"{name}: fairness between the others (Jain)",
                 "of 1",
                 [
@@ -198,10 +198,6 @@ def _results(runs: dict[int, list[Run]]) -> list[Result]:
             ),
         ]
     return results
-
-
-def _plain(name: str, unit: str, values: list[float]) -> Result:
-    return Result(name, unit, statistics.median(values), None, None, None, None, spread(values))
 
 
 def _jain(shares: list[float]) -> float:

@@ -10,18 +10,17 @@ import structlog
 
 from broker.connection import Connection
 from broker.consumer import Consumer
-from broker.delivery import Delivery
 from edge_agent import clock, status
 from edge_agent.errors import JobFailed, OutboxFull, SpoolError
 from edge_agent.generation import finishing, jobs, lifecycle, pool
 from edge_agent.generation.budget import Planner
 from edge_agent.generation.jobs import Job
-from edge_agent.heads import known_time
 from edge_agent.heads.arrivals import Arrivals
 from edge_agent.heads.calibration import StepMeter
 from edge_agent.heads.energy import EnergyMeter
 from edge_agent.heads.head_slot import HeadSlot
-from edge_agent.link import contract, inbox, senders
+from edge_agent.letterbox import Letterbox
+from edge_agent.link import contract
 from edge_agent.link.doorkeeper import Doorkeeper
 from edge_agent.link.relay import Relay
 from edge_agent.observation import Observer
@@ -87,6 +86,7 @@ class Agent:
         self._stopping = stopping
         self._observer = Observer(parts.spool, parts.metrics, parts.settings)
         self._planner = Planner(parts.settings, parts.meter)
+        self._letterbox = Letterbox(parts.spool, parts.consumer, parts.arrivals, parts.connection.user)
         self._look_at = 0.0
         self._lively_until = 0.0
         self._carry_at = 0.0
@@ -94,8 +94,6 @@ class Agent:
         self._unobserved = True
         self._told: dict[str, Any] = {}
         self._waiting_for_room = False
-        self._in_hand: Delivery | None = None
-        """A letter that the disk had no room for; the broker, which has no answer yet, will not send it again by itself."""
         self._obstacles: dict[str, str] = {}
 
     @property
@@ -104,7 +102,7 @@ class Agent:
         return self._parts.slot.on_trial
 
     def run(self) -> None:
-        """Work until told to stop. Raises SpoolError when the spool is lost; a full disk is waited for."""
+        """Work until told to stop. Raises SpoolError when the spool is lost; a full disk, or a busy spool, is waited for."""
         log.info("agent_started", user=self._parts.connection.user, state=str(self._parts.state.path))
         while not self._stopping.is_set():
             try:
@@ -112,7 +110,7 @@ class Agent:
             except SpoolError as error:
                 if error.disposition is not Disposition.RETRY:
                     raise
-                log.warning("spool_full", error=str(error))
+                log.warning(error.event, error=str(error))
                 self._stopping.wait(_FULL_DISK_SECONDS)
         log.info("agent_stopped")
 
@@ -158,28 +156,10 @@ class Agent:
 
     def _take_letters(self, wait_seconds: float) -> None:
         """Wait a moment for a letter, then take all that have come; one that cannot be kept now is tried again next turn."""
-        letter = self._in_hand
-        if letter is None:
-            letter = self._parts.consumer.get(0 if self._jobs_may_have_changed else wait_seconds)
-        while letter is not None and not self._stopping.is_set():
-            self._in_hand = letter
-            self._take(letter)
-            self._in_hand = None
+        while not self._stopping.is_set():
+            if not self._letterbox.take(0 if self._jobs_may_have_changed else wait_seconds):
+                return
             self._jobs_may_have_changed = True
-            letter = self._parts.consumer.get(0)
-
-    def _take(self, letter: Delivery) -> None:
-        """One letter, if its sender may have sent it; a time on it is a time that has passed."""
-        objection = senders.objection(letter.user_id, letter.type, self._parts.connection.user)
-        with self._spool.transaction() as transaction:
-            if objection is not None:
-                inbox.count(transaction, "strangers")
-            elif letter.published_at is not None:
-                known_time.note(transaction, letter.published_at, clock.now(), time.time())
-        if objection is not None:
-            letter.refuse("not_allowed", objection)
-            return
-        inbox.take(self._spool, letter, self._parts.arrivals)
 
     def _look_around(self) -> None:
         """Now and then: the clock, the head's file, the metrics."""
@@ -195,6 +175,7 @@ class Agent:
             self._parts.meter.look(self._parts.slot.loaded)
             for duty in self._parts.duties:
                 self._see_to(duty)
+            self._letterbox.take_set_by()  # housekeeping may have made room
             if self._unobserved:
                 self._unobserved = False
                 self._observer.look(self._spool)
@@ -328,7 +309,7 @@ class Agent:
         except SpoolError as error:
             if error.disposition is not Disposition.RETRY:
                 raise
-            log.warning("spool_full", error=str(error))
+            log.warning(error.event, error=str(error))
 
     def _observe_step(self, images: int, seconds: float) -> None:
         self.beats += 1

@@ -10,8 +10,10 @@ import structlog
 from broker.connection import Connection
 from broker.names import inbox as inbox_queue
 from broker.names import split_user
+from edge_agent import clock
 from edge_agent.agent import Duty, Parts
 from edge_agent.errors import JournalUnusable
+from edge_agent.generation import jobs, pool_requests
 from edge_agent.generation.pool_keeper import PoolKeeper
 from edge_agent.generation.reasking import Reasker
 from edge_agent.heads.arrivals import Arrivals
@@ -21,20 +23,21 @@ from edge_agent.heads.head_slot import HeadSlot, OpenHead
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.trial import Terms
 from edge_agent.heads.updater import HeadUpdater
+from edge_agent.letterbox import PREFETCH
 from edge_agent.link.doorkeeper import Doorkeeper
+from edge_agent.link.outbox import Entry
 from edge_agent.link.relay import WINDOW, Relay
-from edge_agent.link.telemetry import Reporter
 from edge_agent.link.windows import Windows
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.housekeeping import Housekeeper, Keeping
 from edge_agent.storage.reconciliation import reconcile
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
+from edge_agent.telemetry import Reporter
 from monitoring.metrics import EdgeMetrics
 
 log = structlog.get_logger(__name__)
 
-INBOX_PREFETCH = 8
 _GOODBYE_SECONDS = 1.0
 """How long a stopping agent waits for the broker; what is in flight stays in the outbox."""
 
@@ -79,11 +82,12 @@ def assemble(
             connection.publisher(window=WINDOW),
             user=connection.user,
             connected=lambda: connection.connected,
+            remaining_seconds=_remaining_seconds,
             bytes_per_second=settings.bytes_per_second,
             metered=settings.metered,
         )
         doorkeeper = Doorkeeper(windows, connection)
-        consumer = connection.consumer(inbox_queue(connection.user), prefetch=INBOX_PREFETCH)
+        consumer = connection.consumer(inbox_queue(connection.user), prefetch=PREFETCH)
         patient_duties: tuple[Duty, ...] = (
             doorkeeper,
             Reasker(spool, settings, lambda: connection.connected),
@@ -141,6 +145,16 @@ def _reconcile(spool: Spool) -> None:
         return
     if reconciled.restored or reconciled.written:
         log.warning("ledger_reconciled", restored=reconciled.restored, written=reconciled.written)
+
+
+def _remaining_seconds(spool: Spool, entry: Entry) -> float | None:
+    """How long a message of the outbox is of use yet: as long as the job, or the place in the stock, that it asks for."""
+    if entry.job_id is not None:
+        job = jobs.find(spool, entry.job_id)
+        return job.remaining_seconds(clock.now()) if job else 0.0
+    if entry.kind == "prefetch":
+        return pool_requests.remaining_seconds(spool, entry.message_id)
+    return None
 
 
 def _updater(

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 Config = Annotated[
     Path | None,
@@ -30,6 +28,10 @@ ScheduleSteps = Annotated[
 @contextmanager
 def bar(what: str, total: int, *, quiet: bool) -> Iterator[Any]:
     """A progress bar on stderr; yields the function that is told how much is done."""
+    # Only for whoever looks: an agent that runs for months has nobody to show it to.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
     console = Console(stderr=True)
     with Progress(console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=total)

@@ -22,6 +22,8 @@ EdgeError
 └── SimulationError       a fleet cannot be simulated as it was asked for
 """
 
+from typing import ClassVar
+
 from monitoring.errors import CollafuseError, Disposition
 
 
@@ -30,12 +32,15 @@ class EdgeError(CollafuseError):
 
 
 class SpoolError(EdgeError):
-    """The spool's database cannot be used."""
+    """The spool's database cannot be used; `event` names it in the log."""
+
+    event: ClassVar = "spool_unusable"
 
 
 class SpoolFull(SpoolError):
     """The disk below the spool is full; what was accepted before stays intact."""
 
+    event = "spool_full"
     disposition = Disposition.RETRY
 
 
@@ -50,6 +55,7 @@ class SpoolReplaced(SpoolError):
 class SpoolBusy(SpoolError):
     """Another process kept the spool in a transaction for too long, as one does that was suspended."""
 
+    event = "spool_busy"
     disposition = Disposition.RETRY
 
 

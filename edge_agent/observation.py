@@ -9,7 +9,7 @@ from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import outbox
 from edge_agent.release import ledger
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage import loss
+from edge_agent.storage import counters, loss
 from edge_agent.storage.spool import Spool
 from monitoring.metrics import EdgeMetrics
 
@@ -54,6 +54,7 @@ class Observer:
         """Bring the gauges of the head in use, and of the one that something happened to last, up to date; cheap."""
         loaded = slot.loaded
         self._metrics.head_number.set(0 if loaded is None else loaded.head.manifest.counter)
+        self._metrics.head_key_revoked.set(store.key_revoked(spool))
         last = store.last_state(spool)
         for state in store.STATES:
             self._metrics.head_update.labels(state=state).set(last == state)
@@ -73,12 +74,12 @@ class Observer:
 def _durable_counts(spool: Spool) -> dict[str, int]:
     by_state = status.job_counts(spool)
     return {
-        "releases": status.release_count(spool),
+        "releases": ledger.release_count(spool),
         "receipts": status.receipt_count(spool),
         "refused": ledger.refused(spool),
         "acknowledged": loss.known(spool).acknowledged,
-        "strangers": status.counter(spool, "strangers"),
-        "late": status.counter(spool, "late"),
-        "from_pool": status.counter(spool, "jobs_from_pool"),
+        "strangers": counters.value(spool, "strangers"),
+        "late": counters.value(spool, "late"),
+        "from_pool": counters.value(spool, "jobs_from_pool"),
         **{outcome: by_state.get(outcome, 0) for outcome in jobs.ENDED},
     }

@@ -81,7 +81,7 @@ def serve_device(settings: EdgeSettings, broker: BrokerSettings) -> None:
                 log.critical("spool_gone", error=str(error))  # somebody removed the file by hand
                 stopping.wait(backoff.next_seconds())
             except (SpoolFull, SpoolBusy) as error:
-                log.warning("spool_full" if isinstance(error, SpoolFull) else "spool_busy", error=str(error))
+                log.warning(error.event, error=str(error))
                 stopping.wait(_FULL_DISK_SECONDS)
             except _OF_DATA as error:
                 damage = stumbles.met(error)

@@ -160,7 +160,7 @@ class EdgeSettings(ProcessSettings):
     )
 
     api: bool = Field(default=True, description="serve the local page and its API")
-    api_port: int | None = Field(
+    api_port: int = Field(
         default=8480, ge=0, le=65_535, description="port of the local page; 0 for any free one"
     )
     api_address: str = Field(default="127.0.0.1", description="interface of the local page")

@@ -10,7 +10,7 @@ from edge_agent.heads import arrivals, store
 from edge_agent.link import contract, outbox
 from edge_agent.release import ledger
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage import quarantine
+from edge_agent.storage import counters, notes, quarantine
 from edge_agent.storage.holdings import held_bytes
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, agent_is_running
@@ -19,10 +19,8 @@ from edge_agent.storage.state import StateDirectory, agent_is_running
 def note(spool: Spool, facts: dict[str, Any]) -> None:
     """The agent writes down what only it knows, for the status command; keys not named stay as they are."""
     with spool.transaction() as transaction:
-        transaction.executemany(
-            "INSERT INTO agent (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            [(key, json.dumps(value)) for key, value in facts.items()],
-        )
+        for name, value in facts.items():
+            notes.write(transaction, name, value)
 
 
 def noted(spool: Spool) -> dict[str, Any]:
@@ -50,7 +48,7 @@ def collect(state: StateDirectory, spool: Spool, settings: EdgeSettings) -> dict
             "api_error": page.get("error"),
         },
         "link": facts.get("link"),
-        "head": facts.get("head"),
+        "head": _head(spool, facts.get("head")),
         "plan": facts.get("plan"),
         "pool": [asdict(shelf) for shelf in pool.stock(spool)],
         "outbox": {
@@ -64,30 +62,20 @@ def collect(state: StateDirectory, spool: Spool, settings: EdgeSettings) -> dict
         "ledger": ledger.summary(spool, settings),
         "receipts": _receipts(spool),
         "jobs": job_counts(spool),
-        "late_results": counter(spool, "late"),
-        "duplicates": counter(spool, "duplicate"),
+        "late_results": counters.value(spool, "late"),
+        "duplicates": counters.value(spool, "duplicate"),
         "contract": _contract(spool),
         "quarantine": quarantine.names(state),
         "update": _update(spool),
     }
 
 
-def release_count(spool: Spool) -> int:
-    """Releases of all images."""
-    return int(spool.rows("SELECT count(*) FROM ledger")[0][0])
-
-
-def counter(spool: Spool, name: str) -> int:
-    """A counter that survives restarts."""
-    row = spool.row("SELECT value FROM counters WHERE name = ?", (name,))
-    return 0 if row is None else int(row[0])
-
-
 def job_counts(spool: Spool) -> dict[str, int]:
     """Number of jobs by state, of the states that occur; of the ended ones all there ever were, those forgotten since too."""
     by_state = jobs.counts(spool)
     ever = {
-        outcome: by_state.get(outcome, 0) + counter(spool, f"forgotten_{outcome}") for outcome in jobs.ENDED
+        outcome: by_state.get(outcome, 0) + counters.value(spool, f"forgotten_{outcome}")
+        for outcome in jobs.ENDED
     }
     return by_state | {outcome: count for outcome, count in ever.items() if count}
 
@@ -95,6 +83,11 @@ def job_counts(spool: Spool) -> dict[str, int]:
 def receipt_count(spool: Spool) -> int:
     """Batches that the server says it stored."""
     return int(spool.rows("SELECT count(*) FROM receipts")[0][0])
+
+
+def _head(spool: Spool, noted_head: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the agent wrote down of the head in use, and whether it must be replaced."""
+    return None if noted_head is None else noted_head | {"key_revoked": store.key_revoked(spool)}
 
 
 def _update(spool: Spool) -> dict[str, Any] | None:

@@ -23,11 +23,11 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _flush_directory(path.parent)
+    flush_directory(path.parent)
 
 
-def _flush_directory(directory: Path) -> None:
-    # The rename itself lives in the directory: without this it may be lost in a power cut.
+def flush_directory(directory: Path) -> None:
+    """Make the names in a directory survive a power cut: a new file, a rename. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -76,8 +76,24 @@ def serve(
     thread.start()
     serving = Endpoints(int(server.server_port), address, server, thread)
     if port_file is not None:
-        _write_port(serving, port_file)
+        try:
+            write_port(serving.port, port_file)
+        except OSError as error:
+            serving.close()
+            raise MonitoringError(
+                f"cannot write the metrics port to {port_file}: {error.strerror}"
+            ) from error
     return serving
+
+
+def write_port(port: int, path: Path) -> None:
+    """Write a port's digits and a newline, whole or not at all, so that whoever waits for the file can read it at once.
+
+    Raises OSError.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(f"{port}\n")
+    draft.replace(path)
 
 
 class _Application:
@@ -117,14 +133,3 @@ class _QuietHandler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name is the standard library's
         """A probe every few seconds is no event."""
-
-
-def _write_port(serving: Endpoints, path: Path) -> None:
-    """Whole or not at all, so that whoever waits for the file can read it at once."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        draft.write_text(f"{serving.port}\n")
-        draft.replace(path)
-    except OSError as error:
-        serving.close()
-        raise MonitoringError(f"cannot write the metrics port to {path}: {error.strerror}") from error

@@ -267,3 +267,8 @@ class EdgeMetrics:
             "1 while the head runs on the CPU because the provider asked for is not there.",
             registry=registry,
         )
+        self.head_key_revoked = Gauge(
+            "collafuse_head_key_revoked",
+            "1 while the head in use is one whose key is trusted no longer.",
+            registry=registry,
+        )

@@ -20,8 +20,8 @@ from collafuse.demo.federation import Metrics, Places, value
 from diffusion import privacy
 from diffusion.schedule import NoiseSchedule
 from diffusion.split import Cut
-from edge_agent import status
 from edge_agent.generation import jobs
+from edge_agent.storage import counters
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from evaluation.digits import ClientData
@@ -86,7 +86,7 @@ def accounts(
         waiting = {str(row[0]) for row in spool.rows("SELECT message_id FROM outbox")}
         duplicates = int(spool.rows("SELECT coalesce(sum(duplicates), 0) FROM receipts")[0][0])
         by_state = jobs.counts(spool)
-        late, repeated = status.counter(spool, "late"), status.counter(spool, "duplicate")
+        late, repeated = counters.value(spool, "late"), counters.value(spool, "duplicate")
     acknowledged = attempted - waiting
     samples = Accounting(
         attempted=len(attempted),

@@ -1,9 +1,7 @@
 """`collafuse edge simulate`: a fleet of real agents on this machine, with links that come and go."""
 
-import json
 import re
 import secrets
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Self
@@ -12,6 +10,7 @@ import typer
 
 from broker.command import Directory, Json, ManagementUrl, Url
 from broker.settings import NODE_DIRECTORY
+from edge_agent.command import CutRatio, Schedule, ScheduleSteps, print_json, say
 
 if TYPE_CHECKING:
     from edge_agent.fleet.run import Outcome
@@ -47,9 +46,9 @@ def simulate(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of links and images.")] = 0,
     shape: Annotated[str, typer.Option("--shape", help="Of an image: channels x height x width.")] = "1x8x8",
-    schedule: Annotated[str | None, typer.Option("--schedule", help="cosine or linear.")] = None,
-    schedule_steps: Annotated[int | None, typer.Option("--schedule-steps", help="T of the schedule.")] = None,
-    cut_ratio: Annotated[float | None, typer.Option("--cut-ratio", help="The client's share, 0..1.")] = None,
+    schedule: Schedule = None,
+    schedule_steps: ScheduleSteps = None,
+    cut_ratio: CutRatio = None,
     head: Annotated[
         Path | None, typer.Option("--head", help="Bundle of all devices; each process loads it once.")
     ] = None,
@@ -138,7 +137,7 @@ class _Screen:
         self._progress.stop()
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr)
+        say(text)
 
     def enrolled(self, devices: int) -> None:
         self._progress.update(self._task, completed=devices)
@@ -158,7 +157,7 @@ class _Screen:
 
 def _show(outcome: "Outcome", *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(outcome.as_json()))
+        print_json(outcome.as_json())
         return
     from rich.console import Console
     from rich.table import Table

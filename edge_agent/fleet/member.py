@@ -20,6 +20,7 @@ from edge_agent.link import outbox
 from edge_agent.release import contribution
 from edge_agent.release.images import Image
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage import counters
 from monitoring.errors import Disposition
 from monitoring.metrics import BrokerMetrics
 
@@ -120,7 +121,7 @@ class Member:
             refused=self._refused,
             waiting=waiting,
             stored=stored,
-            duplicated=status.counter(spool, "duplicate"),
+            duplicated=counters.value(spool, "duplicate"),
             reconnected=self._reconnected,
             drained_seconds=self._drained_seconds,
         )

@@ -118,11 +118,11 @@ def simulate(
     managed, ConfigError when settings or credentials are of no use.
     """
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(workplace(place.state))
+        folder = stack.enter_context(_workplace(place.state))
         paths = stack.enter_context(_identities(devices, place, folder, management, operator, screen))
         assignments = devices.assignments(paths, folder / "devices")
         users = [assignment.settings.broker().user for assignment in assignments]
-        answered_by, stand_in = stack.enter_context(answering(operator, users, screen.say))
+        answered_by, stand_in = stack.enter_context(_answering(operator, users, screen.say))
 
         def watch(look: Look) -> None:
             if stand_in is not None and stand_in.foreign is not None:
@@ -177,7 +177,7 @@ def _identities(
 
 
 @contextlib.contextmanager
-def answering(
+def _answering(
     operator: BrokerSettings, users: Sequence[str], say: Say
 ) -> Iterator[tuple[Answerer, StandIn | None]]:
     """See that somebody sends receipts: the workers that take the samples, or a stand-in when there are none.
@@ -203,7 +203,7 @@ def answering(
 
 
 @contextlib.contextmanager
-def workplace(state: Path | None) -> Iterator[Path]:
+def _workplace(state: Path | None) -> Iterator[Path]:
     """The directory below which everything is kept: the one named, which stays, or one that goes again.
 
     Raises SimulationError when it cannot be made.

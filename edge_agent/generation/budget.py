@@ -7,8 +7,8 @@ from typing import Any
 import structlog
 
 from edge_agent.generation.jobs import Job
-from edge_agent.generation.recipe import HeadFacts
 from edge_agent.heads.calibration import StepMeter
+from edge_agent.heads.facts import HeadFacts
 from edge_agent.settings import EdgeSettings
 
 log = structlog.get_logger(__name__)

@@ -256,11 +256,7 @@ def _head_for(recipe: Recipe, slot: HeadSlot) -> Loaded:
             f"the head {recipe.head} that this job was begun with is gone: set --head and ask again",
         )
     facts = slot.loaded.facts
-    if (facts.schedule.schedule_id, facts.t_cut, facts.shape) != (
-        recipe.schedule_id,
-        recipe.t_cut,
-        recipe.shape,
-    ):
+    if facts.at_cut != recipe.at_cut:
         raise JobFailed(
             "head_changed",
             f"this job was begun for the head {recipe.head} (schedule {recipe.schedule_id}, t_cut {recipe.t_cut}), loaded"

@@ -239,7 +239,12 @@ def cancel(spool: Spool, job_id: str) -> bool:
 
 def expire(spool: Spool, moment: Moment) -> int:
     """End every job that has run out of time at `moment`; returns how many."""
-    overdue = [job for job in unfinished(spool) if job.remaining_seconds(moment) == 0.0]
+    # Asked for at every turn of the agent, and most jobs may take for ever.
+    mortal = spool.rows(
+        "SELECT * FROM jobs WHERE state IN (SELECT value FROM json_each(?)) AND ttl_seconds IS NOT NULL ORDER BY sequence",
+        (json.dumps(UNFINISHED),),
+    )
+    overdue = [job for job in map(_job, mortal) if job.remaining_seconds(moment) == 0.0]
     for job in overdue:
         detail = f"it was not finished within {job.ttl_seconds:g} s; at the end it was {job.state}"
         with spool.transaction() as transaction:

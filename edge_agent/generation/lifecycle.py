@@ -15,8 +15,9 @@ from edge_agent.generation import jobs, latents, pool
 from edge_agent.generation.jobs import Job
 from edge_agent.generation.recipe import Recipe, check_label, denoise_request, slices, write_recipe
 from edge_agent.heads.head_slot import HeadSlot
-from edge_agent.link import contract, inbox, outbox
+from edge_agent.link import contract, outbox
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage import counters
 from edge_agent.storage.spool import Spool
 
 log = structlog.get_logger(__name__)
@@ -124,6 +125,6 @@ def _take_from_stock(spool: Spool, job: Job, recipe: Recipe) -> bool:
         _plan(transaction, job, made, "pool")
         latents.forget_requests(transaction, job.job_id)
         jobs.move(transaction, job.job_id, "finishing")
-        inbox.count(transaction, "jobs_from_pool")
+        counters.add(transaction, "jobs_from_pool")
     log.info("job_started_from_stock", job_id=job.job_id, count=job.count, label=job.label)
     return True

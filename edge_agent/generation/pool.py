@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.errors import JobFailed
-from edge_agent.generation.recipe import HeadFacts, Recipe
+from edge_agent.generation.recipe import Recipe
+from edge_agent.heads.facts import AtCut, HeadFacts
+from edge_agent.storage import notes
 from edge_agent.storage.spool import Spool
 
 NO_LABEL = -1
 """In the tables, the label of images without one."""
 _HEAD_FITS = "pool_fits"
-Fits = tuple[str, int, tuple[int, int, int]]
-"""Schedule id, cut and shape of samples: what a head must own to finish them."""
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,13 @@ def available(spool: Spool, label: int | None, recipe: Recipe | None = None) -> 
 
     recipe: of the job; without one, what the head that was noted last can finish counts.
     """
-    fits = None if recipe is None else (recipe.schedule_id, recipe.t_cut, recipe.shape)
-    return _usable(spool, fits).get(shelf_of(label), 0)
+    return _usable(spool, None if recipe is None else recipe.at_cut).get(shelf_of(label), 0)
 
 
 def note_head(spool: Spool, head: HeadFacts) -> None:
     """Write down what the head in use can finish, for those that only see the spool."""
     with spool.transaction() as transaction:
-        transaction.execute(
-            "INSERT INTO agent (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            (_HEAD_FITS, json.dumps(fits_of(head))),
-        )
+        notes.write(transaction, _HEAD_FITS, head.at_cut)
 
 
 def any_in_stock(spool: Spool) -> bool:
@@ -151,7 +147,7 @@ def take(
         (shelf_of(label),),
     ).fetchall()
     for text, images in groups:
-        if images >= count and can_finish((recipe.schedule_id, recipe.t_cut, recipe.shape), text):
+        if images >= count and is_at(recipe.at_cut, text):
             _hand_over(transaction, job_id, label, count, text)
             return replace(Recipe.from_json(text), head_plan=recipe.head_plan, head=recipe.head)
     return None
@@ -214,33 +210,27 @@ def _hand_over(
     empty(transaction, sequences)
 
 
-def fits_of(head: HeadFacts) -> Fits:
-    """What samples must be of for this head to finish them."""
-    return head.schedule.schedule_id, head.t_cut, head.shape
-
-
-def can_finish(fits: Fits, origin: str) -> bool:
-    """Whether samples of an origin, as the tables keep it, are what `fits` asks for."""
+def is_at(at_cut: AtCut, origin: str) -> bool:
+    """Whether samples of an origin, as the tables keep it, are of this schedule, cut and shape."""
     try:
-        made = Recipe.from_json(origin)
+        return Recipe.from_json(origin).at_cut == at_cut
     except JobFailed:  # it cannot be read any more, and nothing can be made of them
         return False
-    return (made.schedule_id, made.t_cut, made.shape) == fits
 
 
-def _usable(spool: Spool, fits: Fits | None) -> dict[int, int]:
-    """By shelf, the samples of the largest group of one origin that fits; None asks what the head noted last can finish."""
-    if fits is None:
-        row = spool.row("SELECT value FROM agent WHERE key = ?", (_HEAD_FITS,))
-        if row is not None:
-            schedule_id, t_cut, shape = json.loads(row[0])
-            fits = schedule_id, t_cut, tuple(shape)
+def _usable(spool: Spool, at_cut: AtCut | None) -> dict[int, int]:
+    """By shelf, the most samples of one origin that are of this cut; None asks what the head noted last can finish."""
+    if at_cut is None:
+        noted = notes.read(spool, _HEAD_FITS)
+        if noted is not None:
+            schedule_id, t_cut, shape = noted
+            at_cut = schedule_id, t_cut, tuple(shape)
     groups = spool.rows(
         "SELECT r.label, r.origin, count(*) AS images FROM pool_latents l JOIN pool_requests r USING (request_id)"
         " WHERE l.x IS NOT NULL GROUP BY r.label, r.origin"
     )
     found: dict[int, int] = {}
     for group in groups:
-        if fits is None or can_finish(fits, group["origin"]):
+        if at_cut is None or is_at(at_cut, group["origin"]):
             found[group["label"]] = max(group["images"], found.get(group["label"], 0))
     return found

@@ -15,13 +15,13 @@ from edge_agent.errors import JobFailed, OutboxFull
 from edge_agent.generation import pool, pool_requests, pool_surplus
 from edge_agent.generation.pool import Stock
 from edge_agent.generation.recipe import (
-    HeadFacts,
     Recipe,
     Slice,
     check_label,
     denoise_request,
     write_recipe,
 )
+from edge_agent.heads.facts import HeadFacts
 from edge_agent.link import contract, outbox
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.holdings import held_bytes

@@ -5,7 +5,8 @@ import sqlite3
 from collections.abc import Sequence
 
 from edge_agent.generation import pool
-from edge_agent.generation.recipe import HeadFacts, Recipe
+from edge_agent.generation.recipe import Recipe
+from edge_agent.heads.facts import HeadFacts
 from edge_agent.storage.spool import Spool
 
 
@@ -21,9 +22,8 @@ def foreign(spool: Spool, label: int | None, recipe: Recipe) -> int:
 
 def unfit(spool: Spool, head: HeadFacts) -> list[str]:
     """The origins of samples, in stock or on their way, that this head cannot finish."""
-    fits = pool.fits_of(head)
     origins = [row[0] for row in spool.rows("SELECT DISTINCT origin FROM pool_requests")]
-    return [text for text in origins if not pool.can_finish(fits, text)]
+    return [text for text in origins if not pool.is_at(head.at_cut, text)]
 
 
 def call_off(spool: Spool, recipe: Recipe) -> int:

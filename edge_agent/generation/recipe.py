@@ -14,21 +14,11 @@ from diffusion.plan import plan
 from diffusion.schedule import NoiseSchedule
 from diffusion.split import Cut
 from edge_agent.errors import JobFailed
+from edge_agent.heads.facts import AtCut, HeadFacts
 from edge_agent.settings import EdgeSettings
 
 REQUEST_SAMPLES = 256
 """One request asks for at most this many samples, so that several workers can share a large job."""
-
-
-@dataclass(frozen=True)
-class HeadFacts:
-    """What planning has to know of the loaded head. `identity` changes whenever the bundle does."""
-
-    identity: str
-    schedule: NoiseSchedule
-    t_cut: int
-    shape: tuple[int, int, int]
-    num_classes: int | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +43,11 @@ class Recipe:
     def t_cut(self) -> int:
         """Where the server hands over."""
         return self.server_plan[-1]
+
+    @property
+    def at_cut(self) -> AtCut:
+        """What its samples at the cut are of."""
+        return self.schedule_id, self.t_cut, self.shape
 
     @property
     def asks_the_server(self) -> bool:

@@ -6,14 +6,17 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.errors import JobFailed, SpoolFull, StateError
 from edge_agent.storage.state import StateDirectory
+from export.files import flush_directory
 
 STEPS_MAX_BYTES = 64 * 2**20
 """Steps of a job beyond that are not kept: they are for looking at, and a thousand large images nobody looks at one by one."""
@@ -50,18 +53,18 @@ def save(
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        _write_array(draft / "images.npy", images)
-        if latents is not None:
-            _write_array(draft / "latents.npy", latents)
-        if steps is not None:
-            _write_array(draft / "steps.npy", steps)
+        for name, values in (("images", images), ("latents", latents), ("steps", steps)):
+            if values is not None:
+                with _durable(draft / f"{name}.npy") as file:
+                    np.save(file, values, allow_pickle=False)
         if facts is not None:
-            _write_facts(draft / "job.json", facts)
+            with _durable(draft / "job.json") as file:
+                file.write(json.dumps(facts).encode())
         for index, image in enumerate(images):
             _write_picture(draft / f"{index:05d}.png", image)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
-        _sync(folder.parent)
+        flush_directory(folder.parent)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         if error.errno in _FULL:
@@ -148,16 +151,11 @@ def room_for_steps(places: int, shape: tuple[int, ...]) -> NDArray[np.uint8] | N
     return np.zeros((count, places, *pixels), np.uint8)
 
 
-def _write_facts(path: Path, facts: dict[str, Any]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(facts, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_array(path: Path, values: NDArray[Any]) -> None:
+@contextmanager
+def _durable(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write into; it is on the disk when the block ends."""
     with path.open("wb") as file:
-        np.save(file, values, allow_pickle=False)
+        yield file
         file.flush()
         os.fsync(file.fileno())
 
@@ -168,15 +166,5 @@ def _write_picture(path: Path, image: NDArray[np.float32]) -> None:
     # Two megabytes that an agent without a picture to draw does not need.
     from PIL import Image as PillowImage  # noqa: PLC0415
 
-    with path.open("wb") as file:
+    with _durable(path) as file:
         PillowImage.fromarray(np.ascontiguousarray(as_pixels(image))).save(file, format="PNG")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

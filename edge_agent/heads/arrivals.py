@@ -12,7 +12,8 @@ import structlog
 
 from broker.contract.heads import BundleV1, ChunkV1
 from broker.contract.telemetry import MAX_MISSING_RANGES, UpdateReport, UpdateState
-from edge_agent.heads import proofs, store
+from edge_agent import clock
+from edge_agent.heads import proofs, reasons, store, verdicts
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.store import HeadRow
 from edge_agent.storage.holdings import held_bytes
@@ -22,11 +23,6 @@ from export.errors import BundleError, BundleRefused
 
 log = structlog.get_logger(__name__)
 
-FILE_DAMAGED = "file_damaged"
-"""Of a head whose file went bad on this device: nothing is wrong with the head, and it may come again."""
-
-MAX_ATTEMPTS = 3
-"""A bundle that was whole so often, and never what had been announced, is refused for good."""
 UNREADABLE_NAME = "unreadable"
 _REPORTED: dict[str, UpdateState] = {
     "receiving": "receiving",
@@ -79,13 +75,14 @@ class Arrivals:
         try:
             manifest = self._judge.verify(transaction, message.manifest, message.signatures, message.key_list)
             self._judge.admit(transaction, manifest)
+            verdicts.check_not_given_up(transaction, _manifest_digest(message))
             self._check_turn(transaction, manifest, message)
         except BundleError as error:
             if known is not None and known.state == "receiving":
                 store.drop_incoming(transaction, "metered")  # begun before the link was metered
             _refuse(transaction, message.bundle, manifest, error)
             return False
-        store.drop_incoming(transaction, "superseded")
+        store.drop_incoming(transaction, reasons.SUPERSEDED)
         _expect(transaction, message, manifest)
         proofs.put(transaction, message.bundle, message.manifest, message.signatures)
         log.info("head_announced", head=manifest.name, version=manifest.version, counter=manifest.counter)
@@ -111,7 +108,7 @@ class Arrivals:
     def _is_settled(self, transaction: sqlite3.Connection, known: HeadRow, message: BundleV1) -> bool:
         """Whether announcing it again changes nothing; what is being received goes on when it is cut as before."""
         if known.state != "receiving":
-            return _is_settled(known)
+            return verdicts.is_settled(transaction, known, _manifest_digest(message), clock.now())
         expected = incoming(transaction)
         return (
             not self._metered
@@ -128,7 +125,7 @@ class Arrivals:
             )
         current = store.in_state(transaction, "receiving")
         if current is not None and current.counter > manifest.counter:
-            raise BundleRefused("superseded", f"{current.title} is on its way already and is newer")
+            raise BundleRefused(reasons.SUPERSEDED, f"{current.title} is on its way already and is newer")
         # The pieces of the one before it go when this one is taken.
         taken_bytes = held_bytes(transaction, besides="head_chunks")
         if taken_bytes + message.size_bytes > self._max_bytes:
@@ -182,17 +179,14 @@ def report(spool: Spool) -> UpdateReport | None:
     )
 
 
-def _is_settled(row: HeadRow) -> bool:
-    """Whether announcing it again changes nothing: it is here, or it had its chance here."""
-    if row.state == "refused":
-        return row.reason == "damaged"
-    return row.state in {"staged", "trial", "live", "failed", "rolled_back"} and row.reason != FILE_DAMAGED
+def _manifest_digest(message: BundleV1) -> str:
+    return hashlib.sha256(message.manifest).hexdigest()
 
 
 def _refuse(
     transaction: sqlite3.Connection, bundle: str, manifest: Manifest | None, error: BundleError
 ) -> None:
-    reason = error.reason if isinstance(error, BundleRefused) else "malformed"
+    reason = error.reason if isinstance(error, BundleRefused) else reasons.MALFORMED
     store.put(
         transaction,
         bundle,
@@ -214,7 +208,7 @@ def _expect(transaction: sqlite3.Connection, message: BundleV1, manifest: Manife
         version=manifest.version,
         counter=manifest.counter,
         state="receiving",
-        manifest=hashlib.sha256(message.manifest).hexdigest(),
+        manifest=_manifest_digest(message),
     )
     transaction.execute(
         "INSERT INTO incoming_head (only, bundle, size_bytes, chunk_bytes, chunks, manifest) VALUES (1, ?, ?, ?, ?, ?)",

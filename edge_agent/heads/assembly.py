@@ -6,14 +6,17 @@ from pathlib import Path
 
 import structlog
 
-from edge_agent.heads import arrivals, store
-from edge_agent.heads.arrivals import MAX_ATTEMPTS, Incoming
+from edge_agent.heads import arrivals, reasons, store
+from edge_agent.heads.arrivals import Incoming
 from edge_agent.heads.judge import Judge
 from edge_agent.storage.spool import Spool
 from export.errors import BundleError, BundleRefused
+from export.files import flush_directory
 
 log = structlog.get_logger(__name__)
 
+MAX_ATTEMPTS = 3
+"""A bundle that was whole so often, and never what had been announced, is refused for a while."""
 _DRAFT = ".incoming"
 
 
@@ -21,7 +24,7 @@ def assemble(spool: Spool, directory: Path, judge: Judge) -> bool:
     """Make a file of a bundle that is whole, and stage it; False when there is none.
 
     A file that is not what was announced is dropped with all its pieces, which the sender may send again; after three times the
-    bundle is refused. What was announced is judged again before it is staged: keys and time have gone on.
+    bundle is refused for a while. What was announced is judged again before it is staged: keys and time have gone on.
 
     Raises OSError when the file cannot be written, SpoolError when the spool cannot.
     """
@@ -46,11 +49,7 @@ def assemble(spool: Spool, directory: Path, judge: Judge) -> bool:
 def place(draft: Path, path: Path) -> None:
     """Move a file that is on the disk to its name, and see that the name is too."""
     draft.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_directory(path.parent)
 
 
 def _write(spool: Spool, expected: Incoming, draft: Path) -> str:
@@ -72,7 +71,7 @@ def _stage(spool: Spool, expected: Incoming, draft: Path, directory: Path, judge
         try:
             judge.reconsider(transaction, expected.bundle)
         except BundleError as error:
-            reason = error.reason if isinstance(error, BundleRefused) else "malformed"
+            reason = error.reason if isinstance(error, BundleRefused) else reasons.MALFORMED
             store.drop_incoming(transaction, reason)
             store.touch(transaction, expected.bundle)
             log.warning("head_refused", bundle=expected.bundle, reason=reason, error=str(error))
@@ -92,5 +91,5 @@ def _give_up(spool: Spool, expected: Incoming) -> None:
         row = store.find(transaction, expected.bundle)
         attempts = row.attempts if row else MAX_ATTEMPTS
         if attempts >= MAX_ATTEMPTS:
-            store.drop_incoming(transaction, "damaged")
+            store.drop_incoming(transaction, reasons.DAMAGED)
     log.warning("head_damaged", bundle=expected.bundle, attempts=attempts)

@@ -1,7 +1,8 @@
 """The first run of a new head, in a process of its own: its golden probe on this device's provider.
 
-A runtime that crashes, hangs or takes all memory ends this process and not the agent. What it found is the last line of its
-standard output; an end without one is a verdict too.
+A runtime that crashes, hangs or takes all memory ends this process and not the agent. Its standard output has a line when the
+file was read and is what was announced, and from then on an end without a word is a verdict on the head too; the last line says
+what was found.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 import structlog
 
 from edge_agent.errors import HeadError
+from edge_agent.heads import reasons
 from edge_agent.heads.head import Head
 from edge_agent.heads.provider import Fallback
 from export.bundle.bundle import Bundle, read_bundle
@@ -28,6 +31,7 @@ log = structlog.get_logger(__name__)
 LIMIT_SECONDS = 120
 CHAIN_BATCHES = (1, 3, 16)
 """How many images at once are tried: a runtime that does well with one may fail with another."""
+_READ = "read"
 _FIRST_TO_GO = "1000"
 _NICENESS = 10
 
@@ -74,37 +78,57 @@ class GoldenCheck:
             if time.monotonic() < self._not_after:
                 return None
             self.stop()
-            return "check_timed_out", "its golden probe was not finished in time on this device"
-        assert self._process.stdout is not None
-        said = self._process.stdout.read(65_536).decode(errors="replace")
-        self._process.stdout.close()
-        return _read(said, code)
+            return self._verdict(
+                "check_timed_out", "its golden probe was not finished in time on this device"
+            )
+        return self._verdict(reasons.CHECK_CRASHED, f"the process that tried it {_ended_how(code)}")
 
     def stop(self) -> None:
         """End it, whatever it is doing."""
         self._process.kill()
         self._process.wait()
 
+    def _verdict(self, reason: str, detail: str) -> tuple[str, str]:
+        """What the process said; when it ended without its last word, this reason, if it had come as far as the head."""
+        assert self._process.stdout is not None
+        said = self._process.stdout.read(65_536).decode(errors="replace").splitlines()
+        self._process.stdout.close()
+        try:
+            found = json.loads(said[-1])
+            return str(found["reason"])[:64], str(found["detail"])[:300]
+        except (IndexError, KeyError, TypeError, ValueError):
+            if said[:1] == [_READ]:
+                return reason, detail
+            return reasons.NOT_READ, f"its file was not read to the end: {detail}"
 
-def _read(said: str, code: int) -> tuple[str, str]:
-    try:
-        found = json.loads(said.splitlines()[-1])
-        return str(found["reason"])[:64], str(found["detail"])[:300]
-    except (IndexError, KeyError, TypeError, ValueError):
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return "check_crashed", f"the process that tried it ended with {how}"
+
+def _ended_how(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    memory = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
+    return f"was ended by signal {-code} ({signal.strsignal(-code)}){memory}"
 
 
 def check(
-    path: Path, manifest_digest: str | None, provider: Any, threads: int | None, fallback: Fallback = "error"
+    path: Path,
+    manifest_digest: str | None,
+    provider: Any,
+    threads: int | None,
+    fallback: Fallback = "error",
+    *,
+    on_read: Callable[[], None] = lambda: None,
 ) -> tuple[str, str]:
-    """Load the head, make its probe and a few images: a reason and a sentence, the reason empty when all is as it should be."""
+    """Load the head, make its probe and a few images: a reason and a sentence, the reason empty when all is as it should be.
+
+    on_read: called when the file was read and is what was announced.
+    """
     try:
         bundle = read_bundle(path)
     except BundleError as error:
-        return "malformed", str(error)
+        return reasons.MALFORMED, str(error)
     if manifest_digest not in (None, hashlib.sha256(bundle.manifest_bytes).hexdigest()):
-        return "not_as_announced", "its manifest is another than the one that was announced"
+        return reasons.NOT_AS_ANNOUNCED, "its manifest is another than the one that was announced"
+    on_read()
     try:
         head = Head.load(path, provider, threads, fallback)
     except HeadError as error:
@@ -152,8 +176,14 @@ def main() -> None:
         asked["provider"],
         asked["threads"],
         asked["fallback"],
+        on_read=lambda: _say(_READ),
     )
-    sys.stdout.write(json.dumps({"reason": reason, "detail": detail}) + "\n")
+    _say(json.dumps({"reason": reason, "detail": detail}))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()  # whatever ends this process next
 
 
 if __name__ == "__main__":

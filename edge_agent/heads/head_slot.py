@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from edge_agent.errors import HeadError
-from edge_agent.generation.recipe import HeadFacts
+from edge_agent.heads.facts import HeadFacts
 from edge_agent.heads.head import Head
 from edge_agent.heads.provider import Fallback, Provider
 from export.bundle.bundle import Bundle, read_bundle

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from edge_agent.errors import HeadError
-from edge_agent.heads import arrivals, assembly, known_time, proofs, store
+from edge_agent.heads import arrivals, assembly, known_time, proofs, reasons, store
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.store import HeadRow
 from edge_agent.storage.spool import Spool
@@ -45,7 +45,7 @@ def install(
                 known_time.forget(transaction)
             expected = arrivals.incoming(transaction)
             if expected is not None and expected.bundle == digest:
-                store.drop_incoming(transaction, "superseded")
+                store.drop_incoming(transaction, reasons.SUPERSEDED)
             assembly.place(draft, store.path_of(directory, digest))
             return _put_staged(transaction, digest, bundle, allow_older=allow_older)
     except BundleError as error:
@@ -117,8 +117,9 @@ def _refuse_in_use(row: HeadRow | None) -> None:
 def _put_staged(
     transaction: sqlite3.Connection, digest: str, bundle: Bundle, *, allow_older: bool
 ) -> HeadRow:
-    store.displace(transaction, "staged", "refused", "superseded")
+    store.displace(transaction, "staged", "refused", reasons.SUPERSEDED)
     _put(transaction, digest, bundle, state="staged", allow_older=allow_older)
+    store.forget_other_files(transaction, digest)  # the operator's word goes before what was found here
     row = store.find(transaction, digest)
     assert row is not None
     return row

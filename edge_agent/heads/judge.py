@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from edge_agent import clock
 from edge_agent.errors import HeadError
 from edge_agent.heads import known_time, proofs, store
-from edge_agent.heads.store import HeadRow
+from edge_agent.heads.distant_key import DistantKey
+from edge_agent.heads.proofs import Proof
 from edge_agent.storage.spool import Spool
 from export.bundle.bundle import Bundle
 from export.bundle.keyring import Keyring
@@ -32,7 +33,7 @@ class Judge:
     def __init__(self, client: str | None, keys: Sequence[str]) -> None:
         self._client = client
         try:
-            self._ring = Keyring.from_texts(keys)
+            self._ring = Keyring(tuple(DistantKey.from_text(key) for key in keys))
         except KeyUnusable as error:
             raise HeadError(f"head_keys: {error}") from error
         self._settings = hashlib.sha256(
@@ -40,6 +41,7 @@ class Judge:
         ).hexdigest()
         self.own: Manifest | None = None
         """Of the head that the settings name, as far as it could be read."""
+        self._own_proof: Proof | None = None
 
     @property
     def has_keys(self) -> bool:
@@ -58,7 +60,8 @@ class Judge:
         if not lists:
             return self._ring
         current = lists[-1].content
-        return Keyring(current.public_keys, current.threshold, current)
+        keys = tuple(DistantKey(key.raw) for key in current.public_keys)
+        return Keyring(keys, current.threshold, current)
 
     def verify(
         self,
@@ -123,6 +126,7 @@ class Judge:
                     (digest, self._settings),
                 )
         self.own = bundle.manifest
+        self._own_proof = bundle.manifest_bytes, bundle.signatures.to_bytes()
 
     def _keep(self, connection: sqlite3.Connection, history: KeyHistory) -> None:
         """Remember the list in force by itself: a sender may leave out the lists that led to it."""
@@ -166,18 +170,27 @@ class Judge:
         if self.has_keys:
             proofs.drop_revoked(connection, self.keyring(connection))
 
+    def is_revoked(self, connection: sqlite3.Connection, delivered: str | None) -> bool:
+        """Whether those who vouched for a head are trusted no longer: for a delivered one, or, with None, the settings' own.
+
+        Raises BundleError when the keys in force are damaged.
+        """
+        if not self.has_keys:
+            return False
+        proof = self._own_proof if delivered is None else proofs.get(connection, delivered)
+        return proofs.is_revoked(proof, self.keyring(connection))
+
     def _held_counter(self, connection: sqlite3.Connection) -> int | None:
         """The greatest counter that counts: a thief's does not, once his key is trusted no longer."""
-        counters = [row.counter for row in store.held(connection) if not self._is_revoked(connection, row)]
+        counters = [
+            row.counter for row in store.held(connection) if not self.is_revoked(connection, row.bundle)
+        ]
         if self.own is not None:
             counters.append(self.own.counter)
         return max(counters, default=None)
 
     def _held_name(self, connection: sqlite3.Connection) -> str | None:
         live = store.in_state(connection, "live")
-        if live is not None and not self._is_revoked(connection, live):
+        if live is not None and not self.is_revoked(connection, live.bundle):
             return live.name
         return None if self.own is None else self.own.name
-
-    def _is_revoked(self, connection: sqlite3.Connection, row: HeadRow) -> bool:
-        return self.has_keys and proofs.is_revoked(connection, row.bundle, self.keyring(connection))

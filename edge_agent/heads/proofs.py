@@ -6,14 +6,18 @@ from collections.abc import Callable
 import structlog
 
 from edge_agent.heads import store
+from edge_agent.heads.reasons import KEY_REVOKED
 from export.bundle.keyring import Keyring
 from export.bundle.keys import Signatures
 from export.errors import BundleError
 
 log = structlog.get_logger(__name__)
 
-REVOKED = "key_revoked"
 _DETAIL = "the key that vouched for it is trusted no longer"
+
+
+Proof = tuple[bytes, bytes]
+"""A manifest and its signatures, byte for byte."""
 
 
 def put(connection: sqlite3.Connection, bundle: str, manifest: bytes, signatures: bytes) -> None:
@@ -28,17 +32,16 @@ def put(connection: sqlite3.Connection, bundle: str, manifest: bytes, signatures
     )
 
 
-def get(connection: sqlite3.Connection, bundle: str) -> tuple[bytes, bytes] | None:
-    """The manifest and its signatures, byte for byte."""
+def get(connection: sqlite3.Connection, bundle: str) -> Proof | None:
+    """What was kept of a head; None of one that needed no proof."""
     row = connection.execute(
         "SELECT manifest, signatures FROM head_proofs WHERE bundle = ?", (bundle,)
     ).fetchone()
     return None if row is None else (bytes(row[0]), bytes(row[1]))
 
 
-def is_revoked(connection: sqlite3.Connection, bundle: str, ring: Keyring) -> bool:
+def is_revoked(proof: Proof | None, ring: Keyring) -> bool:
     """Whether those who vouched for a head are not enough for `ring`; a head without a proof needed none."""
-    proof = get(connection, bundle)
     if proof is None:
         return False
     try:
@@ -51,12 +54,14 @@ def is_revoked(connection: sqlite3.Connection, bundle: str, ring: Keyring) -> bo
 def drop_revoked(connection: sqlite3.Connection, ring: Keyring) -> None:
     """Give up the heads not yet believed whose keys `ring` does not trust; the live one works on."""
     drops: dict[store.State, Callable[[str], None]] = {
-        "receiving": lambda _: store.drop_incoming(connection, REVOKED),
-        "staged": lambda bundle: store.move(connection, bundle, "refused", reason=REVOKED, detail=_DETAIL),
-        "trial": lambda bundle: store.roll_back(connection, bundle, REVOKED, _DETAIL),
+        "receiving": lambda _: store.drop_incoming(connection, KEY_REVOKED),
+        "staged": lambda bundle: store.move(
+            connection, bundle, "refused", reason=KEY_REVOKED, detail=_DETAIL
+        ),
+        "trial": lambda bundle: store.roll_back(connection, bundle, KEY_REVOKED, _DETAIL),
     }
     for state, drop in drops.items():
         row = store.in_state(connection, state)
-        if row is not None and is_revoked(connection, row.bundle, ring):
+        if row is not None and is_revoked(get(connection, row.bundle), ring):
             drop(row.bundle)
             log.warning("head_key_revoked", head=row.title, state=state)

@@ -16,6 +16,8 @@ from typing import Literal, get_args
 import structlog
 
 from edge_agent import clock
+from edge_agent.heads import reasons
+from edge_agent.storage import counters
 from edge_agent.storage.spool import Spool
 
 log = structlog.get_logger(__name__)
@@ -28,6 +30,7 @@ WITH_FILE: tuple[State, ...] = ("staged", "trial", "live", "previous")
 REMEMBERED = 100
 """Heads that were refused, and as many that ended otherwise, of which a row is kept."""
 _DETAIL_CHARACTERS = 300
+_KEY_REVOKED = "head_key_revoked"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,12 @@ def in_state(connection: sqlite3.Connection, state: State) -> HeadRow | None:
     return _first(connection, "WHERE state = ?", (state,))
 
 
+def of_manifest(connection: sqlite3.Connection, manifest_digest: str) -> list[HeadRow]:
+    """The heads of which this manifest was vouched for, whatever became of them."""
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM heads WHERE manifest = ?", (manifest_digest,))  # noqa: S608
+    return [_row(row) for row in rows]
+
+
 def last_changed(connection: sqlite3.Connection) -> HeadRow | None:
     """The head that something happened to last."""
     return _first(connection, "ORDER BY changed DESC LIMIT 1", ())
@@ -115,14 +124,17 @@ def put(
     manifest: str | None = None,
     allow_older: bool = False,
 ) -> None:
-    """Write a head down as new, whatever was known of it; only its attempts are not forgotten while it is received."""
+    """Write a head down as new, whatever was known of it."""
+    moment = clock.now()
     connection.execute(
-        "INSERT INTO heads (bundle, name, version, counter, manifest, state, reason, detail, allow_older, changed)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(changed), 0) + 1 FROM heads))"
+        "INSERT INTO heads (bundle, name, version, counter, manifest, state, reason, detail, allow_older,"
+        " since_boot, since_seconds, changed)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(changed), 0) + 1 FROM heads))"
         " ON CONFLICT (bundle) DO UPDATE SET name = excluded.name, version = excluded.version,"
         " counter = excluded.counter, manifest = excluded.manifest, state = excluded.state,"
-        " reason = excluded.reason, detail = excluded.detail,"
-        " starts = 0, images = 0, work_seconds = 0, allow_older = excluded.allow_older, changed = excluded.changed",
+        " reason = excluded.reason, detail = excluded.detail, attempts = 0, starts = 0, images = 0, work_seconds = 0,"
+        " allow_older = excluded.allow_older, since_boot = excluded.since_boot,"
+        " since_seconds = excluded.since_seconds, changed = excluded.changed",
         (
             bundle,
             name,
@@ -133,6 +145,8 @@ def put(
             reason,
             (detail or "")[:_DETAIL_CHARACTERS] or None,
             allow_older,
+            moment.boot,
+            moment.seconds,
         ),
     )
     _forget_old(connection)
@@ -147,10 +161,11 @@ def move(
     detail: str | None = None,
 ) -> None:
     """Take a head to another state; what was counted in the old one begins anew."""
+    moment = clock.now()
     connection.execute(
         "UPDATE heads SET state = ?, reason = ?, detail = ?, starts = 0, images = 0, work_seconds = 0,"
-        " changed = (SELECT max(changed) + 1 FROM heads) WHERE bundle = ?",
-        (state, reason, (detail or "")[:_DETAIL_CHARACTERS] or None, bundle),
+        " since_boot = ?, since_seconds = ?, changed = (SELECT max(changed) + 1 FROM heads) WHERE bundle = ?",
+        (state, reason, (detail or "")[:_DETAIL_CHARACTERS] or None, moment.boot, moment.seconds, bundle),
     )
 
 
@@ -163,12 +178,16 @@ def touch(connection: sqlite3.Connection, bundle: str) -> None:
 
 def displace(connection: sqlite3.Connection, state: State, into: State, reason: str | None = None) -> None:
     """Make room in a state of which there is at most one; says nothing new of the head that has to go."""
-    connection.execute("UPDATE heads SET state = ?, reason = ? WHERE state = ?", (into, reason, state))
+    moment = clock.now()
+    connection.execute(
+        "UPDATE heads SET state = ?, reason = ?, since_boot = ?, since_seconds = ? WHERE state = ?",
+        (into, reason, moment.boot, moment.seconds, state),
+    )
 
 
 def stage(connection: sqlite3.Connection, bundle: str) -> None:
     """The file of this head is there: it is the next to be checked, in place of any other."""
-    displace(connection, "staged", "refused", "superseded")
+    displace(connection, "staged", "refused", reasons.SUPERSEDED)
     move(connection, bundle, "staged")
 
 
@@ -187,6 +206,15 @@ def roll_back(connection: sqlite3.Connection, bundle: str, reason: str, detail: 
     move(connection, bundle, "rolled_back", reason=reason, detail=detail)
     if was_live:
         displace(connection, "previous", "live")
+
+
+def forget_other_files(connection: sqlite3.Connection, bundle: str) -> None:
+    """Forget how the same head, under other signatures, came to its end here."""
+    connection.execute(
+        "DELETE FROM heads WHERE manifest = (SELECT manifest FROM heads WHERE bundle = ?1) AND bundle <> ?1"
+        " AND state IN ('failed', 'rolled_back')",
+        (bundle,),
+    )
 
 
 def drop_incoming(connection: sqlite3.Connection, reason: str) -> None:
@@ -225,6 +253,19 @@ def note_work(connection: sqlite3.Connection, bundle: str, images: int, seconds:
     )
 
 
+def note_key_revoked(connection: sqlite3.Connection, revoked: bool) -> None:
+    """Write down whether the head in use is one whose key is trusted no longer; telemetry tells it with the counters."""
+    connection.execute(
+        "INSERT INTO counters (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (_KEY_REVOKED, revoked),
+    )
+
+
+def key_revoked(spool: Spool) -> bool:
+    """Whether the head in use, when an agent looked last, was one whose key is trusted no longer."""
+    return bool(counters.value(spool, _KEY_REVOKED))
+
+
 def reconcile(spool: Spool, directory: Path) -> None:
     """After a start: no row promises a file that is not there, and no file lies there that no row needs."""
     with spool.transaction() as transaction:
@@ -232,9 +273,8 @@ def reconcile(spool: Spool, directory: Path) -> None:
             row = in_state(transaction, state)
             if row is not None and not path_of(directory, row.bundle).exists():
                 log.error("head_file_missing", head=row.title, state=state)
-                roll_back(
-                    transaction, row.bundle, "file_missing", "its file is gone from the state directory"
-                )
+                detail = "its file is gone from the state directory"
+                roll_back(transaction, row.bundle, reasons.FILE_MISSING, detail)
     for draft in directory.glob(".*"):
         draft.unlink(missing_ok=True)
     remove_unneeded(spool, directory)

@@ -12,15 +12,15 @@ from pathlib import Path
 import structlog
 
 from edge_agent.errors import HeadError
-from edge_agent.heads import assembly, store
-from edge_agent.heads.arrivals import FILE_DAMAGED
-from edge_agent.heads.golden_check import LIMIT_SECONDS, GoldenCheck
+from edge_agent.heads import assembly, reasons, store
+from edge_agent.heads.examiner import Examiner
+from edge_agent.heads.golden_check import LIMIT_SECONDS
 from edge_agent.heads.head_slot import HeadSlot, file_digest
 from edge_agent.heads.installation import adopt
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.provider import Fallback, Provider
 from edge_agent.heads.store import HeadRow
-from edge_agent.heads.trial import MAX_LIVE_STARTS, MAX_STARTS, Progress, Terms, may_start, verdict
+from edge_agent.heads.trial import MAX_LIVE_STARTS, Progress, Terms, may_start, verdict
 from edge_agent.storage.spool import Spool
 from export.bundle.manifest import Manifest
 from export.errors import BundleError
@@ -72,13 +72,16 @@ class HeadUpdater:
         self._directory = directory
         self._slot = slot
         self._judge = judge
-        self._provider: Provider = provider
-        self._threads = threads
-        self._fallback: Fallback = fallback
         self._terms = terms or Terms()
-        self._check_seconds = check_seconds
-        self._turnstile = turnstile
-        self._checking: tuple[str, GoldenCheck] | None = None
+        self._examiner = Examiner(
+            spool,
+            directory,
+            provider=provider,
+            threads=threads,
+            fallback=fallback,
+            check_seconds=check_seconds,
+            turnstile=turnstile,
+        )
         self._not_loadable: set[str] = set()
         self._served: tuple[int, Manifest | None] | None = None
         self._assemble_at = 0.0
@@ -86,6 +89,7 @@ class HeadUpdater:
         self._noted_at = 0.0
         self._noted_images = 0
         self._unproven: _Unproven | None = None
+        self._told_revoked = False
 
     def begin(self) -> None:
         """After a start: put files and rows in order, and take up the best head there is."""
@@ -99,9 +103,9 @@ class HeadUpdater:
 
     def turn(self) -> None:
         """Look what there is to do, and do a little of it."""
-        if self._spool.row(_ON_THE_WAY) or self._checking is not None or self._on_trial is not None:
+        if self._spool.row(_ON_THE_WAY) or self._examiner.busy or self._on_trial is not None:
             self._assemble()
-            self._check()
+            self._examiner.turn()
             self._watch()
         self._prove()
         changes = self._spool.rows("SELECT coalesce(max(changed), 0) FROM heads")[0][0]
@@ -110,11 +114,7 @@ class HeadUpdater:
 
     def close(self) -> None:
         """The agent ends in order: what was begun has not failed."""
-        if self._checking is not None:
-            bundle, check = self._checking
-            check.stop()
-            self._end_start(bundle)
-            self._end_check()
+        self._examiner.close()
         if self._on_trial is not None:
             self._note_work()
             self._end_start(self._on_trial)
@@ -139,64 +139,6 @@ class HeadUpdater:
         except OSError as error:
             self._assemble_at = time.monotonic() + _RETRY_SECONDS
             log.warning("head_not_written", error=str(error), retry_in_seconds=_RETRY_SECONDS)
-
-    def _check(self) -> None:
-        if self._checking is None:
-            self._begin_check()
-            return
-        bundle, check = self._checking
-        found = check.poll()
-        if found is None:
-            return
-        self._end_check()
-        reason, detail = found
-        with self._spool.transaction() as transaction:
-            row = store.find(transaction, bundle)
-            if row is None or row.state != "staged":
-                return  # another has taken its place meanwhile
-            if not reason:
-                store.move(transaction, bundle, "trial")
-            elif reason != "check_crashed" or row.starts >= MAX_STARTS:
-                store.move(transaction, bundle, "failed", reason=reason, detail=detail)
-        log.info("head_checked", head=row.title, reason=reason or None, detail=detail)
-        store.remove_unneeded(self._spool, self._directory)
-
-    def _end_check(self) -> None:
-        self._checking = None
-        if self._turnstile is not None:
-            self._turnstile.release()
-
-    def _begin_check(self) -> None:
-        with self._spool.transaction() as transaction:
-            row = store.in_state(transaction, "staged")
-            if row is None or store.in_state(transaction, "trial") is not None:
-                return
-            if row.starts >= MAX_STARTS:
-                detail = f"it was tried {row.starts} times and the device went down each time"
-                store.move(transaction, row.bundle, "failed", reason="check_crashed", detail=detail)
-                return
-            if self._turnstile is not None and not self._turnstile.acquire(blocking=False):
-                return
-            store.note_start(transaction, row.bundle, 1)
-        try:
-            check = self._probe(row)
-        except OSError as error:  # no memory or no file to be had for another process: not the head's fault
-            self._end_start(row.bundle)
-            self._end_check()
-            self._assemble_at = time.monotonic() + _RETRY_SECONDS
-            log.warning("head_not_probed", error=str(error), retry_in_seconds=_RETRY_SECONDS)
-            return
-        self._checking = (row.bundle, check)
-
-    def _probe(self, row: HeadRow) -> GoldenCheck:
-        return GoldenCheck(
-            store.path_of(self._directory, row.bundle),
-            manifest_digest=row.manifest,
-            provider=self._provider,
-            threads=self._threads,
-            fallback=self._fallback,
-            limit_seconds=self._check_seconds,
-        )
 
     def _watch(self) -> None:
         """Count what the head on trial has done, and end its trial when it has done enough."""
@@ -223,17 +165,40 @@ class HeadUpdater:
         self._noted_at, self._noted_images = now, images
 
     def _serve(self) -> None:
+        """Have the best head there is in use, and say so when it is one that must be replaced."""
+        self._take_up()
+        self._tell_if_revoked()
+
+    def _take_up(self) -> None:
         """Take up the first of the heads there are that can be: on trial, live, in reserve, and the settings' own."""
         for row in self._candidates():
             if not row.allow_older and self._slot.prefers_own(row.counter):
                 if row.state == "trial":
-                    self._roll_back(row.bundle, "superseded", "the settings name a head that is as new")
+                    self._roll_back(row.bundle, reasons.SUPERSEDED, "the settings name a head that is as new")
                 break
             if row.bundle == self._slot.delivered or self._load(row):
                 self._settle(row)
                 return
         self._settle(None)
         self._slot.serve_own()
+
+    def _tell_if_revoked(self) -> None:
+        """A device is never left without a head, so one whose key was revoked works on, and nobody may overlook that it does."""
+        with self._spool.transaction() as transaction:
+            try:
+                revoked = self._judge.is_revoked(transaction, self._slot.delivered)
+            except BundleError as error:
+                log.warning("head_keys_unreadable", error=str(error))
+                return
+            if revoked != store.key_revoked(self._spool):
+                store.note_key_revoked(transaction, revoked)
+        told, self._told_revoked = self._told_revoked, revoked
+        if revoked and not told:
+            log.error(
+                "head_in_use_revoked",
+                bundle=self._slot.delivered,
+                error="the key that vouched for the head in use is trusted no longer: publish one that the keys in force sign",
+            )
 
     def _candidates(self) -> list[HeadRow]:
         with self._spool.transaction() as transaction:
@@ -249,10 +214,10 @@ class HeadUpdater:
         try:
             self._slot.serve(store.path_of(self._directory, row.bundle), row.bundle, row.manifest)
         except HeadError as error:
-            if row.state == "trial":
+            if self._is_spoilt(row):
+                self._roll_back(row.bundle, reasons.FILE_DAMAGED, str(error))
+            elif row.state == "trial":
                 self._roll_back(row.bundle, "load_failed", str(error))
-            elif self._is_spoilt(row):
-                self._roll_back(row.bundle, FILE_DAMAGED, str(error))
             else:
                 self._not_loadable.add(row.bundle)
                 log.warning("head_not_loadable", head=row.title, error=str(error))

@@ -1,15 +1,14 @@
 """What the server asks of the clients: the last round heard of."""
 
-import json
 import sqlite3
 import time
-from typing import Any
 
 from broker import codec
 from broker.contract.rounds import RoundV1
 from broker.errors import Refused
 from edge_agent import clock
 from edge_agent.clock import Moment, elapsed_seconds
+from edge_agent.storage import notes
 from edge_agent.storage.spool import Spool
 
 _AGE = "round_age"
@@ -56,22 +55,15 @@ def _age_seconds(spool: Spool, moment: Moment) -> float | None:
 
 def _noted(spool: Spool) -> tuple[float, Moment] | None:
     """How old the round was, and when that was."""
-    row = spool.row("SELECT value FROM agent WHERE key = ?", (_AGE,))
-    if row is None:
-        return None
     try:
-        carried_seconds, boot, seconds = json.loads(row[0])
+        carried_seconds, boot, seconds = notes.read(spool, _AGE)
         return float(carried_seconds), Moment(str(boot), float(seconds))
     except (ValueError, TypeError):
         return None
 
 
 def _note(transaction: sqlite3.Connection, age_seconds: float, moment: Moment) -> None:
-    value: list[Any] = [age_seconds, moment.boot, moment.seconds]
-    transaction.execute(
-        "INSERT INTO agent (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        (_AGE, json.dumps(value)),
-    )
+    notes.write(transaction, _AGE, [age_seconds, moment.boot, moment.seconds])
 
 
 def store(transaction: sqlite3.Connection, message: RoundV1, moment: Moment | None = None) -> bool:

@@ -18,9 +18,7 @@ from broker.backoff import Backoff
 from broker.errors import ConfirmTimeout, ConnectionLost, PublishFailed
 from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_UP, up_key
-from edge_agent import clock
 from edge_agent.errors import SpoolError
-from edge_agent.generation import jobs, pool_requests
 from edge_agent.link import outbox
 from edge_agent.link.allowance import Allowance
 from edge_agent.link.pace import Pace
@@ -62,6 +60,8 @@ class Relay:
     spool_path: the outbox's database; the thread opens a connection of its own.
     sender, connected: the link to the broker, and whether it stands.
     user: who this device is; its routing keys begin with it.
+    remaining_seconds: how long a row is of use yet, asked with the thread's own connection; None for ever, 0 for no longer:
+        it is not sent, and what it is for will be ended in a moment.
     bytes_per_second: cap of what is sent, or None. Interactive messages do not wait for it, and count.
     metered: the link costs by the byte: interactive messages alone are sent, the others stay in the outbox.
     """
@@ -73,6 +73,7 @@ class Relay:
         *,
         user: str,
         connected: Callable[[], bool],
+        remaining_seconds: Callable[[Spool, outbox.Entry], float | None] = lambda _spool, _entry: None,
         bytes_per_second: int | None = None,
         metered: bool = False,
         backoff: Backoff | None = None,
@@ -82,6 +83,7 @@ class Relay:
         self._sender = sender
         self._user = user
         self._connected = connected
+        self._remaining_seconds = remaining_seconds
         self._allowance = Allowance(bytes_per_second)
         self._metered = metered
         self._backoff = backoff or Backoff()
@@ -171,13 +173,8 @@ class Relay:
             error.answer.add_done_callback(partial(self._note_end, sequence))
 
     def _outgoing(self, spool: Spool, entry: outbox.Entry) -> Outgoing | None:
-        """The message as it is sent now; None when its time has run out and what it is for will be ended in a moment."""
-        ttl_seconds = None
-        if entry.job_id is not None:
-            job = jobs.find(spool, entry.job_id)
-            ttl_seconds = job.remaining_seconds(clock.now()) if job else 0.0
-        elif entry.kind == "prefetch":
-            ttl_seconds = pool_requests.remaining_seconds(spool, entry.message_id)
+        """The message as it is sent now; None when its time has run out."""
+        ttl_seconds = self._remaining_seconds(spool, entry)
         if ttl_seconds == 0.0:
             return None
         return Outgoing(

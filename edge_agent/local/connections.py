@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge_agent.local.access import is_loopback, secured
-from edge_agent.local.problem import RETRY_SECONDS, Problem, answer_of
+from edge_agent.local.problem import SOON, Problem, answer_of
 
 HEAD_SECONDS = 10.0
 """For the head of a request, from its first byte, or from the connection's beginning."""
@@ -100,6 +100,6 @@ async def _crowded(scope: Scope, receive: Receive, send: Send) -> None:
         503,
         "busy",
         "too many connections are open already: close some, or try again in a few seconds",
-        {"Retry-After": str(RETRY_SECONDS), "Connection": "close"},
+        SOON | {"Connection": "close"},
     )
     await answer_of(problem)(scope, receive, secured(send))

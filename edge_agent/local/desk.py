@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edge_agent.errors import SpoolError
-from edge_agent.local.problem import RETRY_SECONDS, Problem
+from edge_agent.local.problem import SOON, Problem
 from edge_agent.storage.spool import Spool
 
 T = TypeVar("T")
@@ -42,10 +42,7 @@ class Desk:
             self._tasks.put_nowait((future, work))
         except queue.Full:
             raise Problem(
-                503,
-                "busy",
-                "too many requests wait already: try again in a few seconds",
-                {"Retry-After": str(RETRY_SECONDS)},
+                503, "busy", "too many requests wait already: try again in a few seconds", SOON
             ) from None
         done: T = await asyncio.wrap_future(future)
         return done

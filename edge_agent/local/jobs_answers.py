@@ -13,9 +13,9 @@ from edge_agent.generation import jobs, lifecycle, repeats
 from edge_agent.generation.jobs import Job
 from edge_agent.generation.repeats import RequestKey
 from edge_agent.local import picture
-from edge_agent.local.office import MAX_STREAMS, Office
+from edge_agent.local.office import MAX_STREAMS, Office, found_job
 from edge_agent.local.operation import Call
-from edge_agent.local.problem import RETRY_SECONDS, Problem
+from edge_agent.local.problem import SOON, Problem
 from edge_agent.local.schema import Accepted, ImagesRequest, JobList, JobView
 from edge_agent.storage.spool import Spool
 
@@ -35,7 +35,7 @@ async def make_images(call: Call) -> Response:
 
     def accept(spool: Spool) -> JobView:
         known = None if key is None else repeats.job_of(spool, key)
-        return _view(office, _found(spool, known or _accept(spool, office, wish, key)))
+        return _view(office, found_job(spool, known or _accept(spool, office, wish, key)))
 
     view = await office.desk.ask(accept)
     accepted = Accepted(job_id=view.job_id, state=view.state, seed=view.seed, links=view.links)
@@ -65,9 +65,9 @@ async def cancel_job(call: Call) -> Response:
     office, job_id = call.office, call.values["job_id"]
 
     def cancel(spool: Spool) -> JobView:
-        _found(spool, job_id)
+        found_job(spool, job_id)
         cancelled = jobs.cancel(spool, job_id)
-        job = _found(spool, job_id)
+        job = found_job(spool, job_id)
         if not cancelled and job.reason != jobs.CANCELLED:
             raise Problem(409, "ended", f"this job has ended already: it {job.state}")
         return _view(office, job)
@@ -87,7 +87,7 @@ async def follow_job(call: Call) -> Response:
             503,
             "too_many_streams",
             f"{MAX_STREAMS} event streams are open, and no more are served: close a page, or ask for the job itself",
-            {"Retry-After": str(RETRY_SECONDS)},
+            SOON,
         )
     seconds = call.values.get("seconds", STREAM_SECONDS)
     return _Stream(office, _events(office, job_id, seen, seconds))
@@ -130,7 +130,7 @@ async def _events(
 
 
 async def _look(office: Office, job_id: str) -> JobView:
-    return await office.desk.ask(lambda spool: _view(office, _found(spool, job_id)))
+    return await office.desk.ask(lambda spool: _view(office, found_job(spool, job_id)))
 
 
 def _place(view: JobView) -> str:
@@ -158,13 +158,6 @@ def _accept(spool: Spool, office: Office, wish: ImagesRequest, key: RequestKey |
         budget_ms=wish.budget_ms,
         key=key,
     )
-
-
-def _found(spool: Spool, job_id: str) -> Job:
-    job = jobs.find(spool, job_id)
-    if job is None:
-        raise Problem(404, "no_such_job", "there is no such job; ended jobs are removed after a while")
-    return job
 
 
 def _view(office: Office, job: Job) -> JobView:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from starlette.responses import FileResponse, Response
 
-from edge_agent.generation import jobs
 from edge_agent.local import picture
+from edge_agent.local.office import found_job
 from edge_agent.local.operation import Call
 from edge_agent.local.problem import Problem
 from edge_agent.storage.spool import Spool
@@ -64,9 +64,7 @@ async def _array(call: Call, name: str) -> Response:
 
 def _folder(call: Call, spool: Spool) -> Path:
     """The folder of a job's results; its name is made from the id in the spool, never from the request."""
-    job = jobs.find(spool, call.values["job_id"])
-    if job is None:
-        raise Problem(404, "no_such_job", "there is no such job; ended jobs are removed after a while")
+    job = found_job(spool, call.values["job_id"])
     if not job.ended:
         raise Problem(409, "not_finished", f"the images of this job are not finished yet: it is {job.state}")
     if job.state != "completed":

@@ -12,7 +12,8 @@ from monitoring.errors import CollafuseError, Disposition
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_SECONDS = 5
+SOON = {"Retry-After": "5"}
+"""Headers of a problem that passes by itself: seconds until another try is worth it."""
 
 
 class Problem(EdgeError):
@@ -44,19 +45,18 @@ def answer_of(error: Exception) -> Response:
 
 
 def _problem_of(error: Exception) -> Problem:
-    soon = {"Retry-After": str(RETRY_SECONDS)}
     match error:
         case OutboxFull() | SpoolFull():
             return Problem(
-                507, "outbox_full" if isinstance(error, OutboxFull) else "disk_full", str(error), soon
+                507, "outbox_full" if isinstance(error, OutboxFull) else "disk_full", str(error), SOON
             )
         case SpoolError():
             log.warning("page_without_spool", error=str(error))
-            return Problem(503, "spool_unusable", str(error), soon)
+            return Problem(503, "spool_unusable", str(error), SOON)
         case KeyReused():
             return Problem(409, "key_reused", str(error))
         case JobRefused():
-            return Problem(429, "job_refused", str(error), soon)
+            return Problem(429, "job_refused", str(error), SOON)
         case CollafuseError():
             log.warning("page_problem", error=str(error))
             return Problem(500, "failed", str(error))

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import threading
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -21,10 +20,10 @@ from edge_agent.local.office import Office
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
+from monitoring.endpoints import write_port
 
 log = structlog.get_logger(__name__)
 
-DEFAULT_PORT = 8480
 RETRY_SECONDS = 5.0
 _BACKLOG = 64
 _KEEP_ALIVE_SECONDS = 15
@@ -74,7 +73,7 @@ class LocalServer:
     def _listen(self) -> socket.socket:
         address, port = self._settings.api_address, self._settings.api_port
         family, kind, protocol, _, place = socket.getaddrinfo(
-            address, DEFAULT_PORT if port is None else port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
         try:
@@ -103,7 +102,7 @@ class LocalServer:
         if path is None:
             return
         try:
-            _write_port(port, path)
+            write_port(port, path)
         except OSError as error:
             log.warning("page_port_not_written", path=str(path), error=error.strerror)
 
@@ -157,10 +156,3 @@ def _config(application: ASGIApp) -> uvicorn.Config:
         timeout_graceful_shutdown=_GRACE_SECONDS,
         h11_max_incomplete_event_size=16 * 1024,
     )
-
-
-def _write_port(port: int, path: Path) -> None:
-    """Whole or not at all, so that whoever waits for the file can read it at once."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(f"{port}\n")
-    draft.replace(path)

@@ -45,7 +45,7 @@ def contribute(
     from edge_agent.errors import BudgetExceeded
     from edge_agent.release import contribution
     from edge_agent.release.images import open_images
-    from edge_agent.status import release_count
+    from edge_agent.release.ledger import release_count
     from edge_agent.storage.quarantine import open_spool
     from edge_agent.storage.state import contribution_lock, open_state
     from monitoring.logs import configure

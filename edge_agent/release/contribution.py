@@ -86,7 +86,7 @@ def contribute(
     check_cut(cut, contract, settings.noise_floor)
     asked = settings.releases if contract is None else _releases_asked(spool, contract)
     withhold = contract is not None and contract.num_classes is None
-    batches = _Batches(spool, settings, cut)
+    batches = _Batches(spool, settings)
     read = before = repeated = held_back = refused = 0
     seen: set[str] = set()
     labelled = False
@@ -101,7 +101,7 @@ def contribute(
         missing = _missing_releases(spool, digest, settings.releases, cut) - batches.pending(digest)
         now = {index for index in missing if index < asked} if wanted else set()
         held_back += bool(missing) and not now
-        paid = _affordable(spool, settings, cut, image, batches.pending(digest), now)
+        paid = _affordable(spool, settings, cut, (digest, image.x0.shape), batches.pending(digest), now)
         refused += len(now - paid)
         for index in sorted(paid):
             label = None if withhold else image.label
@@ -118,17 +118,16 @@ def contribute(
             on_image(read)
     batches.flush_all()
     ledger.note_refused(spool, refused)
-    reason = _why_refused(settings, refused) if refused else None
     return Summary(
-        read,
-        batches.released,
-        before,
-        batches.made,
-        withhold and labelled,
-        held_back,
-        refused,
-        reason,
-        repeated,
+        images=read,
+        released=batches.released,
+        released_before=before,
+        batches=batches.made,
+        labels_withheld=withhold and labelled,
+        held_back=held_back,
+        refused=refused,
+        reason=_why_refused(settings, refused) if refused else None,
+        repeated=repeated,
     )
 
 
@@ -167,12 +166,11 @@ class _Batches:
     Those of one index share a message, the labelled ones apart from the others: a message has all labels or none.
     """
 
-    def __init__(self, spool: Spool, settings: EdgeSettings, cut: Cut) -> None:
+    def __init__(self, spool: Spool, settings: EdgeSettings) -> None:
         self.made = 0
         self.released = 0
         self._spool = spool
         self._settings = settings
-        self._cut = cut
         self._waiting: dict[tuple[int, bool], list[Release]] = {}
         self._pending: dict[str, set[int]] = {}
 
@@ -237,15 +235,22 @@ def _missing_releases(spool: Spool, digest: str, limit: int, cut: Cut) -> set[in
 
 
 def _affordable(
-    spool: Spool, settings: EdgeSettings, cut: Cut, image: Image, pending: set[int], wanted: set[int]
+    spool: Spool,
+    settings: EdgeSettings,
+    cut: Cut,
+    image: tuple[str, tuple[int, ...]],
+    pending: set[int],
+    wanted: set[int],
 ) -> set[int]:
     """Which of the releases `wanted` of an image its budget bears, beside those that are waiting here.
+
+    image: its digest, and its shape (C, H, W).
 
     One that the ledger has already, known from the journal, discloses nothing more and costs what it is dearer now.
     """
     if settings.epsilon_budget is None:
         return wanted
-    digest, shape = privacy.image_digest(image.x0), image.x0.shape
+    digest, shape = image
     price = privacy.gdp_mu(privacy.norm_bound(settings.clip_norm, shape), cut.t_cut, cut.schedule) ** 2
     known = ledger.prices(spool, digest)
     spent = ledger.squares(spool, digest) + sum(ledger.added(known, index, price) for index in pending)

@@ -78,9 +78,9 @@ def open_images(path: Path, labels: Path | None = None) -> ImageSource:
     return _open_archive(path)
 
 
-def load_images(path: Path, labels: Path | None = None) -> ImageSet:
+def load_images(path: Path) -> ImageSet:
     """All images of `path` at once; see `open_images`."""
-    images = list(open_images(path, labels))
+    images = list(open_images(path))
     numbers = [image.label for image in images if image.label is not None]
     return ImageSet(
         images=np.stack([image.x0 for image in images]),

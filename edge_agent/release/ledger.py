@@ -27,13 +27,13 @@ from edge_agent.errors import BudgetExceeded, ContributionError
 from edge_agent.link import contract
 from edge_agent.release.batch import ReleasedBatch
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage import loss
+from edge_agent.storage import counters, loss
+from edge_agent.storage.journal import PRICE, Row
 from edge_agent.storage.loss import Loss
 from edge_agent.storage.spool import Spool
 
 _ROUNDING = 1 + 1e-9
 _REFUSED = "refused_releases"
-_PRICE = ("clip_norm", "norm_bound", "mu")
 _PRICED = (
     "SELECT image, count(*) AS releases, count(*) - count(mu) AS unknown, coalesce(sum(mu * mu), 0) AS squares,"
     " group_concat(DISTINCT t_cut) AS cuts, max(released_at) AS last"
@@ -51,7 +51,7 @@ class Account:
     epsilon: float
 
 
-def note(transaction: sqlite3.Connection, batch: ReleasedBatch) -> list[dict[str, str | int | float | None]]:
+def note(transaction: sqlite3.Connection, batch: ReleasedBatch) -> list[Row]:
     """Write the releases of a message down, as part of the transaction that accepts it; returns the rows, for the journal.
 
     One that is known from the journal alone, and comes out as it did then, loses its flag and keeps its price. Raises
@@ -61,9 +61,9 @@ def note(transaction: sqlite3.Connection, batch: ReleasedBatch) -> list[dict[str
     names = list(rows[0])
     # The dearest price of a release is the one that holds, and one that is not known stays unknown.
     dearer = ", ".join(
-        f"{name} = CASE WHEN mu < excluded.mu THEN excluded.{name} ELSE {name} END" for name in _PRICE
+        f"{name} = CASE WHEN mu < excluded.mu THEN excluded.{name} ELSE {name} END" for name in PRICE
     )
-    kept = []
+    kept: list[Row] = []
     for row in rows:
         written = transaction.execute(
             f"INSERT INTO ledger ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"  # noqa: S608  # our own
@@ -135,8 +135,7 @@ def is_affordable(squares: float, settings: EdgeSettings) -> bool:
 
 def squares(spool: Spool, image: str) -> float:
     """The sum of μ² over an image's releases: 0 for an image never released, infinite when a price is not known."""
-    row = spool.row(f"{_PRICED} FROM ledger WHERE image = ?", (image,))  # both pieces are our own words
-    return 0.0 if row is None else _squares(row)
+    return _squares(spool.rows(f"{_PRICED} FROM ledger WHERE image = ?", (image,))[0])
 
 
 def prices(spool: Spool, image: str) -> dict[int, float | None]:
@@ -159,11 +158,7 @@ def note_refused(spool: Spool, count: int) -> None:
     """Count releases that were refused for the budget."""
     if count:
         with spool.transaction() as transaction:
-            transaction.execute(
-                "INSERT INTO counters (name, value) VALUES (?, ?)"
-                " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
-                (_REFUSED, count),
-            )
+            counters.add(transaction, _REFUSED, count)
 
 
 def any_unpriced(spool: Spool) -> bool:
@@ -182,7 +177,7 @@ def fill_in(spool: Spool, settings: EdgeSettings, image: str, shape: tuple[int, 
         return
     schedules = _schedules(spool, settings)
     bound = privacy.norm_bound(None, shape)
-    prices = [
+    found_prices = [
         (bound, privacy.gdp_mu(bound, t_cut, schedules[schedule_id]), schedule_id, t_cut, image)
         for schedule_id, t_cut in found
         if schedule_id in schedules and 0 < t_cut <= schedules[schedule_id].T
@@ -190,7 +185,7 @@ def fill_in(spool: Spool, settings: EdgeSettings, image: str, shape: tuple[int, 
     with spool.transaction() as transaction:
         transaction.executemany(
             f"UPDATE ledger SET norm_bound = ?, mu = ? WHERE schedule_id = ? AND t_cut = ? AND {which}",  # noqa: S608  # our own
-            prices,
+            found_prices,
         )
 
 
@@ -224,8 +219,12 @@ def summary(spool: Spool, settings: EdgeSettings) -> dict[str, Any]:
 
 def refused(spool: Spool) -> int:
     """Releases refused for the budget, ever."""
-    row = spool.row("SELECT value FROM counters WHERE name = ?", (_REFUSED,))
-    return 0 if row is None else int(row[0])
+    return counters.value(spool, _REFUSED)
+
+
+def release_count(spool: Spool) -> int:
+    """Releases of all images."""
+    return int(spool.rows("SELECT count(*) FROM ledger")[0][0])
 
 
 def accounts(
@@ -246,7 +245,7 @@ def of_group(mu: float, count: int, delta: float) -> float:
     return _epsilon(mu * math.sqrt(count), delta)
 
 
-def _row(release: Release, batch_id: str) -> dict[str, str | int | float | None]:
+def _row(release: Release, batch_id: str) -> Row:
     return {
         "image": release.digest,
         "release": release.release,

@@ -1,10 +1,11 @@
 """Moving what is damaged out of the way, whole, into a folder of `quarantine/` where somebody can look at it."""
 
-import os
 import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
+
+from export.files import flush_directory
 
 KEPT = 4
 """Folders kept at most, so that a failing disk is not filled with them; the newest stay."""
@@ -29,20 +30,11 @@ def move(directory: Path, paths: Iterable[Path]) -> Path:
             folder.rmdir()
         raise
     for changed in (folder, folder.parent, directory):
-        sync_directory(changed)
+        flush_directory(changed)
     # By their names the oldest, but never the one just made: the clock may have been set back.
     for old in [old for old in folders(directory) if old != folder][: -(KEPT - 1)]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
-
-
-def sync_directory(directory: Path) -> None:
-    """Make a new name in a directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _new_folder(place: Path) -> Path:

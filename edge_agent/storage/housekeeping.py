@@ -6,7 +6,6 @@ The price is that a device which runs an hour a day keeps things for longer than
 """
 
 import contextlib
-import json
 import os
 import shutil
 import sqlite3
@@ -17,19 +16,19 @@ from pathlib import Path
 
 import structlog
 
-from edge_agent.storage import quarantine
+from edge_agent.storage import counters, notes, quarantine
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from monitoring.metrics import EdgeMetrics
 
 log = structlog.get_logger(__name__)
 
-RUNNING_SECONDS = "running_seconds"
+_RUNNING_SECONDS = "running_seconds"
 _TURN_SECONDS = 60.0
 _BUSY_TURN_SECONDS = 1.0
 _PER_TURN = 100
 _DAY_SECONDS = 86_400.0
-TO_FETCH_SECONDS = 60.0
+_TO_FETCH_SECONDS = 60.0
 """For so long pictures stay whatever the quota: whoever asked for them is only just being told that they are there."""
 _LEAST_FREE_BYTES = 32 * 2**20
 _LEFT_BY_CRASHES = (".draft", ".gone")
@@ -96,11 +95,11 @@ class Housekeeper:
         if not self._swept:
             sweep(self._state)
             self._swept = True
-        known = {entry.name: entry for entry in self._known()}
+        known = [_Entry(*row) for row in self._spool.rows("SELECT * FROM kept")]
         counted_to = self._running_seconds()
         running = self._running_before() + counted_to - self._counted_to
-        fresh = [entry for entry in self._unnoticed(running) if entry.name not in known]
-        doomed = self._doomed([*known.values(), *fresh], running)
+        fresh = self._unnoticed(running)
+        doomed = self._doomed([*known, *fresh], running)
         doomed = [name for name in doomed if self._remove_folder(name)]
         self._write_down(fresh, doomed, running)
         self._counted_to = counted_to
@@ -110,26 +109,17 @@ class Housekeeper:
             log.info("jobs_forgotten", count=len(doomed))
         self._spool.give_back_disk()
 
-    def _known(self) -> list[_Entry]:
-        return [_Entry(*row) for row in self._spool.rows("SELECT * FROM kept")]
-
     def _running_before(self) -> float:
         """Seconds that agents had run on this directory when that was last written down."""
-        row = self._spool.row("SELECT value FROM agent WHERE key = ?", (RUNNING_SECONDS,))
-        try:
-            return 0.0 if row is None else float(json.loads(row[0]))
-        except (ValueError, TypeError):
-            return 0.0  # unreadable: what is kept is younger than it was, and stays for longer
+        seconds = notes.read(self._spool, _RUNNING_SECONDS)
+        # Unreadable: what is kept is younger than it was, and stays for longer.
+        return float(seconds) if isinstance(seconds, int | float) else 0.0
 
     def _write_down(self, fresh: list[_Entry], doomed: list[str], running: float) -> None:
         """All of a turn in one transaction: the time, what is new, and what is gone."""
         now = self._wall_seconds()
         with self._spool.transaction() as transaction:
-            transaction.execute(
-                "INSERT INTO agent (key, value) VALUES (?, ?)"
-                " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                (RUNNING_SECONDS, json.dumps(running)),
-            )
+            notes.write(transaction, _RUNNING_SECONDS, running)
             transaction.executemany(
                 "INSERT INTO kept (name, sequence, size_bytes, noticed_at, noticed_running) VALUES (?, ?, ?, ?, ?)",
                 [astuple(entry) for entry in fresh],
@@ -171,7 +161,7 @@ class Housekeeper:
         keep_seconds = self._keeping.keep_days * _DAY_SECONDS
         entries = sorted(entries, key=lambda entry: (entry.sequence, entry.noticed_running, entry.name))
         total_bytes = sum(entry.size_bytes for entry in entries)
-        spare_seconds = 0.0 if self._disk_is_full() else TO_FETCH_SECONDS
+        spare_seconds = 0.0 if self._disk_is_full() else _TO_FETCH_SECONDS
         doomed = []
         for place, entry in enumerate(entries):
             age_seconds = min(self._wall_seconds() - entry.noticed_at, running - entry.noticed_running)
@@ -219,10 +209,7 @@ def _forget(transaction: sqlite3.Connection, name: str) -> None:
     """A job goes; how it ended is counted for ever."""
     row = transaction.execute("SELECT state FROM jobs WHERE job_id = ?", (name,)).fetchone()
     if row is not None:
-        transaction.execute(
-            "INSERT INTO counters (name, value) VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1",
-            (f"forgotten_{row[0]}",),
-        )
+        counters.add(transaction, f"forgotten_{row[0]}")
     transaction.execute("DELETE FROM jobs WHERE job_id = ?", (name,))
     transaction.execute("DELETE FROM kept WHERE name = ?", (name,))
 

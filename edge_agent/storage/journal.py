@@ -9,25 +9,27 @@ or {"incomplete_since": ..., "acknowledged": ...}: that something is missing, an
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import structlog
 
-from edge_agent.errors import JournalUnusable, SpoolFull
-from edge_agent.storage.aside import sync_directory
-from edge_agent.storage.spool import Spool
+from edge_agent.errors import JournalUnusable
+from edge_agent.storage.spool import Spool, explained
+from edge_agent.storage.state import JOURNAL_NAME
+from export.files import flush_directory
 
 log = structlog.get_logger(__name__)
 
-NAME = "ledger.journal"
-NUMBERS = ("clip_norm", "norm_bound", "mu", "released_at")
+PRICE = ("clip_norm", "norm_bound", "mu")
+"""What one release costs, and whence: columns of the ledger."""
+_NUMBERS = (*PRICE, "released_at")
 _INTEGERS = 2**63
 
 Value = str | int | float | None
@@ -43,7 +45,7 @@ class Journal:
     @classmethod
     def of(cls, spool: Spool) -> "Journal":
         """The one that belongs to a spool."""
-        return cls(spool.path.with_name(NAME))
+        return cls(spool.path.with_name(JOURNAL_NAME))
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add rows of the ledger, all with the same columns, as one line; on the disk when this returns.
@@ -70,10 +72,6 @@ class Journal:
     def note(self, since: int, acknowledged: int) -> None:
         """Add what is known of losses (see `edge_agent.storage.loss`), as a line of its own; raises as `append` does."""
         self._append({"incomplete_since": since, "acknowledged": acknowledged})
-
-    def rows(self) -> Iterator[Row]:
-        """Everything that was ever appended, oldest first; a line that is damaged is passed over and reported."""
-        return Scan(self.path).rows()
 
     def mark(self, end: int) -> dict[str, int] | None:
         """What says that the file was read up to `end`; None when it is not there."""
@@ -103,7 +101,7 @@ class Journal:
             finally:
                 os.close(descriptor)
             if is_new:
-                sync_directory(self.path.parent)
+                flush_directory(self.path.parent)
 
 
 class Scan:
@@ -123,7 +121,7 @@ class Scan:
         self.path = path
 
     def rows(self) -> Iterator[Row]:
-        """The releases, oldest first. Raises JournalUnusable when the file cannot be read."""
+        """The releases, oldest first; damaged lines are passed over and reported. Raises JournalUnusable if it cannot be read."""
         with _explained(self.path):
             self.missing = not self.path.exists()
             if self.missing:
@@ -159,7 +157,7 @@ def is_row(row: Mapping[str, object]) -> bool:
     return (
         isinstance(row.get("image"), str)
         and _is_whole(row.get("release"))
-        and all(isinstance(row.get(name), float | int | None) for name in NUMBERS)
+        and all(isinstance(row.get(name), float | int | None) for name in _NUMBERS)
         and all(_fits(value) for value in row.values())
     )
 
@@ -221,15 +219,5 @@ def _write_at(descriptor: int, content: bytes, place: int) -> None:
         view, place = view[written:], place + written
 
 
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise SpoolFull(
-                f"the disk is full: nothing can be added to {path}; free some space and try again"
-            ) from error
-        raise JournalUnusable(
-            f"the record of releases {path} cannot be used: {error.strerror or error}; check the directory"
-        ) from error
+def _explained(path: Path) -> AbstractContextManager[None]:
+    return explained(f"the record of releases {path}", JournalUnusable)

@@ -365,6 +365,14 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE heads ADD COLUMN start_boot TEXT",
         ),
     ),
+    Migration(
+        "0009_head_since",
+        (
+            # When a head came into its state: the boot, and the seconds since it began.
+            "ALTER TABLE heads ADD COLUMN since_boot TEXT",
+            "ALTER TABLE heads ADD COLUMN since_seconds REAL",
+        ),
+    ),
 )
 
 

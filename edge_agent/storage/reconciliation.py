@@ -5,7 +5,6 @@ version released, and what stood in lines that are damaged. What neither of them
 `edge_agent.storage.loss`).
 """
 
-import json
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -14,8 +13,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from edge_agent.errors import JournalUnusable
-from edge_agent.storage import aside, loss
-from edge_agent.storage.journal import Journal, Row, Scan
+from edge_agent.storage import aside, loss, notes
+from edge_agent.storage.journal import PRICE, Journal, Row, Scan
 from edge_agent.storage.loss import Loss
 from edge_agent.storage.salvage import ledger_rows
 from edge_agent.storage.spool import Spool
@@ -24,7 +23,6 @@ log = structlog.get_logger(__name__)
 
 _MARK = "journal_read"
 _BLOCK_ROWS = 256
-_PRICE = ("clip_norm", "norm_bound", "mu")
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def _read(spool: Spool, journal: Journal, *, quick: bool) -> _Read:
     dearer: set[int] = set()
     try:
         if quick:
-            read.scan = Scan(journal.path, journal.start(_marked(spool)))
+            read.scan = Scan(journal.path, journal.start(notes.read(spool, _MARK)))
         for row in read.scan.rows():
             number = _number(row)
             read.known.add(number)
@@ -144,7 +142,7 @@ def _restore(transaction: sqlite3.Connection, row: Row) -> int:
     key = (row["image"], row["release"])
     there = _row_of(transaction, row)
     if there is not None:
-        row = _dearer(row, {name: there[name] for name in _PRICE})
+        row = _dearer(row, {name: there[name] for name in PRICE})
         if not there["restored"] or there["released_at"] == row.get("released_at"):
             _reprice(transaction, row, there["mu"])
             return 0
@@ -178,7 +176,7 @@ def _reprice(transaction: sqlite3.Connection, row: Row, mu: float | None) -> Non
     if _costs_more(row, mu):
         transaction.execute(
             "UPDATE ledger SET clip_norm = ?, norm_bound = ?, mu = ? WHERE image = ? AND release = ?",
-            [row.get(name) for name in (*_PRICE, "image", "release")],
+            [row.get(name) for name in (*PRICE, "image", "release")],
         )
 
 
@@ -211,25 +209,13 @@ def _write_unknown(spool: Spool, journal: Journal, known: set[int]) -> int:
     return written + len(block)
 
 
-def _marked(spool: Spool) -> object:
-    row = spool.row("SELECT value FROM agent WHERE key = ?", (_MARK,))
-    try:
-        return None if row is None else json.loads(row[0])
-    except ValueError:
-        return None
-
-
 def _mark(spool: Spool, journal: Journal, read: _Read) -> None:
     """Note how far the journal was read, for the next quick look; what was written anew is read again."""
     mark = None if not read.is_whole else journal.mark(read.scan.end)
-    if mark is None or mark == _marked(spool):
+    if mark is None or mark == notes.read(spool, _MARK):
         return
     with spool.transaction() as transaction:
-        transaction.execute(
-            "INSERT INTO agent (key, value) VALUES (?, ?)"
-            " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            (_MARK, json.dumps(mark)),
-        )
+        notes.write(transaction, _MARK, mark)
 
 
 def _number(row: Row | sqlite3.Row) -> int:

@@ -15,7 +15,8 @@ from typing import Self
 
 from edge_agent.errors import SpoolBusy, SpoolDamaged, SpoolError, SpoolFull, SpoolReplaced
 from edge_agent.storage import migrations
-from edge_agent.storage.aside import sync_directory
+from edge_agent.storage.state import JOURNAL_NAME, SECRET_NAME
+from export.files import flush_directory
 
 BUSY_SECONDS = 15.0
 BEGAN_ANEW = "spool_began_anew"
@@ -166,7 +167,7 @@ def _create(path: Path) -> None:
         finally:
             for left in (draft, log_of(draft), draft.with_name(f"{draft.name}-shm")):
                 left.unlink(missing_ok=True)
-        sync_directory(path.parent)
+        flush_directory(path.parent)
 
 
 def _fill(draft: Path) -> None:
@@ -184,7 +185,7 @@ def _fill(draft: Path) -> None:
 
 def _lived_before(path: Path) -> bool:
     """Whether the device has released images before it had this spool, or been about to."""
-    return any(path.with_name(name).exists() for name in ("secret", "ledger.journal"))
+    return any(path.with_name(name).exists() for name in (SECRET_NAME, JOURNAL_NAME))
 
 
 def _note_new_life(draft: Path) -> None:
@@ -241,26 +242,33 @@ def _damaged(path: Path, what: str) -> SpoolDamaged:
 
 
 @contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """Turn the errors of SQLite and of the file system into one line that names the file and what to do."""
+def explained(what: str, otherwise: type[SpoolError]) -> Iterator[None]:
+    """Turn the errors of the file system into one line: SpoolFull when the disk has no room, `otherwise` for all else.
+
+    what: the file, in words and with its path.
+    """
     try:
         yield
-    except sqlite3.Error as error:
-        raise _translate(path, error) from error
-    except UnicodeDecodeError as error:  # from text of SQLite's own, such as a schema that was overwritten
-        raise _damaged(path, f"it holds text that is none: {error.reason}") from error
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise _full(path) from error
-        raise SpoolError(
-            f"the spool {path} cannot be used: {error.strerror or error}; check the directory"
-        ) from error
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise _full(what) from error
+        raise otherwise(f"{what} cannot be used: {error.strerror or error}; check the directory") from error
 
 
-def _full(path: Path) -> SpoolFull:
-    return SpoolFull(
-        f"the disk is full: nothing can be added to the spool {path}; free some space and try again"
-    )
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """The same for the spool, and for the errors of SQLite."""
+    with explained(f"the spool {path}", SpoolError):
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _translate(path, error) from error
+        except UnicodeDecodeError as error:  # from text of SQLite's own, such as an overwritten schema
+            raise _damaged(path, f"it holds text that is none: {error.reason}") from error
+
+
+def _full(what: str) -> SpoolFull:
+    return SpoolFull(f"the disk is full: nothing can be added to {what}; free some space and try again")
 
 
 def _translate(path: Path, error: sqlite3.Error) -> SpoolError:
@@ -268,7 +276,7 @@ def _translate(path: Path, error: sqlite3.Error) -> SpoolError:
     code = extended & 0xFF
     # The index of the log, which lies in a file of its own, is enlarged before anything is written to the database.
     if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
-        return _full(path)
+        return _full(f"the spool {path}")
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FORMAT}:
         return _damaged(path, str(error))
     # All statements here are our own: where one meets another schema, or a text that is none, that was not written by us.

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.errors import AgentRunning, ContributionError, StateError
+from export.files import flush_directory
 
 SECRET_BYTES = 32
+SECRET_NAME = "secret"  # noqa: S105 - of a file
+JOURNAL_NAME = "ledger.journal"
 _LOCK_PATIENCE_SECONDS = 1.0
 
 
@@ -25,11 +28,6 @@ class StateDirectory:
     def spool(self) -> Path:
         """The SQLite file."""
         return self.path / "spool.sqlite3"
-
-    @property
-    def quarantine(self) -> Path:
-        """Where damaged spools are set aside."""
-        return self.path / "quarantine"
 
     @property
     def agent_lock(self) -> Path:
@@ -57,10 +55,10 @@ class StateDirectory:
 
         Raises StateError when the file is missing, is not what was written, or when others on this machine could read it.
         """
-        path = self.path / "secret"
+        path = self.path / SECRET_NAME
         with _explained(path):
             if not path.exists():
-                if not new and (released or _has_content(self.path / "ledger.journal")):
+                if not new and (released or _has_content(self.path / JOURNAL_NAME)):
                     raise StateError(
                         f"the device secret {path} is missing although images were released with it: restore it from a backup; or"
                         " run `collafuse edge contribute --new-secret` to go on with another, with which none is made again"
@@ -156,6 +154,7 @@ def _create_secret(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         os.link(draft, path)
     draft.unlink()
+    flush_directory(path.parent)
 
 
 @contextlib.contextmanager

@@ -5,13 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pika
 import pytest
 
 from benchmarks import edge, fleet, fleet_rollout, report
+from benchmarks.devices import a_node
 from benchmarks.report import Result
-from broker.node.local_node import LocalNode, NodeInfo
-from broker.topology import FEDERATION, declare
+from broker.node.local_node import NodeInfo
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(
@@ -84,15 +83,9 @@ def test_what_should_stay_below_a_limit_misses_it_above() -> None:
     assert (above.ours, above.missed) == (121.0, True)
 
 
-def test_a_fleet_that_lost_nothing_is_told_with_all_its_figures(tmp_path: Path) -> None:
-    local = LocalNode(tmp_path / "node")
-    try:
-        with pika.BlockingConnection(pika.URLParameters(local.start().amqp_url)) as amqp:
-            declare(amqp.channel(), FEDERATION)
-
+def test_a_fleet_that_lost_nothing_is_told_with_all_its_figures() -> None:
+    with a_node() as local:
         results = fleet.a_day(local, agents=8, seconds=3, images=2)
-    finally:
-        local.stop()
 
     found = {result.name: result.ours for result in results}
     assert found["messages lost, of 16"] == 0
@@ -103,15 +96,9 @@ def test_a_fleet_that_lost_nothing_is_told_with_all_its_figures(tmp_path: Path) 
     assert all(0 < result.ours < 300 for result in drained)
 
 
-def test_a_rollout_tells_how_long_it_took_and_reaches_every_device(tmp_path: Path) -> None:
-    local = LocalNode(tmp_path / "node")
-    try:
-        with pika.BlockingConnection(pika.URLParameters(local.start().amqp_url)) as amqp:
-            declare(amqp.channel(), FEDERATION)
-
+def test_a_rollout_tells_how_long_it_took_and_reaches_every_device() -> None:
+    with a_node() as local:
         took, without = fleet_rollout.rollout(local, agents=4, processes=1)
-    finally:
-        local.stop()
 
     assert 0 < took.ours < fleet_rollout.PATIENCE_SECONDS
     assert (without.name, without.ours) == ("devices that do not have it, of 4", 0)

@@ -1,20 +1,18 @@
 """What compose.yaml says exists: commands, options, ports, settings, files; and nothing in it is open or secret."""
 
-import importlib
 import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 import yaml
 
 from broker.settings import ProcessSettings
-from collafuse.cli import ROOMS
 from edge_agent.settings import EdgeSettings
 from monitoring.settings import MonitorSettings
 from server_worker.settings import DenoiseSettings, TrainSettings
+from tests.deploy.commands import unknown_options
 
 ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, type[ProcessSettings]] = {
@@ -68,16 +66,6 @@ def command_lines(service: dict[str, Any]) -> list[list[str]]:
     words = shlex.split(" ".join(service["command"]))
     starts = [k + 1 for k, word in enumerate(words) if word == "collafuse"]
     return [words[start:] for start in starts]
-
-
-def find_command(words: list[str]) -> tuple[Any, list[str]]:
-    """The command that the words name, and the words left over."""
-    command: Any = typer.main.get_command(importlib.import_module(ROOMS[words[0]]).app)
-    rest = words[1:]
-    while hasattr(command, "commands"):
-        command = command.commands[rest[0]]
-        rest = rest[1:]
-    return command, rest
 
 
 def test_every_part_of_the_system_is_there() -> None:
@@ -188,9 +176,7 @@ def test_every_command_and_option_exists(name: str) -> None:
     lines = command_lines(SERVICES[name])
     assert lines
     for words in lines:
-        command, rest = find_command(words)
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in rest if word.startswith("--")} <= known
+        assert not unknown_options(words)
 
 
 @pytest.mark.parametrize("name", sorted(OURS))

@@ -3,32 +3,24 @@
 import re
 from pathlib import Path
 
-from collafuse.cli import ROOMS
 from edge_agent.settings import EdgeSettings
-from tests.deploy.test_compose import find_command
+from tests.deploy.commands import code_of, commands_of, unknown_options
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "edge.md").read_text(encoding="utf-8").replace("\\\n", " ")
-CODE = re.findall(r"`([^`]+)`", PAGE) + re.findall(r"^ {4,}(.*)$", PAGE, re.MULTILINE)
-
-
-def commands() -> list[list[str]]:
-    """Every `collafuse …` in code, as words."""
-    found = [re.search(rf"(?:^|\s)collafuse ((?:{'|'.join(ROOMS)}) .+)", line) for line in CODE]
-    return [match.group(1).split() for match in found if match]
+PAGE = (ROOT / "docs" / "edge.md").read_text(encoding="utf-8")
 
 
 def test_it_names_only_commands_and_options_that_exist() -> None:
-    assert len(commands()) >= 20
-    for words in commands():
-        command, rest = find_command(words)
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in rest if word.startswith("--")} <= known, words
+    assert len(commands_of(PAGE)) >= 20
+    for words in commands_of(PAGE):
+        assert not unknown_options(words), words
 
 
 def test_every_setting_it_gives_a_value_exists() -> None:
     assigned = {
-        match.group(1) for line in CODE for match in re.finditer(r"(?:^|--set )([a-z][a-z0-9_]*) ?= ?", line)
+        match.group(1)
+        for line in code_of(PAGE)
+        for match in re.finditer(r"(?:^|--set )([a-z][a-z0-9_]*) ?= ?", line)
     }
 
     assert {"pool_images", "epsilon_budget", "windows"} <= assigned

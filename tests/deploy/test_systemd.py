@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import wait_until
-from tests.deploy.test_compose import find_command
-from tests.edge_agent.agents import Process
+from tests.deploy.commands import unknown_options
+from tests.edge_agent.agents import Process, ready
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy" / "systemd" / "collafuse-edge.service"
@@ -81,9 +80,7 @@ def test_the_service_is_shut_in(tmp_path: Path) -> None:
 def test_its_command_and_every_flag_and_variable_in_it_exist() -> None:
     program, *words = value_of("ExecStart").split()
     assert program == INSTALLED
-    command, rest = find_command(words)
-    known = {option for parameter in command.params for option in parameter.opts}
-    assert {word for word in rest if word.startswith("--")} <= known
+    assert not unknown_options(words)
     given = {"STATE_DIRECTORY": "StateDirectory", "CREDENTIALS_DIRECTORY": "LoadCredential"}
     used = set(re.findall(r"\$\{(\w+)\}", value_of("ExecStart")))
     assert used == set(given), "systemd sets these, and each because of another line"
@@ -129,10 +126,8 @@ def test_its_command_line_starts_an_agent_that_ends_when_it_is_told(tmp_path: Pa
     _, *words = line.replace("${STATE_DIRECTORY}", str(state)).split()
     words[words.index("--metrics-port") + 1] = "0"
 
-    agent = Process(tmp_path / "log", *words)
-    wait_until(lambda: bool(agent.events("agent_started")) or agent.exit_code is not None, "the agent starts")
+    agent = ready(Process(tmp_path / "log", *words))
 
-    assert agent.exit_code is None, agent.log.read_text()
     assert (state / "spool.sqlite3").exists()
     assert agent.stop() == 0
 

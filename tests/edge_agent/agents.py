@@ -6,18 +6,25 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from edge_agent.storage.state import StateDirectory
+from tests.conftest import wait_until
+
+NOWHERE = "amqp://ward_one:secret@127.0.0.1:1/collafuse"
+"""A broker that is not there: nothing listens on port 1."""
 
 COMMAND = "from collafuse.cli import main; main()"
 
 TELLING = """
-    import atexit, os, sys
+    import atexit, json, os, sys
     from pathlib import Path
 
     def tell():
-        loaded = sorted(name for name in sys.modules if name.partition(".")[0] == "torch")
-        Path(os.environ["LOADED_FILE"]).write_text(f"{len(sys.modules)} {loaded}")
+        Path(os.environ["LOADED_FILE"]).write_text(json.dumps(sorted(sys.modules)))
 
     atexit.register(tell)
     from collafuse.cli import main
@@ -106,6 +113,7 @@ class Process:
         return self.wait()
 
     def kill(self) -> None:
+        """End it at once; one that has ended is left as it is."""
         self._process.kill()
         self.wait()
 
@@ -113,3 +121,32 @@ class Process:
         code = self._process.wait(30)
         self._output.close()
         return code
+
+
+RunAgent = Callable[..., Process]
+"""Starts an agent: (broker URL, further flags..., code=COMMAND, VARIABLE=value...)."""
+
+
+@contextmanager
+def running(state: StateDirectory, folder: Path, *flags: object) -> Iterator[RunAgent]:
+    """Agents on one state directory, all with these flags, their logs in `folder`; killed at the end if they still run."""
+    started: list[Process] = []
+
+    def start(url: str, *further: object, code: str = COMMAND, **extra: str) -> Process:
+        where = ("--state", state.path, "--broker-url", url, "--schedule-steps", 200, "--threads", 1)
+        log = folder / f"agent-{len(started)}.log"
+        started.append(Process(log, "edge", "run", *where, *flags, *further, code=code, **extra))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()
+
+
+def ready(agent: Process) -> Process:
+    """The same agent, once it has started."""
+    wait_until(lambda: bool(agent.events("agent_started")) or agent.exit_code is not None, "the agent starts")
+    assert agent.exit_code is None, agent.log.read_text()
+    return agent

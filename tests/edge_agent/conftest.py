@@ -16,7 +16,7 @@ from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, open_state
 from export.head_export import export_head
 from tests.edge_agent.server import Server
-from tests.export.heads import random_network, write_checkpoint
+from tests.export.heads import SCHEDULE, random_network, write_checkpoint
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,15 @@ def make_head(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]
 @pytest.fixture
 def head_bundle(make_head: Callable[[int], Path]) -> Path:
     return make_head(0)
+
+
+@pytest.fixture(scope="session")
+def whole_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose head takes the whole chain, and needs no server."""
+    directory = tmp_path_factory.mktemp("whole")
+    checkpoint = write_checkpoint(directory / "head.safetensors", random_network(), t_cut=SCHEDULE.T)
+    export_head(checkpoint, directory / "head.bundle")
+    return directory / "head.bundle"
 
 
 @pytest.fixture

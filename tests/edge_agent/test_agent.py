@@ -1,7 +1,6 @@
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -26,55 +25,19 @@ from edge_agent.generation.recipe import Recipe, Slice, denoise_request, noise_k
 from edge_agent.heads.head import Head
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from export.checkpoint import save_checkpoint
-from export.head_export import export_head
 from tests.conftest import wait_until
-from tests.edge_agent.agents import COMMAND, MORTAL, TELLING, Process, collafuse, edge_json
+from tests.edge_agent.agents import MORTAL, NOWHERE, TELLING, RunAgent, collafuse, edge_json, ready, running
 from tests.edge_agent.conftest import Device
 from tests.edge_agent.server import Server, denoise
-from tests.export.heads import metadata_of, random_network
 from tests.link import Link
 
 SCHEDULE = NoiseSchedule.cosine(200)
-RunAgent = Callable[..., Process]
 
 
 @pytest.fixture
 def run_agent(state: StateDirectory, tmp_path: Path) -> Iterator[RunAgent]:
-    """Agents on the test's state directory that are killed at the end if they still run."""
-    started: list[Process] = []
-
-    def start(url: str, *flags: object, code: str = COMMAND, **extra: str) -> Process:
-        log = tmp_path / f"agent-{len(started)}.log"
-        arguments = (
-            "edge",
-            "run",
-            "--state",
-            state.path,
-            "--broker-url",
-            url,
-            "--schedule-steps",
-            200,
-            "--threads",
-            1,
-            "--no-api",
-        )
-        process = Process(log, *arguments, *flags, code=code, **extra)
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.exit_code is None:
-            process.kill()
-
-
-def ready(process: Process) -> Process:
-    wait_until(
-        lambda: bool(process.events("agent_started")) or process.exit_code is not None, "the agent starts"
-    )
-    assert process.exit_code is None, process.log.read_text()
-    return process
+    with running(state, tmp_path, "--no-api") as run:
+        yield run
 
 
 def accept(state: StateDirectory, *flags: object) -> str:
@@ -181,9 +144,9 @@ def test_images_are_contributed_and_pictures_made_without_torch(
     assert status["jobs"] == {"completed": 1}
     assert (status["head"]["provider"], status["head"]["t_cut"], status["head"]["error"]) == ("cpu", 60, None)
     assert agent.stop() == 0
-    count, torch_modules = loaded_file.read_text().split(" ", 1)
-    assert int(count) > 300
-    assert torch_modules == "[]"
+    loaded = set(json.loads(loaded_file.read_text()))
+    assert "onnxruntime" in loaded
+    assert "torch" not in loaded
 
 
 def test_killed_at_every_commit_in_turn_a_job_still_completes_once(
@@ -216,9 +179,7 @@ def test_killed_at_every_commit_in_turn_a_job_still_completes_once(
 def test_without_a_broker_the_agent_starts_and_the_job_expires_in_its_own_time(
     state: StateDirectory, head_bundle: Path, run_agent: RunAgent
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
-    agent = ready(run_agent(f"amqp://ward_one:secret@127.0.0.1:{port}/collafuse", "--head", head_bundle))
+    agent = ready(run_agent(NOWHERE, "--head", head_bundle))
 
     failed = collafuse("edge", "generate", "--state", state.path, "--count", 2, "--ttl", 1)
 
@@ -448,12 +409,9 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def test_a_head_of_the_whole_chain_needs_no_server(
-    state: StateDirectory, run_agent: RunAgent, tmp_path: Path
+    state: StateDirectory, run_agent: RunAgent, whole_head: Path
 ) -> None:
-    network = random_network()
-    save_checkpoint(tmp_path / "whole.safetensors", network, metadata_of(network, t_cut=SCHEDULE.T))
-    export_head(tmp_path / "whole.safetensors", tmp_path / "whole.bundle")
-    ready(run_agent("amqp://ward_one:secret@127.0.0.1:1/collafuse", "--head", tmp_path / "whole.bundle"))
+    ready(run_agent(NOWHERE, "--head", whole_head))
 
     made = edge_json("generate", "--state", state.path, "--count", 20, "--seed", 8)
 

@@ -14,30 +14,17 @@ from edge_agent.storage import quarantine
 from edge_agent.storage.spool import Spool, log_of
 from edge_agent.storage.state import StateDirectory
 from tests.conftest import wait_until
-from tests.edge_agent.agents import Process, collafuse, edge_json
+from tests.edge_agent.agents import NOWHERE, RunAgent, collafuse, edge_json, ready, running
 from tests.edge_agent.conftest import Device
 from tests.edge_agent.server import Server
 from tests.edge_agent.storage.damage import DAMAGES, overwritten
 
-NOWHERE = "amqp://ward_one:secret@127.0.0.1:1/collafuse"
-
 
 @pytest.fixture
-def run_agent(state: StateDirectory, tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Agents on the test's state directory that are killed at the end if they still run."""
-    started: list[Process] = []
-
-    def start(url: str, *flags: object) -> Process:
-        log = tmp_path / f"agent-{len(started)}.log"
-        common = ("--state", state.path, "--broker-url", url, "--schedule-steps", 200, "--threads", 1)
-        started.append(Process(log, "edge", "run", *common, *flags))
-        wait_until(lambda: bool(started[-1].events("agent_started")), "the agent starts")
-        return started[-1]
-
-    yield start
-    for process in started:
-        if process.exit_code is None:
-            process.kill()
+def run_agent(state: StateDirectory, tmp_path: Path) -> Iterator[RunAgent]:
+    """Agents that have started."""
+    with running(state, tmp_path) as run:
+        yield lambda url, *flags: ready(run(url, *flags))
 
 
 def contribute(state: StateDirectory, tmp_path: Path, pictures: np.ndarray, **extra: Any) -> dict[str, Any]:
@@ -63,7 +50,7 @@ def test_an_agent_that_finds_its_spool_damaged_begins_a_new_one_and_serves(
     server: Server,
     state: StateDirectory,
     head_bundle: Path,
-    run_agent: Callable[..., Process],
+    run_agent: RunAgent,
     tmp_path: Path,
     pictures: np.ndarray,
     damage: Callable[[Path], None],
@@ -95,7 +82,7 @@ def test_damage_under_a_running_agent_is_mended_while_it_runs(
     server: Server,
     state: StateDirectory,
     head_bundle: Path,
-    run_agent: Callable[..., Process],
+    run_agent: RunAgent,
     tmp_path: Path,
     pictures: np.ndarray,
 ) -> None:
@@ -136,7 +123,7 @@ def test_without_an_agent_a_command_sets_the_spool_aside_and_goes_on(
 
 
 def test_what_nobody_wrote_into_a_whole_spool_does_not_stop_the_agent_for_ever(
-    state: StateDirectory, run_agent: Callable[..., Process], tmp_path: Path, pictures: np.ndarray
+    state: StateDirectory, run_agent: RunAgent, tmp_path: Path, pictures: np.ndarray
 ) -> None:
     assert contribute(state, tmp_path, pictures)["released"] == 10
     edge_json("generate", "--state", state.path, "--no-wait", "--ttl", 60)
@@ -152,7 +139,7 @@ def test_what_nobody_wrote_into_a_whole_spool_does_not_stop_the_agent_for_ever(
 
 
 def test_a_job_whose_recipe_cannot_be_read_fails_with_a_reason(
-    device: Device, state: StateDirectory, run_agent: Callable[..., Process]
+    device: Device, state: StateDirectory, run_agent: RunAgent
 ) -> None:
     job_id = edge_json("generate", "--state", state.path, "--no-wait")["job_id"]
     with Spool(state.spool) as spool, spool.transaction() as transaction:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,15 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from broker import codec
 from broker.contract.denoise import DenoiseV1, LatentsV1
-from broker.contract.message import Message
 from broker.contract.rounds import RoundV1
 from diffusion import privacy
 from diffusion.schedule import NoiseSchedule
-from edge_agent import clock
+from edge_agent import clock, inbox
 from edge_agent.generation import finishing, jobs, lifecycle
 from edge_agent.generation.recipe import Recipe
 from edge_agent.heads.head_slot import HeadSlot
-from edge_agent.link import contract, inbox, outbox
+from edge_agent.link import contract, outbox
 from edge_agent.release import contribution
 from edge_agent.release.images import Image
 from edge_agent.settings import EdgeSettings
@@ -38,6 +35,7 @@ from edge_agent.storage.migrations import MIGRATIONS
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, open_state
 from monitoring.metrics import EdgeMetrics
+from tests.edge_agent.letters import Letter
 from tests.edge_agent.server import denoise
 
 SCHEDULE = NoiseSchedule.cosine(20)
@@ -45,31 +43,6 @@ SEED = 7
 DAY = 86_400.0
 PICTURES = np.random.default_rng(3).uniform(-1, 1, (3, 1, 4, 4)).astype(np.float32)
 IMAGES = [Image(f"{number}.png", picture, None) for number, picture in enumerate(PICTURES)]
-
-
-@dataclass(frozen=True)
-class Letter:
-    """A letter that is acknowledged to nobody: if it was not kept, it is delivered again."""
-
-    content: Message
-    message_id: str
-
-    @property
-    def body(self) -> bytes:
-        return codec.encode(self.content)
-
-    @property
-    def type(self) -> str:
-        return self.content.type_name
-
-    def message(self) -> Message:
-        return self.content
-
-    def ack(self) -> None:
-        """Nothing to do."""
-
-    def refuse(self, reason: str, detail: str) -> None:
-        raise AssertionError(f"{reason}: {detail}")
 
 
 def settings_of(state: StateDirectory) -> EdgeSettings:
@@ -143,8 +116,9 @@ def live(state: StateDirectory) -> None:
             with (state.path / "sent").open("a") as file:
                 file.write(f"{entry.message_id}\n")
             outbox.confirmed(spool, [entry.sequence])
-        for letter in letters:
+        for letter in letters:  # acknowledged to nobody: if it was not kept, it is delivered again
             inbox.take(spool, letter)
+            assert letter.ends == ["ack"]
         jobs.expire(spool, clock.now())
         for job in jobs.unfinished(spool, "finishing"):
             finishing.finish(spool, job, state, slot, stopping=lambda: False)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from edge_agent.link import inbox
 from edge_agent.observation import Observer
 from edge_agent.release import contribution, ledger
 from edge_agent.release.images import open_images
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage import counters
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from monitoring.metrics import EdgeMetrics
@@ -90,7 +90,7 @@ def test_letters_of_strangers_are_measured(
 ) -> None:
     observer = observe(settings())
     with spool.transaction() as transaction:
-        inbox.count(transaction, "strangers")
+        counters.add(transaction, "strangers")
 
     observer.look(spool)
 

@@ -4,7 +4,7 @@ import json
 import re
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +21,19 @@ from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from tests.brokers import Brokers
 from tests.conftest import wait_until
-from tests.edge_agent.agents import COMMAND, MORTAL, Process, collafuse, edge_json
+from tests.edge_agent.agents import MORTAL, NOWHERE, RunAgent, collafuse, edge_json, running
 from tests.edge_agent.generation.stock import stocked
 from tests.edge_agent.server import Server, denoise
 
 SCHEDULE = NoiseSchedule.cosine(200)
-NOBODY = "amqp://ward_one:secret@127.0.0.1:1/collafuse"
-RunAgent = Callable[..., Process]
 
 
 @pytest.fixture
 def run_agent(state: StateDirectory, tmp_path: Path, head_bundle: Path) -> Iterator[RunAgent]:
-    """Agents that keep a stock of labels 1 and 2; killed at the end if they still run."""
-    started: list[Process] = []
-
-    def start(url: str, *flags: object, code: str = COMMAND, **extra: str) -> Process:
-        words = ("edge", "run", "--state", state.path, "--broker-url", url, "--schedule-steps", 200)
-        stock = ("--threads", 1, "--head", head_bundle, "--pool-images", 8, "--pool-labels", "1,2")
-        process = Process(tmp_path / f"agent-{len(started)}.log", *words, *stock, *flags, code=code, **extra)
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.exit_code is None:
-            process.kill()
+    """Agents that keep a stock of labels 1 and 2."""
+    stock = ("--head", head_bundle, "--pool-images", 8, "--pool-labels", "1,2")
+    with running(state, tmp_path, *stock) as run:
+        yield run
 
 
 def shelves(state: StateDirectory) -> dict[int | None, int]:
@@ -143,7 +131,7 @@ def test_killed_at_every_commit_in_turn_jobs_from_the_stock_complete_and_share_n
 
     while not completed() and deaths < 30:
         when = ("before", "after")[deaths % 2]
-        agent = run_agent(NOBODY, code=MORTAL, COMMITS=str(1 + deaths // 2), WHEN=when)
+        agent = run_agent(NOWHERE, code=MORTAL, COMMITS=str(1 + deaths // 2), WHEN=when)
         wait_until(lambda agent=agent: agent.exit_code is not None or completed(), "it dies or is done")  # type: ignore[misc]
         if agent.exit_code is None:
             agent.stop()
@@ -167,7 +155,7 @@ def test_a_budget_chooses_the_steps_of_a_job_and_of_the_device(
     state: StateDirectory, head_bundle: Path, run_agent: RunAgent, settings: Any
 ) -> None:
     stocked(state, head_bundle, settings)
-    run_agent(NOBODY, "--budget-ms", 1e-6, "--power-watts", 2)
+    run_agent(NOWHERE, "--budget-ms", 1e-6, "--power-watts", 2)
 
     wanted = ("generate", "--state", state.path, "--count", 1, "--label", 1)
     poor = facts_of(edge_json(*wanted)["folder"])
@@ -187,7 +175,7 @@ def test_a_budget_of_energy_that_cannot_be_kept_ends_the_start_with_one_line(
 ) -> None:
     if EnergyMeter().kind == "measured":
         pytest.skip("this machine counts its energy")
-    agent = run_agent(NOBODY, "--budget-joules", 1)
+    agent = run_agent(NOWHERE, "--budget-joules", 1)
     assert agent.wait() == 1
     last = agent.log.read_text().splitlines()[-1]
     assert last.startswith("error: budget_joules is set, but this machine lets nobody read ")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
@@ -22,12 +23,9 @@ from edge_agent.link import outbox
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from export.checkpoint import save_checkpoint
-from export.head_export import export_head
 from monitoring.metrics import BrokerMetrics, EdgeMetrics
-from tests.export.heads import SCHEDULE, metadata_of, random_network
-
-NOWHERE = "amqp://ward_one:secret@127.0.0.1:1/collafuse"
+from tests.conftest import wait_until
+from tests.edge_agent.agents import NOWHERE
 
 MakeSettings = Callable[..., EdgeSettings]
 
@@ -73,16 +71,21 @@ def state_of(spool: Spool, job_id: str) -> str:
     return job.state
 
 
+def fill_outbox(spool: Spool, size_bytes: int) -> None:
+    """Put a message of samples there that is counted with this size."""
+    with spool.transaction() as transaction:
+        transaction.execute(
+            "INSERT INTO outbox (message_id, priority, kind, type, size_bytes, created_at, body)"
+            " VALUES ('big', 2, 'samples', 'samples.v1', ?, 0, '')",
+            (size_bytes,),
+        )
+
+
 def test_a_job_without_room_in_the_outbox_does_not_hold_up_those_that_need_none(
     agent: Callable[..., Any], head_bundle: Path
 ) -> None:
     with agent(head=head_bundle, outbox_max_bytes=2**20) as (agent_, spool):
-        with spool.transaction() as transaction:
-            transaction.execute(
-                "INSERT INTO outbox (message_id, priority, kind, type, size_bytes, created_at, body)"
-                " VALUES ('big', 2, 'samples', 'samples.v1', ?, 0, '')",
-                (2**20,),
-            )
+        fill_outbox(spool, 2**20)
         waiting, hopeless, younger = (
             accept(spool, label=1),
             accept(spool, label=99_999),
@@ -104,12 +107,7 @@ def test_a_request_has_room_where_samples_have_none_left(
     agent: Callable[..., Any], head_bundle: Path
 ) -> None:
     with agent(head=head_bundle, outbox_max_bytes=2**20) as (agent_, spool):
-        with spool.transaction() as transaction:
-            transaction.execute(
-                "INSERT INTO outbox (message_id, priority, kind, type, size_bytes, created_at, body)"
-                " VALUES ('big', 2, 'samples', 'samples.v1', ?, 0, '')",
-                (outbox.bulk_bytes(2**20),),
-            )
+        fill_outbox(spool, outbox.bulk_bytes(2**20))
         with pytest.raises(OutboxFull), spool.transaction() as transaction:
             outbox.put_telemetry(transaction, report(), 2**20)
         job_id = accept(spool, label=1)
@@ -120,12 +118,9 @@ def test_a_request_has_room_where_samples_have_none_left(
 
 
 def test_in_the_middle_of_a_large_job_the_others_are_served(
-    agent: Callable[..., Any], tmp_path: Path
+    agent: Callable[..., Any], whole_head: Path
 ) -> None:
-    network = random_network()
-    save_checkpoint(tmp_path / "whole.safetensors", network, metadata_of(network, t_cut=SCHEDULE.T))
-    export_head(tmp_path / "whole.safetensors", tmp_path / "whole.bundle")
-    with agent(head=tmp_path / "whole.bundle", telemetry_seconds=86_400) as (agent_, spool):
+    with agent(head=whole_head, telemetry_seconds=86_400) as (agent_, spool):
         agent_.turn(0)
         large = accept(spool, count=64, label=1)
         observe = agent_._observe_step
@@ -169,3 +164,26 @@ def test_an_agent_that_cannot_begin_leaves_no_open_files_behind() -> None:
 
     first = begin()
     assert [begin() for _ in range(5)] == [first] * 5
+
+
+def test_a_busy_spool_is_waited_for_and_not_called_a_full_disk(
+    agent: Callable[..., Any], state: StateDirectory
+) -> None:
+    with agent() as (agent_, spool), structlog.testing.capture_logs() as logs:
+        spool.rows("PRAGMA busy_timeout = 1")
+
+        def stop_once_told() -> None:
+            try:
+                wait_until(lambda: any(entry["event"] == "spool_busy" for entry in logs), "it is told")
+            finally:
+                agent_._stopping.set()
+
+        watcher = threading.Thread(target=stop_once_told)
+        with Spool(state.spool) as other, other.transaction():
+            watcher.start()
+            agent_.run()
+        watcher.join()
+
+    told = {entry["event"] for entry in logs}
+    assert "spool_busy" in told
+    assert "spool_full" not in told

@@ -32,12 +32,14 @@ def random_network(
     return network.eval().requires_grad_(requires_grad=False)
 
 
-def metadata_of(network: UNet, t_cut: int = T_CUT, client: str = "ward") -> HeadMetadata:
+def metadata_of(
+    network: UNet, t_cut: int = T_CUT, client: str = "ward", schedule: NoiseSchedule = SCHEDULE
+) -> HeadMetadata:
     return HeadMetadata(
         unet=network.config.to_dict(),
-        schedule_name=SCHEDULE.name,
-        schedule_T=SCHEDULE.T,
-        schedule_id=SCHEDULE.schedule_id,
+        schedule_name=schedule.name,
+        schedule_T=schedule.T,
+        schedule_id=schedule.schedule_id,
         t_cut=t_cut,
         client=client,
         labels=tuple(f"class {number}" for number in range(network.config.num_classes or 0)),
@@ -52,6 +54,6 @@ def metadata_of(network: UNet, t_cut: int = T_CUT, client: str = "ward") -> Head
     )
 
 
-def write_checkpoint(path: Path, network: UNet, client: str = "ward") -> Path:
-    save_checkpoint(path, network, metadata_of(network, client=client))
+def write_checkpoint(path: Path, network: UNet, client: str = "ward", t_cut: int = T_CUT) -> Path:
+    save_checkpoint(path, network, metadata_of(network, t_cut, client))
     return path

@@ -60,7 +60,9 @@ def test_exporting_twice_gives_the_same_bytes(
     assert (tmp_path / "again.bundle").read_bytes() == bundle_path.read_bytes()
 
 
-def test_the_model_is_one_file_with_norms_of_one_kernel_and_nothing_of_this_machine(bundle_path: Path) -> None:
+def test_the_model_is_one_file_with_norms_of_one_kernel_and_nothing_of_this_machine(
+    bundle_path: Path,
+) -> None:
     content = read_bundle(bundle_path).onnx
     model = onnx.load_from_string(content)
 

@@ -20,6 +20,8 @@ from broker.identities import enroll
 from broker.management import Management
 from broker.node.local_node import LocalNode, NodeInfo
 from broker.topology import FEDERATION, QUEUE_SAMPLES, declare
+from edge_agent.storage.spool import Spool
+from edge_agent.storage.state import open_state
 from monitoring.metrics import BrokerMetrics, TrainMetrics
 from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
 from server_worker.samples.store import SampleStore
@@ -77,6 +79,13 @@ def own_node(tmp_path: Path) -> Iterator[LocalNode]:
         yield local
     finally:
         local.kill()
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    """A device's, empty."""
+    with Spool(open_state(tmp_path / "edge").spool) as spool:
+        yield spool
 
 
 class Store:

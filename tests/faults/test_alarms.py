@@ -1,10 +1,7 @@
 """A broker that takes nothing for now: in a memory alarm, in a disk alarm, or with a full queue."""
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-import pytest
+from collections.abc import Callable
 
 from broker.address import BrokerSettings
 from broker.backoff import Backoff
@@ -15,8 +12,8 @@ from broker.topology import QUEUE_SAMPLES
 from edge_agent.link import outbox
 from edge_agent.link.relay import Relay
 from edge_agent.storage.spool import Spool
-from edge_agent.storage.state import open_state
 from tests.conftest import wait_until
+from tests.edge_agent.rows import put
 from tests.faults.conftest import Connect
 
 TIMEOUT_SECONDS = 2.0
@@ -28,12 +25,6 @@ ALARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "disk": (("set_disk_free_limit", "1000000GB"), ("set_disk_free_limit", "1GB")),
 }
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    with Spool(open_state(tmp_path / "edge").spool) as spool:
-        yield spool
 
 
 def message(number: int) -> Outgoing:
@@ -84,15 +75,7 @@ def _taken(publisher: object) -> bool:
 def _the_row_is_kept_and_goes_later(own_node: LocalNode, spool: Spool, publisher: object, user: str) -> None:
     raise_, clear = ALARMS["memory"]
     own_node.control(*raise_)
-    with spool.transaction() as transaction:
-        outbox._put(
-            transaction,
-            message_id="row",
-            kind="samples",
-            type_name="samples.v1",
-            body=b"body",
-            max_bytes=2**20,
-        )
+    put(spool, "row")
     relay = Relay(
         spool.path,
         publisher,  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,8 +16,8 @@ from broker.topology import EXCHANGE_UP
 from edge_agent.link import outbox
 from edge_agent.link.relay import Relay
 from edge_agent.storage.spool import Spool
-from edge_agent.storage.state import open_state
 from tests.conftest import wait_until
+from tests.edge_agent.rows import put
 from tests.faults.conftest import Connect, Store, through
 from tests.link import Link
 from tests.server_worker.backbones import sample_batch
@@ -26,26 +25,12 @@ from tests.server_worker.backbones import sample_batch
 BATCHES = 12
 
 
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    with Spool(open_state(tmp_path / "edge").spool) as spool:
-        yield spool
-
-
 def accept(spool: Spool, first: int, count: int, images: int = 4) -> list[str]:
     """Put batches of samples into the outbox; returns their ids."""
     ids = []
     for number in range(first, first + count):
         body = encode(sample_batch(number, images))
-        with spool.transaction() as transaction:
-            outbox._put(
-                transaction,
-                message_id=digest(body),
-                kind="samples",
-                type_name="samples.v1",
-                body=body,
-                max_bytes=2**30,
-            )
+        put(spool, digest(body), body)
         ids.append(digest(body))
     return ids
 
@@ -170,15 +155,7 @@ def test_a_slow_uplink_drains_without_a_repeat_and_a_request_passes_what_waits(
     # Four megabytes: far more than the link carries before a message's time is over.
     accept(spool, 0, 12, images=2300)
     wait_until(lambda: store.store.samples > 0, "the first is through", 60)
-    with spool.transaction() as transaction:
-        outbox._put(
-            transaction,
-            message_id="request",
-            kind="denoise",
-            type_name="denoise.v1",
-            body=b"request",
-            max_bytes=2**30,
-        )
+    put(spool, "request", kind="denoise")
     asked = time.monotonic()
     wait_until(lambda: not spool.rows("SELECT 1 FROM outbox WHERE message_id = 'request'"), "it is confirmed")
     assert time.monotonic() - asked < 5

@@ -1,7 +1,5 @@
 """A server and a stock without a broker between them: requests are read from the outbox, answers are given to the inbox."""
 
-import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +9,15 @@ from broker import codec
 from broker.contract.denoise import DenoiseV1, LatentsV1
 from broker.contract.message import Message
 from diffusion.schedule import NoiseSchedule
+from edge_agent import inbox
 from edge_agent.generation import pool
 from edge_agent.generation.pool import Stock
 from edge_agent.generation.pool_keeper import PoolKeeper
-from edge_agent.generation.recipe import HeadFacts
+from edge_agent.heads.facts import HeadFacts
 from edge_agent.heads.head import Head
-from edge_agent.link import inbox
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-
-
-@dataclass
-class Letter:
-    """A delivery; `ends` says what became of it."""
-
-    content: Message
-    message_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    ends: list[str] = field(default_factory=list)
-
-    @property
-    def body(self) -> bytes:
-        return codec.encode(self.content)
-
-    @property
-    def type(self) -> str:
-        return self.content.type_name
-
-    def message(self) -> Message:
-        return codec.decode(self.type, self.body)
-
-    def ack(self) -> None:
-        self.ends.append("ack")
-
-    def refuse(self, reason: str, detail: str) -> None:
-        self.ends.append(f"refused {reason}")
+from tests.edge_agent.letters import Letter
 
 
 def sent(spool: Spool) -> list[DenoiseV1]:

@@ -1,6 +1,5 @@
 from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -57,13 +56,6 @@ def test_larger_batches_are_shared_by_their_images() -> None:
     assert cost.seconds(2) == pytest.approx((0.01 + 0.03 / 15) / 2)
     assert cost.joules(1) == 1.0
     assert StepCost(0.01, 0.04).joules(3) is None
-
-
-@pytest.fixture
-def slot(head_bundle: Path) -> HeadSlot:
-    slot = HeadSlot(head_bundle, "cpu", 1)
-    slot.refresh()
-    return slot
 
 
 @pytest.fixture

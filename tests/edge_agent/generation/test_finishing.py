@@ -19,26 +19,15 @@ from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from export.checkpoint import save_checkpoint
-from export.head_export import export_head
-from tests.export.heads import SCHEDULE, metadata_of, random_network
+from tests.export.heads import SCHEDULE
 
 Finish = Callable[..., Path]
 
 
-@pytest.fixture(scope="module")
-def local_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A head of the whole chain, which needs no server."""
-    directory = tmp_path_factory.mktemp("local")
-    network = random_network()
-    save_checkpoint(directory / "whole.safetensors", network, metadata_of(network, t_cut=SCHEDULE.T))
-    export_head(directory / "whole.safetensors", directory / "whole.bundle")
-    return directory / "whole.bundle"
-
-
 @pytest.fixture
-def slot(local_bundle: Path) -> HeadSlot:
-    slot = HeadSlot(local_bundle, "cpu", 1)
+def slot(whole_head: Path) -> HeadSlot:
+    """With a head of the whole chain, which needs no server."""
+    slot = HeadSlot(whole_head, "cpu", 1)
     slot.refresh()
     return slot
 
@@ -80,7 +69,7 @@ def test_every_step_from_the_cut_to_the_picture_is_kept_as_pixels(finish: Finish
     assert all((steps[:, place] != steps[:, place + 1]).any() for place in range(3))
 
 
-def test_a_jobs_facts_are_enough_to_make_its_pictures_again(finish: Finish, local_bundle: Path) -> None:
+def test_a_jobs_facts_are_enough_to_make_its_pictures_again(finish: Finish, whole_head: Path) -> None:
     folder = finish(2, EnergyMeter(power_watts=3.0))
 
     facts = json.loads((folder / "job.json").read_text())
@@ -207,7 +196,7 @@ def test_a_job_whose_pictures_find_no_room_is_not_begun_and_not_failed(
 def test_a_disk_that_fills_up_while_pictures_are_written_leaves_the_job_and_no_half_pictures(
     finish: Finish, spool: Spool, state: StateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "_write_facts", lambda *_: Path("/dev/full").write_bytes(b"x"))
+    monkeypatch.setattr(results, "_write_picture", lambda *_: Path("/dev/full").write_bytes(b"x"))
     with pytest.raises(SpoolFull, match="the disk is full"):
         finish(2)
 

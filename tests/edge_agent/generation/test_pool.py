@@ -28,13 +28,6 @@ SHAPE = (1, 8, 8)
 
 
 @pytest.fixture
-def slot(head_bundle: Path) -> HeadSlot:
-    slot = HeadSlot(head_bundle, "cpu", 1)
-    slot.refresh()
-    return slot
-
-
-@pytest.fixture
 def recipe(settings: MakeSettings, slot: HeadSlot) -> Recipe:
     recipe = write_recipe(settings(), slot.facts, None)
     assert recipe is not None

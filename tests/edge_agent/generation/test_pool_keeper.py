@@ -9,18 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.contract.denoise import FailedV1
-from broker.contract.rounds import RoundV1
 from diffusion.schedule import NoiseSchedule
 from edge_agent.generation.pool import Stock
 from edge_agent.generation.pool_keeper import REQUEST_SAMPLES, Order, PoolKeeper, order
-from edge_agent.generation.recipe import HeadFacts
+from edge_agent.heads.facts import HeadFacts
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.holdings import held_bytes
 from edge_agent.storage.spool import Spool
 from tests.conftest import wait_until
 from tests.edge_agent.generation.stock import answer, confirm, deliver, part, sent, shelf
+from tests.edge_agent.rounds import SCHEDULE, opened_round
 
-SCHEDULE = NoiseSchedule.cosine(200)
 FACTS = HeadFacts("ward-1-abc", SCHEDULE, 60, (1, 8, 8), 3)
 MakeSettings = Callable[..., EdgeSettings]
 
@@ -51,22 +50,6 @@ class Bench:
     def _hold_back(self, failures: int) -> float:
         self.after.append(failures)
         return self.hold_back_seconds
-
-
-def opened_round(number: int, backbone_version: int, **changes: Any) -> RoundV1:
-    fields: dict[str, Any] = {
-        "number": number,
-        "schedule_name": "cosine",
-        "schedule_T": 200,
-        "schedule_id": SCHEDULE.schedule_id,
-        "shape": (1, 8, 8),
-        "num_classes": 3,
-        "cut_min": 0.1,
-        "cut_max": 0.5,
-        "releases_wanted": 1,
-        "backbone_version": backbone_version,
-    }
-    return RoundV1(**(fields | changes))
 
 
 def filled(spool: Spool, settings: EdgeSettings, version: int = 1) -> Bench:
@@ -247,10 +230,10 @@ def test_old_samples_are_renewed_once_their_replacements_are_there(
     spool: Spool, settings: MakeSettings
 ) -> None:
     bench = filled(spool, settings(pool_images=4, pool_versions=2), version=1)
-    deliver(spool, opened_round(1, 3))
+    deliver(spool, opened_round(number=1, backbone_version=3))
     bench.keeper.turn()
     assert sent(spool) == [], "two versions behind are good enough"
-    deliver(spool, opened_round(2, 4))
+    deliver(spool, opened_round(number=2, backbone_version=4))
 
     bench.keeper.turn()
 
@@ -270,14 +253,14 @@ def test_a_server_that_speaks_of_a_version_and_answers_with_an_older_one_is_not_
     spool: Spool, settings: MakeSettings
 ) -> None:
     bench = filled(spool, settings(pool_images=4, pool_versions=0), version=1)
-    deliver(spool, opened_round(1, 9))
+    deliver(spool, opened_round(number=1, backbone_version=9))
     bench.hold_back_seconds = 3600
     bench.keeper.turn()
     (request,) = sent(spool)
     confirm(spool)
     answer(spool, request, backbone_version=1)
 
-    deliver(spool, opened_round(2, 9))
+    deliver(spool, opened_round(number=2, backbone_version=9))
     bench.keeper.turn()
 
     assert sent(spool) == []

@@ -5,8 +5,6 @@ import pytest
 
 from broker import codec
 from broker.contract.denoise import DenoiseV1, LatentsV1
-from broker.contract.rounds import RoundV1
-from diffusion.schedule import NoiseSchedule
 from edge_agent.clock import Moment
 from edge_agent.generation import jobs, latents, lifecycle
 from edge_agent.generation.reasking import MAX_REPEATS, Reasker
@@ -14,19 +12,7 @@ from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import contract, outbox
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
-
-SCHEDULE = NoiseSchedule.cosine(200)
-ROUND = RoundV1(
-    number=1,
-    schedule_name="cosine",
-    schedule_T=200,
-    schedule_id=SCHEDULE.schedule_id,
-    shape=(1, 4, 4),
-    cut_min=0.0,
-    cut_max=1.0,
-    releases_wanted=1,
-    backbone_version=1,
-)
+from tests.edge_agent.rounds import SCHEDULE, opened_round
 
 
 class World:
@@ -38,7 +24,7 @@ class World:
         self.seconds = 1000.0
         self.connected = True
         with spool.transaction() as transaction:
-            contract.store(transaction, ROUND)
+            contract.store(transaction, opened_round(shape=(1, 4, 4), cut_min=0.0, cut_max=1.0))
         self.job_id = jobs.accept(spool, count=4, label=None, seed=1, ttl_seconds=None, moment=self.moment())
         (job,) = jobs.unfinished(spool)
         lifecycle.start(spool, job, settings, HeadSlot(None, "cpu", 1))

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -8,11 +7,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from broker.contract.rounds import RoundV1
-from diffusion.schedule import NoiseSchedule
 from edge_agent.errors import JobFailed
 from edge_agent.generation.recipe import (
     REQUEST_SAMPLES,
-    HeadFacts,
     Recipe,
     check_label,
     denoise_request,
@@ -20,30 +17,15 @@ from edge_agent.generation.recipe import (
     slices,
     write_recipe,
 )
+from edge_agent.heads.facts import HeadFacts
 from edge_agent.settings import EdgeSettings
+from tests.edge_agent.rounds import SCHEDULE, opened_round
 
 MakeSettings = Callable[..., EdgeSettings]
-SCHEDULE = NoiseSchedule.cosine(200)
 
 
 def facts(t_cut: int = 60, shape: tuple[int, int, int] = (1, 8, 8), num_classes: int | None = 3) -> HeadFacts:
     return HeadFacts("ward-1-abc", SCHEDULE, t_cut, shape, num_classes)
-
-
-def opened_round(**changes: Any) -> RoundV1:
-    fields: dict[str, Any] = {
-        "number": 1,
-        "schedule_name": "cosine",
-        "schedule_T": 200,
-        "schedule_id": SCHEDULE.schedule_id,
-        "shape": (1, 8, 8),
-        "num_classes": 3,
-        "cut_min": 0.1,
-        "cut_max": 0.5,
-        "releases_wanted": 1,
-        "backbone_version": 0,
-    }
-    return RoundV1(**(fields | changes))
 
 
 def recipe_of(settings: EdgeSettings, head: HeadFacts | None, round_: RoundV1 | None = None) -> Recipe:

@@ -26,6 +26,13 @@ def signed(bundle: Bundle, key: PrivateKey | None, **facts: Any) -> bytes:
     return pack_bundle(dataclasses.replace(bundle, manifest=manifest, signatures=signatures))
 
 
+def signed_again(path: Path, key: PrivateKey) -> bytes:
+    """The same head under one signature more."""
+    bundle = read_bundle(path)
+    signatures = bundle.signatures.plus(key.sign(BUNDLE_DOMAIN, bundle.manifest_bytes))
+    return pack_bundle(dataclasses.replace(bundle, signatures=signatures))
+
+
 def with_wrong_answers(bundle: Bundle) -> Bundle:
     """The same head, whose maker says that it answers otherwise."""
     return dataclasses.replace(bundle, golden=dataclasses.replace(bundle.golden, eps=-bundle.golden.eps))

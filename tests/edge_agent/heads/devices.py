@@ -1,49 +1,28 @@
 """A device as far as heads are concerned: inbox, updater and slot, without broker and without threads."""
 
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from broker import codec
 from broker.contract.message import Message
+from edge_agent import inbox
 from edge_agent.heads import arrivals, store
 from edge_agent.heads.arrivals import Arrivals
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.trial import Terms
 from edge_agent.heads.updater import HeadUpdater
-from edge_agent.link import inbox
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from tests.conftest import wait_until
-from tests.edge_agent.heads.bundles import messages
-
-
-@dataclass
-class Post:
-    """A letter; `ended` says how."""
-
-    type: str
-    body: bytes
-    message_id: str
-    ended: str = ""
-
-    def message(self) -> Message:
-        return codec.decode(self.type, self.body)
-
-    def ack(self) -> None:
-        self.ended = "acked"
-
-    def refuse(self, reason: str, detail: str) -> None:
-        self.ended = f"refused: {reason}"
+from tests.edge_agent.heads import bundles
+from tests.edge_agent.letters import Letter
 
 
 class HeadDevice:
-    """Made again on the same spool, it is the device after a restart."""
+    """An agent's part that deals with heads, on a spool; see `again` for the next agent on it."""
 
     def __init__(
         self,
@@ -57,6 +36,7 @@ class HeadDevice:
         metered: bool = False,
         check_seconds: float = 60.0,
     ) -> None:
+        self._state, self._keys, self._terms = state, tuple(keys), terms
         self.spool = spool
         self.directory = state.heads
         self.judge = Judge("ward", keys)
@@ -75,15 +55,24 @@ class HeadDevice:
         self.updater.begin()
         self.slot.refresh()
 
-    def take(self, *letters: Message) -> None:
-        for letter in letters:
-            post = Post(letter.type_name, codec.encode(letter), uuid.uuid4().hex)
-            inbox.take(self.spool, post, self.arrivals)
-            assert post.ended == "acked", post
+    def again(self, *, keys: Sequence[str] | None = None, own: Path | None = None) -> "HeadDevice":
+        """The device after its agent ended in order."""
+        self.updater.close()
+        return HeadDevice(self._state, self.spool, keys=keys or self._keys, terms=self._terms, own=own)
+
+    def killed(self) -> "HeadDevice":
+        """The device after its agent was killed: nothing was closed or counted back."""
+        return HeadDevice(self._state, self.spool, keys=self._keys, terms=self._terms)
+
+    def take(self, *messages: Message) -> None:
+        for message in messages:
+            letter = Letter(message)
+            inbox.take(self.spool, letter, self.arrivals)
+            assert letter.ends == ["ack"], letter
 
     def deliver(self, path: Path) -> str:
         """All of a bundle; returns its digest."""
-        announcement, chunks = messages(path)
+        announcement, chunks = bundles.messages(path)
         self.take(announcement, *chunks)
         return announcement.bundle
 

@@ -10,20 +10,13 @@ from edge_agent.errors import OutboxFull
 from edge_agent.link import outbox
 from edge_agent.link.outbox import PRIORITY, Kind
 from edge_agent.storage.spool import Spool
+from tests.edge_agent import rows
 
 QUOTA_BYTES = 1000
 
 
 def put(spool: Spool, message_id: str, kind: Kind = "samples", size_bytes: int = 100) -> None:
-    with spool.transaction() as transaction:
-        outbox._put(
-            transaction,
-            message_id=message_id,
-            kind=kind,
-            type_name="samples.v1",
-            body=b"x" * size_bytes,
-            max_bytes=QUOTA_BYTES,
-        )
+    rows.put(spool, message_id, b"x" * size_bytes, kind=kind, max_bytes=QUOTA_BYTES)
 
 
 def next_ids(spool: Spool, besides: tuple[int, ...] = (), limit: int = 100) -> list[str]:

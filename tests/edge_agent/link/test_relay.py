@@ -12,12 +12,12 @@ from broker.node.local_node import NodeInfo
 from broker.publisher import Outgoing, Publisher
 from broker.settings import BrokerSettings
 from edge_agent.link import outbox
-from edge_agent.link.outbox import Kind
 from edge_agent.link.relay import WINDOW, Relay
 from edge_agent.storage.spool import Spool
 from monitoring.metrics import BrokerMetrics
 from tests.conftest import wait_until
 from tests.edge_agent.conftest import Device
+from tests.edge_agent.rows import put
 from tests.edge_agent.test_agent import queued
 
 
@@ -47,18 +47,6 @@ def connection(device: Device, server_settings: BrokerSettings) -> Iterator[Conn
     with connection:
         connection.wait_connected(20)
         yield connection
-
-
-def put(spool: Spool, message_id: str, kind: Kind = "samples", size_bytes: int = 4) -> None:
-    with spool.transaction() as transaction:
-        outbox._put(
-            transaction,
-            message_id=message_id,
-            kind=kind,
-            type_name="samples.v1",
-            body=b"x" * size_bytes,
-            max_bytes=2**20,
-        )
 
 
 def waiting(spool: Spool) -> int:
@@ -207,7 +195,7 @@ def test_a_cap_holds_over_time_and_a_request_does_not_wait_for_it(
     spool: Spool, connection: Connection
 ) -> None:
     for number in range(40):
-        put(spool, f"batch-{number}", size_bytes=1000)
+        put(spool, f"batch-{number}", body=bytes(1000))
     sender = Unlucky(connection.publisher(), losses=0, error=ConnectionLost("unused"))
     relay = Relay(
         spool.path,
@@ -220,7 +208,7 @@ def test_a_cap_holds_over_time_and_a_request_does_not_wait_for_it(
     relay.start()
     try:
         wait_until(lambda: len(sender.sent) >= 12, "the burst has gone")
-        put(spool, "request", kind="denoise", size_bytes=1000)
+        put(spool, "request", kind="denoise", body=bytes(1000))
         asked = time.monotonic()
         wait_until(lambda: "request" in sender.sent, "the request is sent")
         assert time.monotonic() - asked < 2

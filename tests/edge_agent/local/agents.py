@@ -11,10 +11,7 @@ import httpx
 
 from edge_agent.storage.state import StateDirectory
 from tests.conftest import wait_until
-from tests.edge_agent.agents import Process
-
-OFFLINE = "amqp://ward_one:secret@127.0.0.1:1/collafuse"
-"""A broker that is not there: nothing listens on port 1."""
+from tests.edge_agent.agents import NOWHERE, Process
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def serving(state: StateDirectory, folder: Path) -> Iterator[Serve]:
     """Agents on one state directory that serve their page on any free port; killed at the end if they still run."""
     running: list[Served] = []
 
-    def start(url: str = OFFLINE, *flags: object, token: str | None = None) -> Served:
+    def start(url: str = NOWHERE, *flags: object, token: str | None = None) -> Served:
         port_file = folder / f"port-{len(running)}"
         process = Process(
             folder / f"agent-{len(running)}.log",
@@ -75,8 +72,7 @@ def serving(state: StateDirectory, folder: Path) -> Iterator[Serve]:
     finally:
         for served in running:
             served.http.close()
-            if served.process.exit_code is None:
-                served.process.kill()
+            served.process.kill()
 
 
 def started(process: Process, port_file: Path, results: Path, headers: dict[str, str]) -> Served:

@@ -7,8 +7,8 @@ import pytest
 
 from edge_agent.local.access import COOKIE
 from tests.conftest import wait_until
-from tests.edge_agent.agents import Process, collafuse, edge_json
-from tests.edge_agent.local.agents import OFFLINE, Serve, Served
+from tests.edge_agent.agents import NOWHERE, Process, collafuse, edge_json
+from tests.edge_agent.local.agents import Serve, Served
 
 TOKEN = "correct-horse-battery-staple"
 
@@ -21,7 +21,7 @@ def ask(page: Served, method: str, path: str, **headers: str) -> httpx.Response:
 
 def agent_on(folder: Path, *flags: object) -> Process:
     """An agent without a broker, whose page is not waited for."""
-    where = ("--state", folder / "st", "--broker-url", OFFLINE)
+    where = ("--state", folder / "st", "--broker-url", NOWHERE)
     return Process(folder / "agent.log", "edge", "run", *where, *flags)
 
 
@@ -71,7 +71,7 @@ def test_every_answer_has_the_security_headers(offline_page: Served, path: str) 
 
 
 def test_with_a_token_nothing_is_told_without_it(serve: Serve) -> None:
-    page = serve(OFFLINE, token=TOKEN)
+    page = serve(NOWHERE, token=TOKEN)
     for path in ("/v1/status", "/v1/jobs", "/openapi.json", "/metrics", "/page/page.js", "/nowhere"):
         assert ask(page, "GET", path).status_code == 401
         assert ask(page, "GET", path, Authorization=f"Bearer {TOKEN}x").status_code == 401
@@ -84,7 +84,7 @@ def test_with_a_token_nothing_is_told_without_it(serve: Serve) -> None:
 
 
 def test_a_browser_logs_in_with_the_token_and_out_again(serve: Serve) -> None:
-    page = serve(OFFLINE, token=TOKEN)
+    page = serve(NOWHERE, token=TOKEN)
     with httpx.Client(base_url=page.url) as browser:
         refused = browser.post("/login", data={"token": "wrong"})
         assert (refused.status_code, "not the token" in refused.text) == (401, True)
@@ -116,7 +116,7 @@ def test_a_browser_logs_in_with_the_token_and_out_again(serve: Serve) -> None:
 def test_a_page_open_to_the_network_without_a_token_is_refused_at_the_start(
     tmp_path: Path, flags: tuple[str, ...], words: str
 ) -> None:
-    done = collafuse("edge", "run", "--state", tmp_path, "--broker-url", OFFLINE, *flags)
+    done = collafuse("edge", "run", "--state", tmp_path, "--broker-url", NOWHERE, *flags)
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1

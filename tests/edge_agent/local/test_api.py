@@ -17,10 +17,10 @@ from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from tests.conftest import wait_until
-from tests.edge_agent.agents import edge_json
+from tests.edge_agent.agents import NOWHERE, edge_json
 from tests.edge_agent.conftest import Device
 from tests.edge_agent.generation.stock import stocked
-from tests.edge_agent.local.agents import OFFLINE, Serve, Served, events
+from tests.edge_agent.local.agents import Serve, Served, events
 from tests.edge_agent.server import Server
 
 NO_JOB = "0" * 32
@@ -128,7 +128,7 @@ def test_progress_is_streamed_to_the_end_and_resumed(
 
 
 def test_streams_are_bounded_and_make_room_again(serve: Serve, head_bundle: Path) -> None:
-    page = serve(OFFLINE, "--head", head_bundle)
+    page = serve(NOWHERE, "--head", head_bundle)
     path = f"/v1/jobs/{page.make()}/events"
     full, leave = threading.Barrier(33), threading.Event()
 
@@ -153,7 +153,7 @@ def test_streams_are_bounded_and_make_room_again(serve: Serve, head_bundle: Path
 def test_of_many_streams_opened_at_once_no_more_are_served_than_there_may_be(
     serve: Serve, head_bundle: Path
 ) -> None:
-    page = serve(OFFLINE, "--head", head_bundle)
+    page = serve(NOWHERE, "--head", head_bundle)
     path = f"/v1/jobs/{page.make()}/events"
     place = httpx.URL(page.url)
     ask = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
@@ -170,7 +170,7 @@ def test_of_many_streams_opened_at_once_no_more_are_served_than_there_may_be(
 
 
 def test_the_agent_stops_at_once_with_streams_open(serve: Serve, head_bundle: Path) -> None:
-    page = serve(OFFLINE, "--head", head_bundle)
+    page = serve(NOWHERE, "--head", head_bundle)
     path = f"/v1/jobs/{page.make()}/events"
     with page.http.stream("GET", path) as stream:
         told = events(stream)
@@ -227,7 +227,7 @@ def test_a_job_cancelled_while_it_is_planned_or_finished_stays_cancelled(
 
 
 def test_the_same_key_makes_one_job(serve: Serve, head_bundle: Path) -> None:
-    page = serve(OFFLINE, "--head", head_bundle)
+    page = serve(NOWHERE, "--head", head_bundle)
 
     def ask(count: int, key: str) -> httpx.Response:
         return httpx.post(
@@ -245,7 +245,7 @@ def test_the_same_key_makes_one_job(serve: Serve, head_bundle: Path) -> None:
 
 
 def test_a_budget_of_milliseconds_reaches_the_job(serve: Serve, head_bundle: Path) -> None:
-    page = serve(OFFLINE, "--head", head_bundle)
+    page = serve(NOWHERE, "--head", head_bundle)
     assert page.job(page.make(budget_ms=12.5))["budget_ms"] == 12.5
     assert problem(page.http.post("/v1/images", json={"count": 1, "budget_ms": 0}), 422) == "bad_body"
 
@@ -256,10 +256,10 @@ def test_a_key_is_remembered_by_the_next_agent_for_as_long_as_its_job_is_kept(
     def ask(page: Served, count: int) -> httpx.Response:
         return page.http.post("/v1/images", json={"count": count}, headers={"Idempotency-Key": "one"})
 
-    first = serve(OFFLINE, "--head", head_bundle)
+    first = serve(NOWHERE, "--head", head_bundle)
     made = ask(first, 2).json()["job_id"]
     assert first.process.stop() == 0
-    page = serve(OFFLINE, "--head", head_bundle)
+    page = serve(NOWHERE, "--head", head_bundle)
 
     assert ask(page, 2).json()["job_id"] == made
     assert problem(ask(page, 3), 409) == "key_reused"
@@ -271,7 +271,7 @@ def test_a_key_is_remembered_by_the_next_agent_for_as_long_as_its_job_is_kept(
 
 
 def test_jobs_are_listed_newest_first_page_by_page(serve: Serve, head_bundle: Path) -> None:
-    page = serve(OFFLINE, "--head", head_bundle)
+    page = serve(NOWHERE, "--head", head_bundle)
     made = [page.make() for _ in range(23)]
 
     first = page.http.get("/v1/jobs").json()
@@ -360,7 +360,7 @@ def test_a_full_outbox_and_unfinished_images_are_told(
     config = tmp_path / "small.toml"
     config.write_text("outbox_max_bytes = 1048576\n")
     images = np.random.default_rng(0).uniform(-1, 1, (120, 1, 64, 64)).astype(np.float32)
-    page = serve(OFFLINE, "--head", head_bundle, "--config", config)
+    page = serve(NOWHERE, "--head", head_bundle, "--config", config)
     job_id = page.make()
     assert problem(page.http.get(f"/v1/jobs/{job_id}/images.npy"), 409) == "not_finished"
     with Spool(page.results.parent / "spool.sqlite3") as spool, spool.transaction() as transaction:
@@ -386,7 +386,7 @@ def test_a_full_outbox_refuses_nothing_that_the_stock_can_serve(
     stocked(state, head_bundle, settings)
     config = tmp_path / "small.toml"
     config.write_text("outbox_max_bytes = 1048576\n")
-    page = serve(OFFLINE, "--head", head_bundle, "--config", config)
+    page = serve(NOWHERE, "--head", head_bundle, "--config", config)
     with Spool(state.spool) as spool, spool.transaction() as transaction:
         transaction.execute(
             "INSERT INTO outbox (message_id, priority, kind, type, size_bytes, created_at, body)"
@@ -405,7 +405,7 @@ def test_status_ledger_and_metrics_are_those_of_the_command_line(
 ) -> None:
     np.savez(tmp_path / "data.npz", images=pictures)
     edge_json("contribute", tmp_path / "data.npz", "--state", state.path, "--schedule-steps", 200)
-    page = serve(OFFLINE, "--head", head_bundle)
+    page = serve(NOWHERE, "--head", head_bundle)
     wait_until(lambda: page.http.get("/v1/status").json()["head"] is not None, "the head is loaded")
 
     shown = page.http.get("/v1/status").json()
@@ -429,7 +429,7 @@ def test_status_ledger_and_metrics_are_those_of_the_command_line(
 def test_many_callers_are_served_while_the_spool_is_held(
     serve: Serve, head_bundle: Path, state: StateDirectory
 ) -> None:
-    page = serve(OFFLINE, "--head", head_bundle)
+    page = serve(NOWHERE, "--head", head_bundle)
     job_id = page.make()
     page.wait(job_id, "requested")
     with Spool(state.spool) as spool, spool.transaction(), ThreadPoolExecutor(16) as pool:

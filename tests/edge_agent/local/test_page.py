@@ -14,8 +14,9 @@ from selenium.webdriver.common.keys import Keys
 from broker.identities import enroll
 from tests.brokers import Brokers
 from tests.conftest import wait_until
+from tests.edge_agent.agents import NOWHERE
 from tests.edge_agent.conftest import Device
-from tests.edge_agent.local.agents import OFFLINE, Serve, Served
+from tests.edge_agent.local.agents import Serve, Served
 from tests.edge_agent.server import Server
 
 ARTEFACTS = Path(__file__).parents[2] / "artefacts"
@@ -192,7 +193,7 @@ def test_on_a_phone_nothing_has_to_be_scrolled_sideways(
 def test_offline_the_page_says_so_and_the_job_waits(
     head_bundle: Path, serve: Serve, browser: Browser
 ) -> None:
-    page = serve(OFFLINE, "--head", head_bundle)
+    page = serve(NOWHERE, "--head", head_bundle)
     browser.get(page.url)
     wait_until(lambda: text(browser, "#link") == "Offline", "the page says that it is offline")
     wait_until(
@@ -245,7 +246,7 @@ def test_offline_images_are_made_from_the_stock_and_the_page_says_so(
 def test_stock_ledger_and_update_are_shown_when_the_device_tells_of_them(
     head_bundle: Path, serve: Serve, browser: Browser
 ) -> None:
-    page = serve(OFFLINE, "--head", head_bundle)
+    page = serve(NOWHERE, "--head", head_bundle)
     told = page.http.get("/v1/status").json() | {
         "link": {"connected": False, "user": "ward_one", "closed_until": "2031-01-01T02:00:00"},
         "pool": [
@@ -291,7 +292,7 @@ def test_a_wish_that_makes_no_sense_is_explained_beside_the_form(
 
 
 def test_with_a_token_the_page_asks_for_it_first(serve: Serve, browser: Browser) -> None:
-    page = serve(OFFLINE, token=TOKEN)
+    page = serve(NOWHERE, token=TOKEN)
     browser.get(page.url)
     assert browser.current_url == f"{page.url}/login"
     browser.find_element(By.NAME, "token").send_keys("wrong", Keys.ENTER)

@@ -14,7 +14,6 @@ from broker import codec
 from broker.contract.rounds import RoundV1
 from broker.contract.samples import SamplesV1
 from diffusion import privacy
-from diffusion.schedule import NoiseSchedule
 from diffusion.split import Cut
 from edge_agent.clock import Moment
 from edge_agent.errors import ContributionError, OutboxFull, StateError
@@ -27,9 +26,9 @@ from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, contribution_lock
 from tests.edge_agent.agents import collafuse
+from tests.edge_agent.rounds import SCHEDULE, opened_round
 
 MakeSettings = Callable[..., EdgeSettings]
-SCHEDULE = NoiseSchedule.cosine(200)
 
 
 def archive(path: Path, images: np.ndarray, labels: np.ndarray | None = None) -> Path:
@@ -62,22 +61,6 @@ def messages(spool: Spool) -> list[SamplesV1]:
 def ledger(spool: Spool) -> dict[str, int]:
     total = ledgers.summary(spool, EdgeSettings())
     return {name: total[name] for name in ("images", "releases")}
-
-
-def opened_round(**changes: Any) -> RoundV1:
-    fields: dict[str, Any] = {
-        "number": 1,
-        "schedule_name": "cosine",
-        "schedule_T": 200,
-        "schedule_id": SCHEDULE.schedule_id,
-        "shape": (1, 8, 8),
-        "num_classes": 3,
-        "cut_min": 0.1,
-        "cut_max": 0.5,
-        "releases_wanted": 4,
-        "backbone_version": 0,
-    }
-    return RoundV1(**(fields | changes))
 
 
 def test_every_image_is_released_once_with_the_devices_own_noise(

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from PIL import Image as Pictures
 
 from diffusion import privacy
-from diffusion.schedule import NoiseSchedule
 from diffusion.split import Cut
 from edge_agent.errors import BudgetExceeded
 from edge_agent.link import contract
@@ -29,11 +28,10 @@ from edge_agent.storage.reconciliation import reconcile
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from tests.edge_agent.agents import collafuse, edge_json
-from tests.edge_agent.release.test_contribution import opened_round
+from tests.edge_agent.rounds import SCHEDULE, opened_round
 
 MakeSettings = Callable[..., EdgeSettings]
 SECRET = bytes(range(32))
-SCHEDULE = NoiseSchedule.cosine(200)
 WIDEST = 8.0
 """The norm of an 8×8 image whose values are all at the bound."""
 

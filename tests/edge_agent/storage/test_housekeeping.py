@@ -13,11 +13,12 @@ from edge_agent.generation import jobs, results, waiting
 from edge_agent.link import outbox
 from edge_agent.observation import Observer
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage import housekeeping, quarantine
+from edge_agent.storage import aside, counters, housekeeping, quarantine
 from edge_agent.storage.housekeeping import Housekeeper, Keeping
 from edge_agent.storage.spool import Spool, log_of
 from edge_agent.storage.state import StateDirectory
 from monitoring.metrics import EdgeMetrics
+from tests.edge_agent.rows import put
 
 DAY = 86_400.0
 
@@ -282,14 +283,14 @@ def test_forgotten_jobs_stay_counted(
     observer.look(spool)
 
     assert jobs.counts(spool) == {"completed": 1}
-    assert status.counter(spool, "forgotten_completed") == 3
+    assert counters.value(spool, "forgotten_completed") == 3
     assert metrics.jobs_total.labels(outcome="completed")._value.get() == 4
 
 
 def test_what_lies_in_quarantine_is_measured(
     state: StateDirectory, keeper: MakeHousekeeper, metrics: EdgeMetrics
 ) -> None:
-    (state.quarantine / "20260101T000000Z").mkdir(parents=True)
+    (state.path / aside.NAME / "20260101T000000Z").mkdir(parents=True)
 
     keeper().turn()
 
@@ -331,15 +332,7 @@ def used_bytes(path: Path) -> int:
 
 def fill(spool: Spool, megabytes: int) -> None:
     for number in range(megabytes):
-        with spool.transaction() as transaction:
-            outbox._put(
-                transaction,
-                message_id=f"m-{number}",
-                kind="samples",
-                type_name="samples.v1",
-                body=os.urandom(2**20),
-                max_bytes=2**40,
-            )
+        put(spool, f"m-{number}", os.urandom(2**20))
 
 
 def drain(spool: Spool) -> None:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.errors import SpoolFull
+from edge_agent.errors import SpoolError, SpoolFull
 from edge_agent.storage import journal as journals
-from edge_agent.storage.journal import Journal
+from edge_agent.storage.journal import Journal, Scan
 from edge_agent.storage.reconciliation import Reconciled, reconcile
-from edge_agent.storage.spool import Spool
-from edge_agent.storage.state import StateDirectory
+from edge_agent.storage.spool import Spool, explained
+from edge_agent.storage.state import JOURNAL_NAME, StateDirectory
 
 
 def rows(first: int, count: int = 2) -> list[dict[str, Any]]:
@@ -32,12 +32,12 @@ def rows(first: int, count: int = 2) -> list[dict[str, Any]]:
 
 
 def read(journal: Journal) -> list[dict[str, Any]]:
-    return [dict(row) for row in journal.rows()]
+    return [dict(row) for row in Scan(journal.path).rows()]
 
 
 @pytest.fixture
 def journal(state: StateDirectory) -> Journal:
-    return Journal(state.path / journals.NAME)
+    return Journal(state.path / JOURNAL_NAME)
 
 
 def test_what_was_appended_is_read_back_in_its_order(journal: Journal) -> None:
@@ -124,7 +124,7 @@ def test_on_a_full_disk_nothing_of_a_line_stays(journal: Journal) -> None:
 def test_a_full_disk_is_named() -> None:
     with (
         pytest.raises(SpoolFull, match=r"the disk is full: .*free some space"),
-        journals._explained(Path("j")),
+        explained("the file j", SpoolError),
     ):
         os.write(os.open("/dev/full", os.O_WRONLY), b"x")
 

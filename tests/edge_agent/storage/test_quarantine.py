@@ -7,14 +7,13 @@ import pytest
 
 from edge_agent import status
 from edge_agent.errors import SpoolDamaged, SpoolReplaced
-from edge_agent.link import outbox
-from edge_agent.release import contribution
+from edge_agent.release import contribution, ledger
 from edge_agent.release.images import open_images
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage import aside, quarantine
-from edge_agent.storage.journal import NAME
 from edge_agent.storage.spool import Spool, log_of
-from edge_agent.storage.state import StateDirectory, agent_lock
+from edge_agent.storage.state import JOURNAL_NAME, StateDirectory, agent_lock
+from tests.edge_agent.rows import put
 from tests.edge_agent.storage.damage import DAMAGES, overwritten
 
 MakeSettings = Callable[..., EdgeSettings]
@@ -64,8 +63,8 @@ def test_a_damaged_spool_is_set_aside_whole_and_what_was_released_is_still_known
 
     with recovered(state) as spool:
         (name,) = quarantine.names(state)
-        assert (state.quarantine / name / state.spool.name).read_bytes() == damaged
-        assert status.release_count(spool) == 10
+        assert (state.path / aside.NAME / name / state.spool.name).read_bytes() == damaged
+        assert ledger.release_count(spool) == 10
         assert restored(spool) == 10
         assert bodies(spool) == []
         assert status.collect(state, spool, settings())["quarantine"] == [name]
@@ -74,8 +73,7 @@ def test_a_damaged_spool_is_set_aside_whole_and_what_was_released_is_still_known
 
 def test_the_log_and_its_index_go_with_the_file(state: StateDirectory) -> None:
     other = Spool(state.spool)  # keeps the log from being taken into the file
-    with other.transaction() as transaction:
-        outbox._put(transaction, message_id="m", kind="samples", type_name="t", body=b"b", max_bytes=99)
+    put(other, "m")
     log = log_of(state.spool).read_bytes()
     assert log
 
@@ -139,7 +137,7 @@ def test_a_lost_journal_is_written_anew_from_the_ledger(
 ) -> None:
     with Spool(state.spool) as spool:
         contribute(spool, state, settings(), data)
-        (state.path / NAME).unlink()
+        (state.path / JOURNAL_NAME).unlink()
         contribute(spool, state, settings(), data)
     overwritten(state.spool)
 
@@ -178,13 +176,6 @@ def test_whoever_was_at_work_on_the_old_file_is_told_and_does_the_new_one_no_har
     assert names == ["new-1", "new-2", "new-3"]
 
 
-def put(spool: Spool, message_id: str) -> None:
-    with spool.transaction() as transaction:
-        outbox._put(
-            transaction, message_id=message_id, kind="samples", type_name="t", body=b"x", max_bytes=2**20
-        )
-
-
 def test_a_quarantine_interrupted_after_the_file_is_completed(state: StateDirectory) -> None:
     other = Spool(state.spool)
     put(other, "m")
@@ -198,7 +189,7 @@ def test_a_quarantine_interrupted_after_the_file_is_completed(state: StateDirect
 
 
 def test_only_a_few_damaged_spools_are_kept_and_always_the_last(state: StateDirectory) -> None:
-    future = state.quarantine / "29991231T235959Z"  # made before the clock was set back
+    future = state.path / aside.NAME / "29991231T235959Z"  # made before the clock was set back
     future.mkdir(parents=True)
     for _ in range(aside.KEPT + 2):
         with Spool(state.spool):

@@ -18,13 +18,13 @@ from edge_agent.observation import Observer
 from edge_agent.release import contribution, ledger
 from edge_agent.release.images import Image
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage import aside, counters, loss, quarantine
 from edge_agent.storage import journal as journals
-from edge_agent.storage import loss, quarantine
 from edge_agent.storage import spool as spools
-from edge_agent.storage.journal import Journal
+from edge_agent.storage.journal import Journal, Scan
 from edge_agent.storage.reconciliation import reconcile
 from edge_agent.storage.spool import Spool
-from edge_agent.storage.state import StateDirectory
+from edge_agent.storage.state import JOURNAL_NAME, StateDirectory
 from monitoring.metrics import EdgeMetrics
 from tests.edge_agent.agents import collafuse, edge_json
 
@@ -45,7 +45,7 @@ def lived(state: StateDirectory, settings: MakeSettings, images: list[Image]) ->
 
 
 def journal_of(state: StateDirectory) -> Path:
-    return state.path / journals.NAME
+    return state.path / JOURNAL_NAME
 
 
 def gone(path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_loss_is_counted_and_observed(lived: StateDirectory, settings: MakeSet
         observer = Observer(spool, EdgeMetrics(registry), settings())
         assert registry.get_sample_value("collafuse_ledger_incomplete") == 1
         assert registry.get_sample_value("collafuse_ledger_epsilon_max") == float("inf")
-        assert status.counter(spool, "ledger_incomplete_since") > 0
+        assert counters.value(spool, "ledger_incomplete_since") > 0
         loss.acknowledge(spool)
         observer.look(spool)
         assert registry.get_sample_value("collafuse_ledger_incomplete") == 0
@@ -148,7 +148,7 @@ def test_what_can_be_read_of_the_damaged_spool_is_kept(lived: StateDirectory, se
     with spool:
         assert "some releases may be forgotten" in said
         assert ledger.accounts(spool, settings(), limit=99) == before
-        assert len(list(Journal.of(spool).rows())) == 10
+        assert len(list(Scan(Journal.of(spool).path).rows())) == 10
 
 
 @pytest.mark.parametrize("damage", [gone, flipped, zeros, directory])
@@ -159,20 +159,20 @@ def test_a_journal_that_is_damaged_beside_a_whole_spool_is_written_anew(
 
     with Spool(lived.spool, verify=True) as spool:
         assert reconcile(spool).written == 10
-        assert len(list(Journal.of(spool).rows())) == 10
+        assert len(list(Scan(Journal.of(spool).path).rows())) == 10
         assert ledger.summary(spool, settings())["incomplete_since"] is None
     empty(lived.spool)
     spool, said = anew(lived)
     with spool:
         assert "is still known" in said
-        assert status.release_count(spool) == 10
+        assert ledger.release_count(spool) == 10
 
 
 def test_a_journal_that_cannot_even_be_moved_stops_contributions_alone(
     lived: StateDirectory, settings: MakeSettings, images: list[Image]
 ) -> None:
     directory(journal_of(lived))
-    lived.quarantine.write_text("in the way")
+    (lived.path / aside.NAME).write_text("in the way")
 
     with Spool(lived.spool) as spool:
         with pytest.raises(JournalUnusable, match="nothing is released before that"):

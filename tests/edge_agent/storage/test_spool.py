@@ -17,19 +17,8 @@ from edge_agent.storage.migrations import Migration
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from monitoring.errors import Disposition
+from tests.edge_agent.rows import put
 from tests.edge_agent.storage.damage import DAMAGES
-
-
-def put(spool: Spool, message_id: str, body: bytes = b"body") -> None:
-    with spool.transaction() as transaction:
-        outbox._put(
-            transaction,
-            message_id=message_id,
-            kind="samples",
-            type_name="samples.v1",
-            body=body,
-            max_bytes=2**40,
-        )
 
 
 def ids(spool: Spool) -> list[str]:

@@ -16,6 +16,7 @@ from broker.errors import Refused
 from edge_agent.errors import SpoolFull
 from edge_agent.generation import jobs, latents, pool_requests
 from edge_agent.link import contract
+from edge_agent.storage import counters
 from edge_agent.storage.spool import Spool
 
 log = structlog.get_logger(__name__)
@@ -23,7 +24,7 @@ log = structlog.get_logger(__name__)
 REMEMBERED_IDS = 50_000
 """Ids kept to recognise a repeat; far more than a broker can deliver twice."""
 
-Outcome = Literal["kept", "duplicate", "late", "refused", "job_failed", "stock_failed"]
+Outcome = Literal["kept", "duplicate", "late", "refused", "job_failed", "stock_failed", "no_room"]
 
 
 class Letter(Protocol):
@@ -67,7 +68,8 @@ def take(spool: Spool, letter: Letter, heads: HeadDesk | None = None) -> Outcome
     heads: deals with heads and their pieces; without one, a device has no use for them.
 
     A message that makes no sense is refused with its reason, and the inbox moves on. When the spool cannot be written, SpoolError
-    is raised, nothing is acknowledged, and the broker delivers the message again.
+    is raised and nothing is acknowledged: the message is to be taken again. So it is with "no_room", which is said of a head's
+    announcement or piece on a full disk: answers are smaller and may find room, so they need not wait behind it.
     """
     try:
         message = letter.message()
@@ -75,14 +77,18 @@ def take(spool: Spool, letter: Letter, heads: HeadDesk | None = None) -> Outcome
         letter.refuse(error.reason, error.detail)
         return "refused"
     if isinstance(message, BundleV1 | ChunkV1) and heads is not None:
-        outcome = _take_head(spool, message, heads)
+        try:
+            outcome = _take_head(spool, message, heads)
+        except SpoolFull as error:
+            log.warning("head_waits_for_room", bundle=message.bundle, error=str(error))
+            return "no_room"
         letter.ack()
         return outcome
     with spool.transaction() as transaction:
         outcome = _take(transaction, letter, message)
         # A round is announced again and again, for those who were away: hearing it twice says nothing.
         if outcome in {"late", "duplicate"} and not isinstance(message, RoundV1):
-            count(transaction, outcome)
+            counters.add(transaction, outcome)
     if outcome == "refused":
         letter.refuse("not_for_devices", f"a device has no use for a {letter.type}")
         return outcome
@@ -92,31 +98,16 @@ def take(spool: Spool, letter: Letter, heads: HeadDesk | None = None) -> Outcome
 
 
 def _take_head(spool: Spool, message: BundleV1 | ChunkV1, heads: HeadDesk) -> Outcome:
-    """Hand a head's announcement or piece over; its sender may repeat both, and sends again what is missing.
-
-    So a full disk costs the piece and not the inbox, behind which answers wait.
-    """
+    """Hand a head's announcement or piece over; its sender may repeat both."""
     name = "head_announcements" if isinstance(message, BundleV1) else "head_chunks"
-    try:
-        with spool.transaction() as transaction:
-            wanted = (
-                heads.announced(transaction, message)
-                if isinstance(message, BundleV1)
-                else heads.chunk(transaction, message)
-            )
-            count(transaction, name if wanted else f"{name}_declined")
-    except SpoolFull as error:
-        log.warning("head_not_kept", bundle=message.bundle, error=str(error))
-        return "refused"
+    with spool.transaction() as transaction:
+        wanted = (
+            heads.announced(transaction, message)
+            if isinstance(message, BundleV1)
+            else heads.chunk(transaction, message)
+        )
+        counters.add(transaction, name if wanted else f"{name}_declined")
     return "kept" if wanted else "late"
-
-
-def count(transaction: sqlite3.Connection, name: str) -> None:
-    """Add one to a counter that survives restarts."""
-    transaction.execute(
-        "INSERT INTO counters (name, value) VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1",
-        (name,),
-    )
 
 
 def _take(transaction: sqlite3.Connection, letter: Letter, message: Message) -> Outcome:

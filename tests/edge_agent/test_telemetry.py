@@ -11,14 +11,15 @@ from broker.contract.telemetry import TelemetryV1
 from edge_agent import status
 from edge_agent.heads import store
 from edge_agent.heads.head_slot import HeadSlot
-from edge_agent.link import outbox, senders
-from edge_agent.link.inbox import count
-from edge_agent.link.telemetry import Reporter
+from edge_agent.link import outbox
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage.counters import add
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
+from edge_agent.telemetry import Reporter
 from monitoring.metrics import EdgeMetrics
 from tests.conftest import wait_until
+from tests.edge_agent.rows import put
 
 
 @pytest.fixture
@@ -111,8 +112,8 @@ def test_it_counts_and_measures(
     metrics.head_step_seconds.labels(provider="cpu").observe(0.001)
     metrics.head_step_seconds.labels(provider="cpu").observe(1e6)
     with spool.transaction() as transaction:
-        count(transaction, "late")
-        count(transaction, "Not a name")
+        add(transaction, "late")
+        add(transaction, "Not a name")
 
     something_happens(spool, "a", "refused")
     device.turn()
@@ -135,8 +136,8 @@ def test_jobs_that_housekeeping_forgot_stay_counted(
     reporter: Callable[..., Reporter],
 ) -> None:
     with spool.transaction() as transaction:
-        count(transaction, "forgotten_completed")
-        count(transaction, "forgotten_completed")
+        add(transaction, "forgotten_completed")
+        add(transaction, "forgotten_completed")
     device = reporter()
 
     something_happens(spool, "a", "refused")
@@ -150,15 +151,7 @@ def test_jobs_that_housekeeping_forgot_stay_counted(
 def test_a_full_outbox_costs_the_report_and_nothing_else(
     spool: Spool, reporter: Callable[..., Reporter]
 ) -> None:
-    with spool.transaction() as transaction:
-        outbox._put(
-            transaction,
-            message_id="m",
-            kind="samples",
-            type_name="samples.v1",
-            body=bytes(2**20),
-            max_bytes=2**20,
-        )
+    put(spool, "m", bytes(2**20))
     device = reporter(outbox_max_bytes=2**20)
 
     something_happens(spool, "a", "refused")
@@ -166,23 +159,6 @@ def test_a_full_outbox_costs_the_report_and_nothing_else(
 
     assert waiting(spool) == []
     assert outbox.load(spool).messages == 1
-
-
-@pytest.mark.parametrize(
-    ("user", "type_name", "taken"),
-    [
-        ("denoiser", "latents.v1", True),
-        ("ward__owner", "bundle.v1", True),
-        ("ward__owner", "chunk.v1", True),
-        ("ward__owner", "round.v1", False),
-        ("ward__owner", "latents.v1", False),
-        ("clinic__owner", "bundle.v1", False),
-        ("clinic__owner", "round.v1", False),
-        (None, "round.v1", False),
-    ],
-)
-def test_a_letter_is_taken_from_whom_it_may_come(user: str | None, type_name: str, taken: bool) -> None:
-    assert (senders.objection(user, type_name, "ward_one") is None) == taken
 
 
 def test_the_secret_of_the_device_is_in_no_report(

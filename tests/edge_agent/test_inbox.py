@@ -11,19 +11,16 @@ from broker import codec
 from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
 from broker.contract.message import Message
 from broker.contract.receipts import ReceiptV1
-from broker.contract.rounds import RoundV1
 from broker.contract.samples import SamplesV1
-from diffusion.schedule import NoiseSchedule
-from edge_agent import clock
+from edge_agent import clock, inbox
 from edge_agent.errors import SpoolFull
 from edge_agent.generation import jobs, latents, lifecycle
 from edge_agent.heads.head_slot import HeadSlot
-from edge_agent.link import contract, inbox
+from edge_agent.link import contract
 from edge_agent.settings import EdgeSettings
-from edge_agent.status import counter
+from edge_agent.storage import counters
 from edge_agent.storage.spool import Spool
-
-SCHEDULE = NoiseSchedule.cosine(200)
+from tests.edge_agent.rounds import SCHEDULE, opened_round
 
 
 @dataclass
@@ -150,7 +147,7 @@ def test_a_repeat_is_acknowledged_and_changes_nothing(spool: Spool, asked: Asked
     outcome, letter = deliver(spool, part_of(request, 0, 4), message_id)
 
     assert (outcome, letter.ends) == ("duplicate", ["ack"])
-    assert counter(spool, "duplicate") == 1
+    assert counters.value(spool, "duplicate") == 1
     assert spool.rows("SELECT count(*) FROM latents")[0][0] == 1
 
 
@@ -162,7 +159,7 @@ def test_a_result_for_a_job_that_has_ended_is_dropped_and_counted(spool: Spool, 
     outcome, letter = deliver(spool, part_of(request, 0, 6))
 
     assert (outcome, letter.ends) == ("late", ["ack"])
-    assert counter(spool, "late") == 1
+    assert counters.value(spool, "late") == 1
     assert state_of(spool, job_id) == ("expired", "expired")
     assert spool.rows("SELECT count(*) FROM latents")[0][0] == 0
     assert spool.rows("SELECT count(*) FROM outbox")[0][0] == 0
@@ -227,27 +224,12 @@ def test_a_message_that_is_not_for_devices_is_refused(spool: Spool) -> None:
     assert deliver(spool, samples)[1].ends == ["refused not_for_devices"]
 
 
-def opened_round(number: int, cut_max: float) -> RoundV1:
-    return RoundV1(
-        number=number,
-        schedule_name="cosine",
-        schedule_T=200,
-        schedule_id=SCHEDULE.schedule_id,
-        shape=(1, 8, 8),
-        num_classes=3,
-        cut_min=0.1,
-        cut_max=cut_max,
-        releases_wanted=1,
-        backbone_version=0,
-    )
-
-
 def test_an_older_round_that_comes_late_does_not_replace_the_newer(spool: Spool) -> None:
-    assert deliver(spool, opened_round(5, 0.5))[0] == "kept"
-    assert deliver(spool, opened_round(4, 0.9))[0] == "late"
-    assert contract.latest(spool) == opened_round(5, 0.5)
-    assert deliver(spool, opened_round(6, 0.6))[0] == "kept"
-    assert contract.latest(spool) == opened_round(6, 0.6)
+    assert deliver(spool, opened_round(number=5, cut_max=0.5))[0] == "kept"
+    assert deliver(spool, opened_round(number=4, cut_max=0.9))[0] == "late"
+    assert contract.latest(spool) == opened_round(number=5, cut_max=0.5)
+    assert deliver(spool, opened_round(number=6, cut_max=0.6))[0] == "kept"
+    assert contract.latest(spool) == opened_round(number=6, cut_max=0.6)
 
 
 def test_receipts_are_kept_by_batch(spool: Spool) -> None:

@@ -18,6 +18,7 @@ from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.heads.judge import AGENT_VERSION
 from edge_agent.link import outbox
 from edge_agent.settings import EdgeSettings
+from edge_agent.storage import counters
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from monitoring.metrics import EdgeMetrics
@@ -78,13 +79,8 @@ class Reporter:
         update = arrivals.report(self._spool)
         counted = _counters(self._spool, facts)
         with self._spool.transaction() as transaction:
-            sequence = transaction.execute(
-                "INSERT INTO counters (name, value) VALUES (?, 1)"
-                " ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
-                (_SEQUENCE,),
-            ).fetchone()[0]
             message = TelemetryV1(
-                sequence=int(sequence),
+                sequence=counters.add(transaction, _SEQUENCE),
                 interval_seconds=float(self._settings.telemetry_seconds),
                 uptime_seconds=time.monotonic() - self._began_at,
                 agent_version=AGENT_VERSION,
@@ -103,14 +99,13 @@ class Reporter:
         if loaded is None:
             return None
         manifest = loaded.head.manifest
-        fallback = getattr(loaded.head, "fallback", None)
         return HeadReport(
             bundle=loaded.bundle,
             name=manifest.name,
             version=manifest.version,
             counter=manifest.counter,
             provider=loaded.head.provider,
-            fallback=None if fallback is None else str(fallback)[:200],
+            fallback=None if loaded.head.fallback is None else loaded.head.fallback[:200],
         )
 
     def _last_change(self) -> int:
@@ -121,9 +116,7 @@ def _counters(spool: Spool, facts: dict[str, Any]) -> dict[str, int]:
     """What was counted in the device's life, by name."""
     found = {row["name"]: int(row["value"]) for row in spool.rows("SELECT name, value FROM counters")}
     found |= {f"jobs_{outcome}": facts["jobs"].get(outcome, 0) for outcome in jobs.ENDED}
-    found |= {
-        name: facts["ledger"][name] for name in ("images", "releases", "refused") if name in facts["ledger"]
-    }
+    found |= {name: facts["ledger"][name] for name in ("images", "releases", "refused")}
     found["receipts"] = facts["receipts"]["batches"]
     found.pop(_SEQUENCE, None)
     fit = {name: value for name, value in found.items() if _NAME.fullmatch(name) and value >= 0}
@@ -132,17 +125,15 @@ def _counters(spool: Spool, facts: dict[str, Any]) -> dict[str, int]:
 
 def _gauges(facts: dict[str, Any]) -> dict[str, float]:
     """How things stand, by name; what this device does not have is left out."""
-    load, ledger = facts["outbox"], facts["ledger"]
+    load, stock = facts["outbox"], facts["pool"]
     found: dict[str, float | None] = {
         "outbox_messages": load["messages"],
         "outbox_bytes": load["bytes"],
         "outbox_oldest_seconds": load["oldest_seconds"],
-        "epsilon_max": ledger.get("epsilon_max"),
+        "epsilon_max": facts["ledger"]["epsilon_max"],
+        "pool_images": sum(shelf["images"] for shelf in stock),
+        "pool_wanted": sum(shelf["wanted"] for shelf in stock),
     }
-    stock = facts.get("pool")
-    if isinstance(stock, list):
-        for name in ("images", "wanted"):
-            found[f"pool_{name}"] = sum(part.get(name, 0) for part in stock)
     return {name: float(value) for name, value in found.items() if value is not None and abs(value) < 1e18}
 
 

@@ -1,0 +1,65 @@
+"""Letters on loan from the broker: each is dealt with when its sender may have sent it, and none is lost for want of room."""
+
+import time
+from collections import deque
+
+from broker.consumer import Consumer
+from broker.delivery import Delivery
+from edge_agent import clock, inbox
+from edge_agent.heads import known_time
+from edge_agent.link import senders
+from edge_agent.storage import counters
+from edge_agent.storage.spool import Spool
+
+PREFETCH = 8
+"""Letters that the broker lends at once; while one of them waits for room, the others come through."""
+
+
+class Letterbox:
+    """What has come and is not acknowledged yet; the broker, which waits for an answer, does not send it again by itself.
+
+    spool: the agent's; it is called in the agent's thread.
+    consumer: of the device's inbox.
+    heads: deals with heads on their way.
+    user: who this device is.
+    """
+
+    def __init__(self, spool: Spool, consumer: Consumer, heads: inbox.HeadDesk, user: str) -> None:
+        self._spool = spool
+        self._consumer = consumer
+        self._heads = heads
+        self._user = user
+        self._in_hand: Delivery | None = None
+        # Those of a link that went come again, and the oldest make room for them: no more than PREFETCH can be of this one.
+        self._set_by: deque[Delivery] = deque(maxlen=PREFETCH)
+
+    def take(self, wait_seconds: float) -> bool:
+        """Wait so long for a letter, and deal with it; False when none came.
+
+        Raises SpoolError when it cannot be kept now: it is not acknowledged, and is the next to be dealt with.
+        """
+        if self._in_hand is None:
+            self._in_hand = self._consumer.get(wait_seconds)
+        if self._in_hand is None:
+            return False
+        self._deal_with(self._in_hand)
+        self._in_hand = None
+        return True
+
+    def take_set_by(self) -> None:
+        """Deal with what heads sent and the disk had no room for, in its order, until there is none again."""
+        while self._set_by and inbox.take(self._spool, self._set_by[0], self._heads) != "no_room":
+            self._set_by.popleft()
+
+    def _deal_with(self, letter: Delivery) -> None:
+        """One letter, if its sender may have sent it; a time on it is a time that has passed."""
+        objection = senders.objection(letter.user_id, letter.type, self._user)
+        with self._spool.transaction() as transaction:
+            if objection is not None:
+                counters.add(transaction, "strangers")
+            elif letter.published_at is not None:
+                known_time.note(transaction, letter.published_at, clock.now(), time.time())
+        if objection is not None:
+            letter.refuse("not_allowed", objection)
+        elif inbox.take(self._spool, letter, self._heads) == "no_room":
+            self._set_by.append(letter)
