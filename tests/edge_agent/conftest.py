@@ -14,9 +14,8 @@ from broker.settings import BrokerSettings
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, open_state
-from export.head_export import export_head
 from tests.edge_agent.server import Server
-from tests.export.heads import SCHEDULE, random_network, write_checkpoint
+from tests.export.heads import SCHEDULE, exported
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,14 @@ def settings(state: StateDirectory) -> Callable[..., EdgeSettings]:
 
 @pytest.fixture(scope="session")
 def make_head(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Real bundles of small networks, each made once: by seed of the weights."""
-    made: dict[int, Path] = {}
+    """Real bundles of small networks: by seed of the weights."""
     directory = tmp_path_factory.mktemp("heads")
 
     def make(seed: int) -> Path:
-        if seed not in made:
-            checkpoint = write_checkpoint(directory / f"{seed}.safetensors", random_network(seed=seed))
-            export_head(checkpoint, directory / f"{seed}.bundle")
-            made[seed] = directory / f"{seed}.bundle"
-        return made[seed]
+        path = directory / f"{seed}.bundle"
+        if not path.exists():  # an agent that runs would take a file written again for another head
+            path.write_bytes(exported(seed))
+        return path
 
     return make
 
@@ -79,13 +76,12 @@ def head_bundle(make_head: Callable[[int], Path]) -> Path:
     return make_head(0)
 
 
-@pytest.fixture(scope="session")
-def whole_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def whole_head(tmp_path: Path) -> Path:
     """A bundle whose head takes the whole chain, and needs no server."""
-    directory = tmp_path_factory.mktemp("whole")
-    checkpoint = write_checkpoint(directory / "head.safetensors", random_network(), t_cut=SCHEDULE.T)
-    export_head(checkpoint, directory / "head.bundle")
-    return directory / "head.bundle"
+    path = tmp_path / "whole.bundle"
+    path.write_bytes(exported(t_cut=SCHEDULE.T))
+    return path
 
 
 @pytest.fixture

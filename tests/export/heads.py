@@ -1,5 +1,7 @@
 """Small heads for tests: real networks, with weights that are random everywhere so that every layer matters."""
 
+import functools
+import tempfile
 from pathlib import Path
 
 import torch
@@ -7,6 +9,7 @@ import torch
 from diffusion.network import UNet, UNetConfig
 from diffusion.schedule import NoiseSchedule
 from export.checkpoint import HeadMetadata, save_checkpoint
+from export.head_export import export_head
 
 T_CUT = 60
 SCHEDULE = NoiseSchedule.cosine(200)
@@ -57,3 +60,15 @@ def metadata_of(
 def write_checkpoint(path: Path, network: UNet, client: str = "ward", t_cut: int = T_CUT) -> Path:
     save_checkpoint(path, network, metadata_of(network, t_cut, client))
     return path
+
+
+@functools.cache
+def exported(seed: int = 0, t_cut: int = T_CUT) -> bytes:
+    """The file of a small head's bundle; each is exported once in a run, for that takes seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "head.bundle")
+        checkpoint = write_checkpoint(
+            Path(folder, "head.safetensors"), random_network(seed=seed), t_cut=t_cut
+        )
+        export_head(checkpoint, out)
+        return out.read_bytes()
