@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
 import typer
 
@@ -29,6 +28,7 @@ from export.errors import ParityFailed
 from export.gates import Precision
 from export.half_precision import HalfPrecision
 from export.onnx_export import export_onnx
+from export.onnx_runtime import ort
 from export.parity import check_parity
 from export.quantisation import calibration_inputs, quantise, rungs
 from export.running import Exported

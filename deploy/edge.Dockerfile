@@ -18,7 +18,7 @@ COPY collafuse collafuse
 # Wheels alone: every pinned version has them for amd64 and arm64, and one that had none would fail here and not be compiled.
 RUN pip install --only-binary=:all: --constraint constraints.txt ".[edge]" \
     && ! /opt/collafuse/bin/python -c "import torch" 2>/dev/null \
-    && rm -r /opt/collafuse/lib/python3.*/site-packages/numpy/tests /opt/collafuse/lib/python3.*/site-packages/numpy/*/tests
+    && rm -rf /opt/collafuse/lib/python3.*/site-packages/numpy/tests /opt/collafuse/lib/python3.*/site-packages/numpy/*/tests
 
 FROM python:3.11.11-slim-bookworm
 RUN useradd --uid 10001 --user-group --home-dir /nonexistent --no-create-home collafuse \

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
@@ -14,6 +13,7 @@ from export.fidelity import check_fidelity
 from export.gates import GateResult, Precision
 from export.half_precision import HalfPrecision
 from export.onnx_export import export_onnx
+from export.onnx_runtime import ort
 from export.parity import check_parity
 from export.quantisation import CALIBRATION_STEPS, calibration_inputs, quantise, rungs
 from export.running import Exported, gate_providers

@@ -13,18 +13,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
 
 from export.errors import ExportError
 from export.layers import convolutions, pointwise
+from export.onnx_runtime import quantisation_tools
 from export.trajectories import Inputs, Trained, noised, states
 
+_tools = quantisation_tools()
 _CHAINS = 16
 CALIBRATION_STEPS = 24
 _SEED = 21
@@ -73,18 +68,18 @@ def quantise(model: bytes, inputs: Sequence[Inputs], kept: Sequence[str], has_la
         whole, out = Path(directory, "whole.onnx"), Path(directory, "int8.onnx")
         whole.write_bytes(model)
         try:
-            quantize_static(
+            _tools.quantize_static(
                 whole,
                 out,
                 _Reader(inputs, has_labels),
-                quant_format=QuantFormat.QDQ,
+                quant_format=_tools.QuantFormat.QDQ,
                 op_types_to_quantize=["Conv"],
                 per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
+                activation_type=_tools.QuantType.QUInt8,
+                weight_type=_tools.QuantType.QInt8,
                 nodes_to_exclude=list(kept),
                 # Ranges from minima and maxima: histograms would hold every activation in memory.
-                calibrate_method=CalibrationMethod.MinMax,
+                calibrate_method=_tools.CalibrationMethod.MinMax,
             )
         except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -92,7 +87,7 @@ def quantise(model: bytes, inputs: Sequence[Inputs], kept: Sequence[str], has_la
         return out.read_bytes()
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
+class _Reader(_tools.CalibrationDataReader):  # type: ignore[misc]
     """Hands the inputs to onnxruntime one batch after the other."""
 
     def __init__(self, inputs: Sequence[Inputs], has_labels: bool) -> None:

@@ -3,10 +3,10 @@
 from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from export.errors import ParityFailed
+from export.onnx_runtime import ort
 from export.trajectories import Inputs
 
 GateProvider = Literal["cpu", "cuda"]

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -15,6 +14,7 @@ from export.cli import app
 from export.errors import BundleError, ExportError, ParityFailed
 from export.head_export import Issue, export_head
 from export.onnx_export import export_onnx
+from export.onnx_runtime import ort
 from export.parity import BATCH_SIZES, check_parity
 from export.running import Exported
 from export.trajectories import Trained
