@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from export.onnx_runtime import quantisation_tools
 from export.trajectories import Inputs, Trained, noised, states
 
 _tools = quantisation_tools()
+_ReaderBase: Any = _tools.CalibrationDataReader
 _CHAINS = 16
 CALIBRATION_STEPS = 24
 _SEED = 21
@@ -87,7 +89,7 @@ def quantise(model: bytes, inputs: Sequence[Inputs], kept: Sequence[str], has_la
         return out.read_bytes()
 
 
-class _Reader(_tools.CalibrationDataReader):  # type: ignore[misc]
+class _Reader(_ReaderBase):  # type: ignore[misc]
     """Hands the inputs to onnxruntime one batch after the other."""
 
     def __init__(self, inputs: Sequence[Inputs], has_labels: bool) -> None:
