@@ -114,7 +114,7 @@ class ProcessSettings(BaseSettings):
             ConfigError: if there is neither, the URL is malformed, or a certificate or key is of no use.
         """
         if self.broker_url is None:
-            return _private_node(self.node_directory)
+            return _private_node(self.node_directory, "give --config FILE with the credentials, set")
         settings = BrokerSettings.from_url(
             self.broker_url,
             ca=self.broker_ca,
@@ -172,14 +172,14 @@ def broker_settings(url: SecretStr | str | None, node_directory: Path = NODE_DIR
     return ProcessSettings.load(broker_url=url).broker()
 
 
-def _private_node(directory: Path) -> BrokerSettings:
+def _private_node(directory: Path, or_else: str = "set") -> BrokerSettings:
     # Whoever is told a URL, such as a device, has no use for the means to run a broker.
     from broker.node.local_node import find  # noqa: PLC0415
 
     node = find(directory)
     if node is None:
         raise ConfigError(
-            f"no broker: set {BROKER_URL_VARIABLE} to amqp[s]://user:password@host:port/vhost,"
+            f"no broker: {or_else} {BROKER_URL_VARIABLE} to amqp[s]://user:password@host:port/vhost,"
             " or start a private one with `collafuse broker node start`"
         )
     return BrokerSettings.from_url(node.amqp_url)

@@ -20,7 +20,7 @@ COPY collafuse collafuse
 RUN /opt/collafuse/bin/pip install --constraint constraints.txt --extra-index-url "${TORCH_INDEX}" ".[server,monitoring]"
 
 FROM python:3.11.11-slim-bookworm
-RUN useradd --system --uid 10001 --user-group --home-dir /nonexistent --no-create-home collafuse \
+RUN useradd --uid 10001 --user-group --home-dir /nonexistent --no-create-home collafuse \
     && install -d -o collafuse -g collafuse -m 0750 \
         /var/lib/collafuse /var/lib/collafuse/server /var/lib/collafuse/credentials
 COPY --from=build /opt/collafuse /opt/collafuse

@@ -14,6 +14,7 @@ from edge_agent.errors import JobFailed
 from edge_agent.generation import jobs, latents, pool
 from edge_agent.generation.jobs import Job
 from edge_agent.generation.recipe import Recipe, check_label, denoise_request, slices, write_recipe
+from edge_agent.heads import store
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import contract, outbox
 from edge_agent.settings import EdgeSettings
@@ -47,11 +48,12 @@ def start(
     connected: whether the link stands.  may_ask: False leaves a job that needs the server alone: an older one waits for room.
     head_steps: evaluations of the head, None for what the job or else the settings say.
 
-    Returns False when it has to wait, as for the server's contract. Raises JobFailed when it can never be made as things are,
-    OutboxFull when it has to wait for room.
+    Returns False when it has to wait, as for the server's contract, or for a first head that is not checked yet. Raises JobFailed
+    when it can never be made as things are, OutboxFull when it has to wait for room.
     """
     round_ = contract.latest(spool)
-    recipe = write_recipe(settings, slot.facts, round_, head_steps or job.head_steps)
+    checked = slot.facts is not None or not store.one_is_staged(spool)
+    recipe = write_recipe(settings, slot.facts, round_, head_steps or job.head_steps) if checked else None
     if recipe is None:
         return False
     check_label(job.label, slot.facts, round_)

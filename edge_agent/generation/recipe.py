@@ -99,8 +99,8 @@ def write_recipe(
     if head is None and t_cut > 0:
         raise JobFailed(
             "no_head",
-            f"there is no usable head bundle, and the server stops at the cut t={t_cut}: set --head to a bundle made by"
-            " `collafuse export head`, or --cut-ratio 0 to let the server do all",
+            f"there is no usable head bundle, and the server stops at the cut t={t_cut}: make one with `collafuse export head`"
+            " and bring it here with `collafuse edge head install`, or set cut_ratio to 0 to let the server do all",
         )
     if contract is not None and contract.schedule_id != schedule.schedule_id:
         raise JobFailed(

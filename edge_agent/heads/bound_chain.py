@@ -7,12 +7,12 @@ from time import perf_counter
 from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from diffusion.schedule import NoiseSchedule
 from diffusion.steps import coefficients
 from edge_agent.heads.runtime import running
+from export.onnx_runtime import ort
 
 OnStep = Callable[[int, int, float], None]
 OnState = Callable[[int, NDArray[np.float32]], None]

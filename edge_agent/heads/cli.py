@@ -1,11 +1,15 @@
 """`collafuse edge head`: which heads this device has, one more from a file, and the way back."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edge_agent.command import Config, Json, State
+
+if TYPE_CHECKING:
+    from edge_agent.heads.store import HeadRow
 
 app = typer.Typer(help="The heads of this device: look, install, go back.", no_args_is_help=True)
 
@@ -34,8 +38,10 @@ def status(*, config: Config = None, state: State = None, as_json: Json = False)
         print("no head was delivered or installed: the device runs the one in its settings, if there is one")
         return
     table = Table("head", "state", "why", "bundle")
+    waits = "it is tried when the trial of the other has ended" if _one_is_on_trial(rows) else ""
     for row in rows:
-        table.add_row(row.title, row.state, row.detail or row.reason or "", row.bundle[:12])
+        why = row.detail or row.reason or (waits if row.state == "staged" else "")
+        table.add_row(row.title, row.state, why, row.bundle[:12])
     Console().print(table)
 
 
@@ -92,3 +98,7 @@ def rollback(*, config: Config = None, state: State = None) -> None:
     with Spool(place.spool) as spool:
         row = installation.roll_back(spool)
     print(f"{row.title} is given up; the agent goes back to the head before it")
+
+
+def _one_is_on_trial(rows: "Iterable[HeadRow]") -> bool:
+    return any(row.state == "trial" for row in rows)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime as ort
 import structlog
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from edge_agent.heads.runtime import running
 from export.bundle.bundle import Bundle, read_bundle
 from export.bundle.manifest import Manifest
 from export.errors import BundleError
+from export.onnx_runtime import ort
 
 _log = structlog.get_logger(__name__)
 

@@ -67,7 +67,8 @@ def roll_back(spool: Spool) -> HeadRow:
         row = store.in_state(transaction, "trial") or store.in_state(transaction, "live")
         if row is None:
             raise HeadError(
-                "there is no delivered or installed head to go back from: the device runs the one in its settings"
+                "there is no delivered or installed head to go back from:"
+                " the device runs the one in its settings, if there is one"
             )
         store.roll_back(transaction, row.bundle, "operator", "the operator went back on this device")
     return row

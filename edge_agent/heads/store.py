@@ -95,6 +95,11 @@ def last_state(spool: Spool) -> State | None:
     return None if row is None else row["state"]
 
 
+def one_is_staged(spool: Spool) -> bool:
+    """Whether a whole head is here that was not checked yet; takes no lock."""
+    return spool.row("SELECT 1 FROM heads WHERE state = 'staged'") is not None
+
+
 def change_count(connection: sqlite3.Connection) -> int:
     """Rises with every change of any head."""
     return int(connection.execute("SELECT coalesce(max(changed), 0) FROM heads").fetchone()[0])

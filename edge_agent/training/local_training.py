@@ -23,7 +23,6 @@ import numpy as np
 from diffusion.schedule import NoiseSchedule
 from diffusion.split import Cut
 from edge_agent.errors import TrainingError
-from edge_agent.release.images import ImageSet, load_images
 from edge_agent.training.head_training import HeadTraining, TrainingProgress
 from monitoring.errors import CollafuseError
 
@@ -33,9 +32,10 @@ try:
 
     from diffusion.network import EMA, UNet, UNetConfig
     from diffusion.objective import local_loss
+    from edge_agent.release.images import ImageSet, load_images
     from export.checkpoint import HeadMetadata, save_checkpoint
 except ModuleNotFoundError as error:
-    sys.exit(f"error: training needs {error.name}; install it with: pip install 'collafuse-edge[train]'")
+    sys.exit(f"error: training needs {error.name}; install it with: pip install 'collafuse-edge[edge,train]'")
 
 _WARM_UP = 0.05
 _FINAL_RATE = 0.02

@@ -70,14 +70,26 @@ class Keyring:
     def follow(self, history: KeyHistory) -> "Keyring":
         """The ring at the end of `history`; lists that are already behind this one are passed over.
 
+        Keys of settings enter at the first list that they have signed: a device that began after a change of keys knows the new
+        ones alone. A history that is sent without its beginning says no less.
+
         Raises:
             SignatureRefused: a newer list is not properly signed, or two of one version differ.
         """
         ring = self
         for signed in history.lists:
-            if signed.content.version >= ring.version:
+            before_its_time = (
+                ring.current is None and signed is not history.lists[-1] and not ring._signed(signed)
+            )
+            if signed.content.version >= ring.version and not before_its_time:
                 ring = ring.accept(signed)
         return ring
+
+    def _signed(self, signed: SignedKeyList) -> bool:
+        """Whether any of these keys is named among those who signed; what its signature is worth is another question."""
+        return not {key.key_id for key in self.keys}.isdisjoint(
+            signature.key for signature in signed.signatures.signatures
+        )
 
     def check_fresh(self, known_time_unix: float) -> None:
         """Raises SignatureRefused (`keys_expired`) when the list in force is too old to be trusted any longer."""

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from export.conversion.quantisation import CALIBRATION_STEPS, calibration_inputs
 from export.conversion.running import Exported, gate_providers
 from export.conversion.trajectories import Trained
 from export.errors import ParityFailed
+from export.onnx_runtime import ort
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+
+from export import onnx_runtime  # noqa: F401  # it has to come before whatever loads onnxruntime
+from export.conversion.trajectories import Inputs, Trained, noised, states
+from export.errors import ExportError
+
+# isort: split
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -20,9 +26,6 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
-
-from export.conversion.trajectories import Inputs, Trained, noised, states
-from export.errors import ExportError
 
 _CHAINS = 16
 CALIBRATION_STEPS = 24

@@ -3,11 +3,11 @@
 from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from export.conversion.trajectories import Inputs
 from export.errors import ParityFailed
+from export.onnx_runtime import ort
 
 GateProvider = Literal["cpu", "cuda"]
 _NAMES: dict[GateProvider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

@@ -132,6 +132,7 @@ def rollout(
 
 def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) -> None:
     import json
+    import sys
 
     from export.delivery.errors import RolloutUnfinished
 
@@ -155,6 +156,12 @@ def _show(parcel: "Parcel", progress: "Progress", total: int, *, as_json: bool) 
             f" failed on {facts['failures']}, as new or newer on {facts['ahead']}, hanging on {facts['stuck']},"
             f" postponed on metered links {facts['postponed']}, silent {facts['silent']},"
             f" unreachable {facts['unreachable']}"
+        )
+    if not progress.devices:
+        print(
+            f"none of them belongs to this share, and nothing was sent: who does is drawn anew for each head;"
+            f" a larger --percent reaches more of the {total}",
+            file=sys.stderr,
         )
     if not progress.has_come_to_something:
         raise RolloutUnfinished(

@@ -169,7 +169,9 @@ def test_the_brokers_variable_comes_before_the_file(toml: Path, monkeypatch: pyt
 
 
 def test_no_broker_at_all_says_how_to_name_or_start_one() -> None:
-    with pytest.raises(ConfigError, match=r"COLLAFUSE_BROKER_URL.*collafuse broker node start"):
+    with pytest.raises(
+        ConfigError, match=r"--config FILE.*COLLAFUSE_BROKER_URL.*collafuse broker node start"
+    ):
         PressSettings(storage="x").broker()
 
 

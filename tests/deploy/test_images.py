@@ -57,6 +57,15 @@ def test_the_edge_image_has_no_torch() -> None:
     assert '! /opt/collafuse/bin/python -c "import torch"' in text
 
 
+def test_the_edge_image_has_no_pip_and_knows_where_its_state_is() -> None:
+    lines = instructions(ROOT / "deploy" / "edge.Dockerfile")
+    assert "RUN python -m venv --without-pip /opt/collafuse" in lines
+    (variables,) = [line for line in lines if line.startswith("ENV PATH=")]
+    (state,) = re.findall(r"COLLAFUSE_EDGE_STATE=(\S+)", variables)
+    (made,) = [line for line in lines if "install -d" in line]
+    assert state in made.split(), "a volume there belongs to the agent's user"
+
+
 def test_the_edge_image_can_be_built_for_either_kind_of_machine() -> None:
     lines = instructions(ROOT / "deploy" / "edge.Dockerfile")
     assert not [

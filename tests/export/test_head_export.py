@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -18,6 +17,7 @@ from export.conversion.running import Exported
 from export.conversion.trajectories import Trained
 from export.errors import BundleError, ExportError, ParityFailed
 from export.head_export import Issue, export_head
+from export.onnx_runtime import ort
 from tests.export.heads import SCHEDULE, T_CUT, random_network, write_checkpoint
 
 runner = CliRunner()

@@ -60,7 +60,7 @@ def test_without_head_and_contract_the_shape_is_waited_for(settings: MakeSetting
 @pytest.mark.parametrize(
     ("head", "round_", "reason", "message"),
     [
-        (None, None, "no_head", "the server stops at the cut t=60: set --head"),
+        (None, None, "no_head", "the server stops at the cut t=60: .*`collafuse edge head install`"),
         (
             facts(),
             opened_round(schedule_id="0" * 16),

@@ -9,6 +9,7 @@ import pytest
 from broker import identities
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
+from edge_agent.heads import store
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from tests.brokers import Brokers
@@ -117,6 +118,10 @@ def test_a_head_is_installed_looked_at_and_taken_back_by_hand(
     assert "sign it with" in unsigned.stderr
     assert len(unsigned.stderr.splitlines()) == 1
 
+    nothing = collafuse("edge", "head", "rollback", *common)
+    assert nothing.returncode == 1
+    assert "there is no delivered or installed head to go back from" in nothing.stderr
+
     run_agent(device.url)
     for path in (first, second):
         done = collafuse("edge", "head", "install", path, *common, "--config", config)
@@ -135,3 +140,21 @@ def test_a_head_is_installed_looked_at_and_taken_back_by_hand(
     shown = edge_json("head", "status", *common)["heads"]
     assert {head["counter"]: head["state"] for head in shown} == {4: "live", 3: "previous"}
     assert "previous" in collafuse("edge", "head", "status", *common).stdout
+
+
+def test_of_a_head_that_waits_for_the_trial_of_another_the_status_says_so(state: StateDirectory) -> None:
+    waits = "it is tried when the trial of the other has ended"
+
+    def shown() -> str:
+        return collafuse("edge", "head", "status", "--state", state.path, COLUMNS="200").stdout
+
+    def put(counter: int, in_state: store.State) -> None:
+        with Spool(state.spool) as spool, spool.transaction() as transaction:
+            digest = str(counter) * 64
+            store.put(transaction, digest, name="ward", version="1", counter=counter, state=in_state)
+
+    put(2, "staged")
+    assert "staged" in shown()
+    assert waits not in shown()
+    put(1, "trial")
+    assert waits in shown()

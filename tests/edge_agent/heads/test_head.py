@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import structlog
 import torch
@@ -25,6 +24,7 @@ from edge_agent.heads.provider import check_provider, choose_provider
 from export.bundle.bundle import member_digests, read_bundle, write_bundle
 from export.conversion.step_model import step_model
 from export.head_export import export_head
+from export.onnx_runtime import ort
 from tests.export.heads import SCHEDULE, T_CUT, random_network, write_checkpoint
 
 COUNT = 5

@@ -167,9 +167,10 @@ def test_an_interrupted_parent_takes_its_child_with_it(data: Path, tmp_path: Pat
     assert _children_of(os.getpid()) == []
 
 
-def test_without_torch_one_line_names_the_extra(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text(
-        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+@pytest.mark.parametrize("missing", ["torch", "PIL"])
+def test_without_a_library_one_line_names_the_extras(data: Path, tmp_path: Path, missing: str) -> None:
+    (tmp_path / f"{missing}.py").write_text(
+        f"raise ModuleNotFoundError(\"No module named '{missing}'\", name='{missing}')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
 
@@ -193,7 +194,8 @@ def test_without_torch_one_line_names_the_extra(data: Path, tmp_path: Path) -> N
 
     assert result.returncode == 1
     assert (
-        result.stderr == "error: training needs torch; install it with: pip install 'collafuse-edge[train]'\n"
+        result.stderr
+        == f"error: training needs {missing}; install it with: pip install 'collafuse-edge[edge,train]'\n"
     )
 
 

@@ -138,6 +138,40 @@ def test_a_link_missing_from_the_chain_ends_it() -> None:
     assert reason_of(ring_of(FIRST), listed(2, THIRD, signers=(SECOND, THIRD))) == "keys_unsigned"
 
 
+def test_a_device_that_began_after_a_change_of_keys_enters_where_its_key_signed() -> None:
+    lists = (
+        listed(1, FIRST, signers=(FIRST,)),
+        listed(2, SECOND, signers=(FIRST, SECOND)),
+        listed(3, THIRD, signers=(SECOND, THIRD)),
+    )
+
+    ring = ring_of(SECOND).follow(KeyHistory(lists=lists))
+    assert ring.version == 3
+    assert accepts(ring, THIRD)
+    assert not accepts(ring, FIRST)
+    assert accepts(ring_of(SECOND).follow(KeyHistory(lists=lists[:2])), SECOND)
+
+
+def test_nobody_enters_a_history_in_which_his_keys_signed_nothing_or_not_enough() -> None:
+    beginning = listed(1, FIRST, signers=(FIRST,))
+    for last in (
+        listed(2, SECOND, signers=(FIRST, SECOND)),
+        listed(2, STRANGER, signers=(FIRST,)),
+        listed(2, STRANGER, THIRD, threshold=2, signers=(STRANGER, FIRST)),
+    ):
+        with pytest.raises(SignatureRefused) as refused:
+            ring_of(STRANGER).follow(KeyHistory(lists=(beginning, last)))
+        assert refused.value.reason == "keys_unsigned"
+
+
+def test_who_has_entered_a_history_passes_over_nothing_more() -> None:
+    entered = listed(1, FIRST, signers=(FIRST,))
+    gap = listed(2, THIRD, signers=(SECOND, THIRD))
+
+    with pytest.raises(SignatureRefused):
+        ring_of(FIRST).follow(KeyHistory(lists=(entered, gap, listed(3, FIRST, signers=(FIRST,)))))
+
+
 def test_a_list_needs_the_old_keys_and_its_own() -> None:
     ring = ring_of(FIRST)
 

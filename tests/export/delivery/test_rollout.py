@@ -404,6 +404,21 @@ def test_a_rollout_that_came_to_nothing_says_so_by_its_exit_code(
     assert json.loads(done.stdout.splitlines()[-1])["silent"] == 1
 
 
+def test_a_share_to_which_nobody_belongs_is_said(
+    fleet: MakeFleet, signed_for: SignedFor, tmp_path: Path
+) -> None:
+    devices = fleet(1)
+    names = tmp_path / "devices"
+    names.write_text("d0\n")
+    words = ["--config", str(devices.config), "--key", KEY.public.text, "--devices", str(names)]
+
+    done = CliRunner().invoke(app, ["rollout", str(signed_for(devices)), *words, "--percent", "0"])
+
+    assert done.exit_code == 0, "the next step, with a larger share, is to be taken"
+    assert "sent to 0 of 1 devices" in done.stdout
+    assert "none of them belongs to this share" in done.stderr
+
+
 def test_two_rollouts_of_one_client_do_not_share_its_reports(fleet: MakeFleet, signed_for: SignedFor) -> None:
     devices = fleet(1)
     with (
