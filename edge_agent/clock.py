@@ -5,6 +5,7 @@ the time since the machine came up. So a job may live longer than its time to li
 never shorter.
 """
 
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,13 @@ class Moment:
 
 def now() -> Moment:
     """The present, from the kernel's boot clock."""
-    return Moment(_BOOT_ID.read_text().strip(), time.clock_gettime(time.CLOCK_BOOTTIME))
+    return Moment(_boot(), time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+@functools.cache
+def _boot() -> str:
+    """Asked once: no process outlives its boot."""
+    return _BOOT_ID.read_text().strip()
 
 
 def elapsed_seconds(carried_seconds: float, anchor: Moment, moment: Moment) -> float:

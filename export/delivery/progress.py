@@ -29,7 +29,9 @@ POSTPONED = "metered"
 """Why a device refuses what it would take another time: nothing is wrong with the head."""
 AHEAD = frozenset({"counter_older", "counter_equal", "superseded"})
 """Why a device does not take the head that has this one or a newer: nothing is wrong with either."""
-TEMPORARY = frozenset({POSTPONED, "no_room", "superseded", "agent_too_old", "not_received"})
+TEMPORARY = frozenset(
+    {POSTPONED, "no_room", "superseded", "agent_too_old", "not_received", "not_read", "damaged"}
+)
 """Why a device has not taken the head, and may take it when it is offered again."""
 
 

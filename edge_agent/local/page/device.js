@@ -61,6 +61,7 @@ function modelOf(status) {
     plan.why ? note(plan.why) : null,
     update?.reason ? note(update.reason, ["failed", "refused", "rolled_back"].includes(update.state)) : null,
     head.error ? note(head.error, true) : null,
+    head.key_revoked ? note("The key that vouched for this model is trusted no longer. It works on until another one comes.", true) : null,
   ].filter((part) => part !== null);
 }
 

@@ -261,7 +261,13 @@ def test_stock_ledger_and_update_are_shown_when_the_device_tells_of_them(
             "reason": "its golden outputs differ",
         },
         "plan": {"step_ms": 3.21, "head_steps": 6, "why": "the most steps within 20 ms"},
-        "head": {"identity": "ward-6-0123456789ab", "provider": "cpu", "t_cut": 60, "error": None},
+        "head": {
+            "identity": "ward-6-0123456789ab",
+            "provider": "cpu",
+            "t_cut": 60,
+            "error": None,
+            "key_revoked": True,
+        },
     }
     browser.get(page.url)
     browser.execute_async_script(
@@ -274,7 +280,15 @@ def test_stock_ledger_and_update_are_shown_when_the_device_tells_of_them(
     assert text(browser, "#link") == "Closed until 02:00"
     for words in ("8 of 8", "4 of 8", "Label 1"):
         assert words in text(browser, "#stock")
-    for words in ("ward", "6", "3.2 ms", "rolled back: ward 7", "its golden outputs differ", "within 20 ms"):
+    for words in (
+        "ward",
+        "6",
+        "3.2 ms",
+        "rolled back: ward 7",
+        "its golden outputs differ",
+        "within 20 ms",
+        "trusted no longer",
+    ):
         assert words in text(browser, "#model")
     for words in ("1,200", "8.77"):
         assert words in text(browser, "#ledger")

@@ -102,7 +102,9 @@ def test_what_was_known_before_the_owner_went_on_is_not_judged_until_it_changes(
     assert found.verdict(0.5, final=True) == "1 of 1 devices did not do well with it (crashed)"
 
 
-@pytest.mark.parametrize("reason", ["no_room", "agent_too_old", "metered", "superseded"])
+@pytest.mark.parametrize(
+    "reason", ["no_room", "agent_too_old", "metered", "superseded", "not_read", "damaged"]
+)
 def test_who_refused_for_a_reason_that_passes_may_take_it_later(reason: str) -> None:
     device = DeviceProgress(state="sent")
     device.note(report("refused", reason))
