@@ -45,6 +45,15 @@ class Secure:
             f"amqps://nobody:nothing@localhost:{self.port}/{self.node.vhost}", ca=self.authority.pem
         )
 
+    def login(self, user: str, pair: Pair) -> BrokerSettings:
+        """The settings of somebody who shows this certificate."""
+        return BrokerSettings.from_url(
+            f"amqps://{user}@localhost:{self.port}/{self.node.vhost}",
+            ca=self.authority.pem,
+            certificate=pair.certificate,
+            key=pair.key,  # type: ignore[arg-type]  # pydantic makes the secret
+        )
+
 
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
@@ -198,14 +207,8 @@ def test_a_certificate_that_is_not_valid_does_not_log_in(
         if what == "expired"
         else Authority.of(tmp_path, make=True).user("clinic_old")
     )
-    settings = BrokerSettings.from_url(
-        f"amqps://clinic_old@localhost:{secure.port}/{secure.node.vhost}",
-        ca=secure.authority.pem,
-        certificate=pair.certificate,
-        key=pair.key,  # type: ignore[arg-type]  # pydantic makes the secret
-    )
 
-    wait_refused(connect(settings), r"TLS failed|broke off|ended before")
+    wait_refused(connect(secure.login("clinic_old", pair)), r"TLS failed|broke off|ended before")
 
 
 def test_a_revoked_certificate_is_out_at_once_though_it_is_valid(
@@ -264,14 +267,8 @@ def test_a_renewed_certificate_works_and_the_old_one_is_good_until_it_expires(
 
 def test_a_brokers_certificate_does_not_log_in(secure: Secure, connect: Connect) -> None:
     pair = secure.authority.server(["localhost"])
-    settings = BrokerSettings.from_url(
-        f"amqps://anybody@localhost:{secure.port}/{secure.node.vhost}",
-        ca=secure.authority.pem,
-        certificate=pair.certificate,
-        key=pair.key,  # type: ignore[arg-type]  # pydantic makes the secret
-    )
 
-    wait_refused(connect(settings), r"TLS failed|broke off|ended before")
+    wait_refused(connect(secure.login("anybody", pair)), r"TLS failed|broke off|ended before")
 
 
 def test_a_certificate_is_not_made_for_a_link_without_tls_or_a_name_that_does_not_fit(secure: Secure) -> None:

@@ -50,6 +50,11 @@ class RealDevice:
         if self.thread is not None:
             self.thread.join(20)
 
+    @property
+    def has_spool(self) -> bool:
+        """Whether the agent has made it; before that nobody else of this process may open it, for they would make it both."""
+        return (self.directory / "spool.sqlite3").exists()
+
     def heads(self) -> dict[str, tuple[str, str | None]]:
         """States and reasons by bundle."""
         with Spool(open_state(self.directory).spool) as spool:
