@@ -40,6 +40,13 @@ def run_agent(state: StateDirectory, tmp_path: Path) -> Iterator[RunAgent]:
         yield run
 
 
+def waiting(state: StateDirectory) -> list[str]:
+    """The ids of the messages in the outbox, in order; the report of how the device is may come at any time."""
+    with Spool(state.spool) as spool:
+        rows = spool.rows("SELECT message_id FROM outbox WHERE kind <> 'telemetry' ORDER BY sequence")
+    return [row["message_id"] for row in rows]
+
+
 def accept(state: StateDirectory, *flags: object) -> str:
     answer = edge_json("generate", "--state", state.path, "--no-wait", *flags)
     return str(answer["job_id"])
@@ -192,7 +199,7 @@ def test_without_a_broker_the_agent_starts_and_the_job_expires_in_its_own_time(
     status = edge_json("status", "--state", state.path)
     assert not status["link"]["connected"]
     assert status["jobs"] == {"expired": 1}
-    assert status["outbox"]["messages"] == 0
+    assert waiting(state) == []
     assert "secret" not in agent.log.read_text()
     assert agent.stop() == 0
 
@@ -245,8 +252,7 @@ def test_days_without_a_broker_fill_the_outbox_to_its_quota_and_cost_nothing_tha
         refused = [answer for answer in answers if answer.returncode != 0]
         assert len(refused) >= 2
         assert all("the outbox is full" in answer.stderr and "quota" in answer.stderr for answer in refused)
-        with Spool(state.spool) as spool:
-            accepted = [row[0] for row in spool.rows("SELECT message_id FROM outbox ORDER BY sequence")]
+        accepted = waiting(state)
         assert len(accepted) == len(answers) - len(refused)
         assert agent.exit_code is None
 
