@@ -113,6 +113,7 @@ def main(
     with a_node() as local:
         results = [
             *a_day(local, number, seconds, images),
+            *rollout(local, 1, processes=1),
             *rollout(local, QUICK_ROLLOUT if quick else number, processes=2 if quick else 4),
         ]
     emit("fleet", results, as_json=as_json, quick=quick, links="a quarter each", day=f"{seconds:g} s")

@@ -89,7 +89,7 @@ def rollout(local: LocalNode, agents: int, processes: int) -> list[Result]:
     return [
         alone(
             f"a head of {len(parcel.content) / 1e3:.0f} kB in {parcel.announcement.chunks} pieces, from its sending until"
-            f" the last of {agents} devices has it in use",
+            f" {'one device alone' if agents == 1 else f'the last of {agents} devices'} has it in use",
             "s",
             [seconds],
             ONE_ROLLOUT,
