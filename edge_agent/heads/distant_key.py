@@ -3,13 +3,15 @@
 `cryptography` takes eight megabytes. An agent that lives for months needs them for a moment, when a head comes.
 """
 
-import functools
+import hashlib
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 
 import structlog
 
+from edge_agent.child import python
 from export.bundle.keys import PUBLIC_KEY_BYTES, PublicKey
 
 log = structlog.get_logger(__name__)
@@ -17,8 +19,12 @@ log = structlog.get_logger(__name__)
 SIGNATURE_BYTES = 64
 GOOD, FALSE = 10, 11
 """Exit codes. Any other one says nothing of the signature."""
-_LIMIT_SECONDS = 60.0
+_LIMIT_SECONDS = 10.0  # below the time for which others wait for the spool, which may be held meanwhile
+_LIBRARY = "cryptography.hazmat.primitives.asymmetric.ed25519"
 _REMEMBERED = 64
+
+_verdicts: dict[bytes, bool] = {}
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -26,21 +32,35 @@ class DistantKey(PublicKey):
     """As `PublicKey`, but for where it judges; the same key compares unequal to a plain one."""
 
     def vouches(self, signature: bytes, message: bytes) -> bool:
-        """Whether this key's owner made `signature` (64 bytes) over `message`; judged here where no process can be had."""
+        """Whether this key's owner made `signature` (64 bytes) over `message`.
+
+        It is judged once, and remembered by its digest. Where no process can be had it is judged here; the library is loaded
+        then, so that nothing is gained by trying a process again.
+        """
+        asked = hashlib.sha256(self.raw + signature + message).digest()
+        with _lock:
+            if asked not in _verdicts:
+                if len(_verdicts) >= _REMEMBERED:
+                    del _verdicts[next(iter(_verdicts))]
+                _verdicts[asked] = self._judged(signature, message)
+            return _verdicts[asked]
+
+    def _judged(self, signature: bytes, message: bytes) -> bool:
+        if _LIBRARY in sys.modules:
+            return super().vouches(signature, message)
         try:
-            return _judged(self.raw, signature, message)
+            return _judged_elsewhere(self.raw + signature + message)
         except (OSError, subprocess.SubprocessError) as error:
             log.warning("signature_judged_here", error=str(error))
             return super().vouches(signature, message)
 
 
-@functools.lru_cache(maxsize=_REMEMBERED)
-def _judged(key: bytes, signature: bytes, message: bytes) -> bool:
-    """Ask a process of its own, once for each signature. Raises OSError or SubprocessError when it does not answer."""
-    words = [sys.executable, "-m", "edge_agent.heads.distant_key"]
+def _judged_elsewhere(question: bytes) -> bool:
+    """Ask a process of its own. Raises OSError or SubprocessError when it does not answer."""
+    words = python("edge_agent.heads.distant_key")
     done = subprocess.run(
         words,
-        input=key + signature + message,
+        input=question,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         timeout=_LIMIT_SECONDS,

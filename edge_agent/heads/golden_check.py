@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import structlog
 
+from edge_agent.child import python
 from edge_agent.errors import HeadError
 from edge_agent.heads import reasons
 from edge_agent.heads.head import Head
@@ -65,7 +66,7 @@ class GoldenCheck:
             "limit_seconds": limit_seconds,
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edge_agent.heads.golden_check", json.dumps(asked)],
+            python("edge_agent.heads.golden_check", json.dumps(asked)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -33,7 +33,7 @@ class Judge:
     def __init__(self, client: str | None, keys: Sequence[str]) -> None:
         self._client = client
         try:
-            self._ring = Keyring(tuple(DistantKey.from_text(key) for key in keys))
+            self._ring = Keyring.from_texts(keys, DistantKey)
         except KeyUnusable as error:
             raise HeadError(f"head_keys: {error}") from error
         self._settings = hashlib.sha256(
@@ -59,9 +59,7 @@ class Judge:
         lists = KeyHistory.from_bytes(bytes(row["history"])).lists
         if not lists:
             return self._ring
-        current = lists[-1].content
-        keys = tuple(DistantKey(key.raw) for key in current.public_keys)
-        return Keyring(keys, current.threshold, current)
+        return Keyring.of_list(lists[-1].content, DistantKey)
 
     def verify(
         self,

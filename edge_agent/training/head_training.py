@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, Any
 
+from edge_agent.child import python
 from edge_agent.errors import TrainingError
 from export.bundle.manifest import NAME_PATTERN
 
@@ -102,7 +102,7 @@ def train_head(
     Raises:
         TrainingError: the child failed; its last line says why.
     """
-    command = [sys.executable, "-m", "edge_agent.training.local_training", str(data), "--out", str(out)]
+    command = python("edge_agent.training.local_training", str(data), "--out", str(out))
     command += [*training.arguments(), "--json-progress"]
     tail: deque[str] = deque(maxlen=_KEPT_LINES)
     with _child(command, tail) as child:

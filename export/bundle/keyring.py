@@ -25,17 +25,23 @@ class Keyring:
     """The keys that a device trusts now.
 
     keys: whose signatures count;  threshold: how many it takes;  current: the list this comes from, None for the keys
-    of the device's own settings.
+    of the device's own settings;  kind: of the keys, and of those that follow them, for they differ in where they judge.
     """
 
     keys: tuple[PublicKey, ...]
     threshold: int = 1
     current: KeyList | None = None
+    kind: type[PublicKey] = PublicKey
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str]) -> "Keyring":
+    def from_texts(cls, texts: Iterable[str], kind: type[PublicKey] = PublicKey) -> "Keyring":
         """The keys written into a device's settings, each of which may vouch alone. Raises KeyUnusable."""
-        return cls(tuple(PublicKey.from_text(text) for text in texts))
+        return cls(tuple(kind.from_text(text) for text in texts), kind=kind)
+
+    @classmethod
+    def of_list(cls, content: KeyList, kind: type[PublicKey] = PublicKey) -> "Keyring":
+        """The keys of a list that is in force."""
+        return cls(tuple(kind(key.raw) for key in content.public_keys), content.threshold, content, kind)
 
     @property
     def version(self) -> int:
@@ -62,7 +68,7 @@ class Keyring:
                 "keys_forked",
                 f"there are two key lists of version {content.version}; give the next one a greater version",
             )
-        renewed = Keyring(content.public_keys, content.threshold, content)
+        renewed = Keyring.of_list(content, self.kind)
         for ring, whose in ((self, "in force"), (renewed, "in the new list")):
             ring._check(KEYS_DOMAIN + content.to_bytes(), signed.signatures, "keys_unsigned", whose)
         return renewed

@@ -1,6 +1,7 @@
 """The part of `collafuse export` that makes keys, signs with them, and asks whether the signatures suffice."""
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -74,6 +75,14 @@ def keys(
         f"{file}: list {newest.content.version}, {len(trust)} keys, {threshold} must sign, "
         f"{len(newest.signatures.signatures)} have signed it"
     )
+    signed_by = {signature.key for signature in newest.signatures.signatures}
+    for key in newest.content.public_keys:
+        if key.key_id not in signed_by:
+            print(
+                f"note: {key.text} has not signed it: devices enrolled with this key alone take no head until it has; "
+                f"add its signature with `collafuse export sign {file} --key ...`",
+                file=sys.stderr,
+            )
 
 
 def sign(

@@ -52,7 +52,8 @@ def launch(arguments: Sequence[str], ranks: int, max_restarts: int) -> None:
         )
         log.info("ranks_starting", ranks=ranks, max_restarts=max_restarts)
         try:
-            elastic_launch(config, sys.executable)("-m", "collafuse", *arguments)
+            # -P: nothing that lies about in the working directory is run.
+            elastic_launch(config, sys.executable)("-P", "-m", "collafuse", *arguments)
         except ChildFailedError as error:
             _raise_told()
             _, failure = error.get_first_failure()

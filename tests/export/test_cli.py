@@ -101,6 +101,8 @@ def test_keys_are_changed_by_lists_that_travel_in_the_bundle(tmp_path: Path, bun
     signed = run("sign", lists, "--key", tmp_path / "third.pem")
 
     assert "list 2, 2 keys, 2 must sign, 2 have signed it" in changed.output
+    assert f"note: {third} has not signed it" in changed.output
+    assert f"note: {second}" not in changed.output
     assert signed.exit_code == 0
     run("sign", bundle, "--key", tmp_path / "second.pem", "--keys", lists)
     assert "1 of the 2 signatures" in str(run("verify", bundle, "--keys", first).exception)
