@@ -161,7 +161,7 @@ def test_killed_at_every_commit_in_turn_a_job_still_completes_once(
 ) -> None:
     job_id = accept(state, "--count", 6, "--label", 2, "--seed", 11)
     deaths = 0
-    while state_of(state, job_id) != "completed" and deaths < 30:
+    while state_of(state, job_id) != "completed" and deaths < 60:
         when = ("before", "after")[deaths % 2]
         agent = run_agent(
             device.url, "--head", head_bundle, code=MORTAL, COMMITS=str(2 + deaths // 2), WHEN=when

@@ -129,7 +129,7 @@ def test_killed_at_every_commit_in_turn_jobs_from_the_stock_complete_and_share_n
         with Spool(state.spool) as spool:
             return jobs.counts(spool).get("completed") == 2
 
-    while not completed() and deaths < 30:
+    while not completed() and deaths < 60:
         when = ("before", "after")[deaths % 2]
         agent = run_agent(NOWHERE, code=MORTAL, COMMITS=str(1 + deaths // 2), WHEN=when)
         wait_until(lambda agent=agent: agent.exit_code is not None or completed(), "it dies or is done")  # type: ignore[misc]
