@@ -9,15 +9,15 @@ from broker.contract.message import Message
 
 @dataclass
 class Letter:
-    """A delivery; `ends` says what became of it."""
+    """A delivery; `ends` says what became of it. Its body is its content's, unless it came in another state."""
 
     content: Message
     message_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    body: bytes = b""
     ends: list[str] = field(default_factory=list)
 
-    @property
-    def body(self) -> bytes:
-        return codec.encode(self.content)
+    def __post_init__(self) -> None:
+        self.body = self.body or codec.encode(self.content)
 
     @property
     def type(self) -> str:

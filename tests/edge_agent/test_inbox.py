@@ -1,6 +1,5 @@
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +19,8 @@ from edge_agent.link import contract
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage import counters
 from edge_agent.storage.spool import Spool
+from tests.edge_agent.letters import Letter
 from tests.edge_agent.rounds import SCHEDULE, opened_round
-
-
-@dataclass
-class Letter:
-    """A delivery that notes what was done with it, and whether its effect was durable at that moment."""
-
-    content: Message
-    message_id: str
-    body: bytes = b""
-    ends: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.body = self.body or codec.encode(self.content)
-
-    @property
-    def type(self) -> str:
-        return self.content.type_name
-
-    def message(self) -> Message:
-        return codec.decode(self.type, self.body)
-
-    def ack(self) -> None:
-        self.ends.append("ack")
-
-    def refuse(self, reason: str, detail: str) -> None:
-        self.ends.append(f"refused {reason}")
-
 
 Asked = tuple[str, DenoiseV1]
 
