@@ -80,7 +80,12 @@ class Arrivals:
         except BundleError as error:
             if known is not None and known.state == "receiving":
                 store.drop_incoming(transaction, "metered")  # begun before the link was metered
-            _refuse(transaction, message.bundle, manifest, error)
+            if known is not None and verdicts.is_fresh(transaction, known, clock.now()):
+                # Else an announcement that nobody vouches for would end the hour.
+                store.touch(transaction, message.bundle)
+                log.warning("head_refused", bundle=message.bundle, kept=known.reason, error=str(error))
+            else:
+                _refuse(transaction, message.bundle, manifest, error)
             return False
         store.drop_incoming(transaction, reasons.SUPERSEDED)
         _expect(transaction, message, manifest)
