@@ -62,6 +62,10 @@ def why_it_waits(spool: Spool, job: Job, *, connected: bool, has_head: bool) -> 
         return _WAITS_FOR_HEAD[coming]
     if connected or job.state not in {"accepted", "requested", "partial"}:
         return None
+    return _why_without_server(spool, job)
+
+
+def _why_without_server(spool: Spool, job: Job) -> str | None:
     if not any(shelf.label == job.label for shelf in pool.stock(spool)):
         # A job that needs no server is gone on with as soon as the agent has seen it.
         seen = job.state != "accepted" or job.age_seconds(clock.now()) >= _LOOK_SECONDS

@@ -1,8 +1,8 @@
-"""What is settled of a head that was here before: for good when the head itself was tried, for an hour when something else failed.
+"""What is settled of a head that was here before: for good when it was tried, for an hour when something else failed.
 
 A verdict on a head is on its manifest, which names every byte that runs: the same head under another signature is the same head.
-What went wrong on the way to its trial says nothing of it, and anybody who can write into the inbox can bring it about; nor does it
-say anything of a head that this device has no memory for, or not the provider that it is set to.
+What went wrong on the way to its trial says nothing of it, and anybody who can write into the inbox can bring it about.
+Nor is it the head's fault where this device has no memory for it, or not the provider that heads are to run on.
 """
 
 import sqlite3
