@@ -17,6 +17,7 @@ EdgeError
 ├── JobRefused            a request for images makes no sense and was not accepted
 ├── JobFailed             a job ended without pictures; `reason` says why
 ├── HeadError             the head bundle cannot be used
+│   └── ProviderMissing   what it is to run on is not to be had here, whatever the head
 ├── EnergyUnknown         a budget of energy is set, and nobody can say what a step takes
 ├── TrainingError         training a head failed
 └── SimulationError       a fleet cannot be simulated as it was asked for
@@ -117,6 +118,10 @@ class JobFailed(EdgeError):
 
 class HeadError(EdgeError):
     """The head bundle is missing, damaged, or cannot run here."""
+
+
+class ProviderMissing(HeadError):
+    """What heads are to run on is not there, or does not start; nothing is wrong with the head."""
 
 
 class EnergyUnknown(EdgeError):

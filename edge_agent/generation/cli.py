@@ -137,8 +137,10 @@ def _job_bar(spool: "Spool", *, quiet: bool) -> Iterator[Any]:
             words = job.state if running else f"{job.state}, no agent is running"
             total = job.count if job.state == "finishing" else None
             progress.update(task, description=words, completed=job.done, total=total)
-            connected = bool((status.noted(spool).get("link") or {}).get("connected"))
-            why = why_it_waits(spool, job, connected=connected) if running else None
+            noted = status.noted(spool)
+            connected = bool((noted.get("link") or {}).get("connected"))
+            has_head = (noted.get("head") or {}).get("identity") is not None
+            why = why_it_waits(spool, job, connected=connected, has_head=has_head) if running else None
             if why is not None and why not in told:
                 told.append(why)
                 say(why)

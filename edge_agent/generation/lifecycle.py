@@ -9,6 +9,7 @@ import uuid
 
 import structlog
 
+from broker.contract.rounds import RoundV1
 from edge_agent import clock
 from edge_agent.errors import JobFailed
 from edge_agent.generation import jobs, latents, pool
@@ -48,12 +49,11 @@ def start(
     connected: whether the link stands.  may_ask: False leaves a job that needs the server alone: an older one waits for room.
     head_steps: evaluations of the head, None for what the job or else the settings say.
 
-    Returns False when it has to wait, as for the server's contract, or for a first head that is not checked yet. Raises JobFailed
-    when it can never be made as things are, OutboxFull when it has to wait for room.
+    Returns False when it has to wait, as for the server's contract, or for a first head that is on its way or not checked yet.
+    Raises JobFailed when it can never be made as things are, OutboxFull when it has to wait for room.
     """
     round_ = contract.latest(spool)
-    checked = slot.facts is not None or not store.one_is_staged(spool)
-    recipe = write_recipe(settings, slot.facts, round_, head_steps or job.head_steps) if checked else None
+    recipe = _recipe(spool, settings, slot, round_, head_steps or job.head_steps)
     if recipe is None:
         return False
     check_label(job.label, slot.facts, round_)
@@ -106,6 +106,22 @@ def fail(spool: Spool, job_id: str, error: JobFailed) -> None:
     with spool.transaction() as transaction:
         jobs.end(transaction, job_id, "failed", reason=error.reason, detail=error.detail)
     log.warning("job_failed", job_id=job_id, reason=error.reason, error=error.detail)
+
+
+def _recipe(
+    spool: Spool, settings: EdgeSettings, slot: HeadSlot, round_: RoundV1 | None, head_steps: int | None
+) -> Recipe | None:
+    """How a job is made; None while that cannot be said: as `write_recipe`, and as long as a first head may yet be taken up."""
+    coming = store.coming(spool) if slot.facts is None else None
+    if coming == "staged":
+        return None
+    try:
+        return write_recipe(settings, slot.facts, round_, head_steps)
+    except JobFailed as error:
+        # A head may be on its way for days: whoever can do without one does not wait for it.
+        if error.reason == "no_head" and coming is not None:
+            return None
+        raise
 
 
 def _plan(transaction: sqlite3.Connection, job: Job, recipe: Recipe, source: jobs.Source) -> None:

@@ -7,12 +7,17 @@ from edge_agent import clock
 from edge_agent.errors import JobFailed, JobRefused
 from edge_agent.generation import jobs, pool
 from edge_agent.generation.jobs import Job
+from edge_agent.heads import store
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, agent_is_running
 
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
 _WAITS_FOR_LINK = "the job waits for the link to the server"
+_WAITS_FOR_HEAD = {
+    "staged": "the job waits for the first head's check",
+    "receiving": "the job waits for the first head, which is on its way",
+}
 
 
 def wait_for(
@@ -46,13 +51,21 @@ def wait_for(
         _wait_for_change(spool, look_at)
 
 
-def why_it_waits(spool: Spool, job: Job, *, connected: bool) -> str | None:
-    """Why a job waits while the server is out of reach, in words for the one who waits; None when it will go on in a moment.
+def why_it_waits(spool: Spool, job: Job, *, connected: bool, has_head: bool) -> str | None:
+    """Why a job waits for its first head or for the server, in words for the one who waits; None when it will go on in a moment.
 
     connected: whether the link to the broker stands.
+    has_head: whether a head is in use.
     """
+    coming = store.coming(spool) if job.state == "accepted" and not has_head else None
+    if coming is not None:
+        return _WAITS_FOR_HEAD[coming]
     if connected or job.state not in {"accepted", "requested", "partial"}:
         return None
+    return _why_without_server(spool, job)
+
+
+def _why_without_server(spool: Spool, job: Job) -> str | None:
     if not any(shelf.label == job.label for shelf in pool.stock(spool)):
         # A job that needs no server is gone on with as soon as the agent has seen it.
         seen = job.state != "accepted" or job.age_seconds(clock.now()) >= _LOOK_SECONDS

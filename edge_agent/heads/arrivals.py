@@ -78,6 +78,11 @@ class Arrivals:
             verdicts.check_not_given_up(transaction, _manifest_digest(message))
             self._check_turn(transaction, manifest, message)
         except BundleError as error:
+            if known is not None and self._stays(transaction, known):
+                # Else an announcement that nobody vouches for would end the hour of another, or what is on its way.
+                store.touch(transaction, message.bundle)
+                log.warning("head_refused", bundle=message.bundle, kept=known.reason, error=str(error))
+                return False
             if known is not None and known.state == "receiving":
                 store.drop_incoming(transaction, "metered")  # begun before the link was metered
             _refuse(transaction, message.bundle, manifest, error)
@@ -115,6 +120,12 @@ class Arrivals:
             and expected is not None
             and (expected.size_bytes, expected.chunk_bytes) == (message.size_bytes, message.chunk_bytes)
         )
+
+    def _stays(self, transaction: sqlite3.Connection, known: HeadRow) -> bool:
+        """Whether what is known of a bundle is not touched by an announcement of it that is refused."""
+        if known.state == "receiving":
+            return not self._metered
+        return verdicts.is_fresh(transaction, known, clock.now())
 
     def _check_turn(self, transaction: sqlite3.Connection, manifest: Manifest, message: BundleV1) -> None:
         """Raises BundleRefused when the link is metered, something newer is on its way, or there is no room."""

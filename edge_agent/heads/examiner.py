@@ -16,7 +16,16 @@ from edge_agent.storage.spool import Spool
 log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 60.0
-_MAY_BE_THE_DEVICES_FAULT = frozenset({reasons.CHECK_CRASHED, reasons.NOT_READ})
+_MAY_BE_THE_DEVICES_FAULT = frozenset(
+    {
+        reasons.CHECK_CRASHED,
+        reasons.CHECK_KILLED,
+        reasons.CHECK_TIMED_OUT,
+        reasons.NOT_READ,
+        reasons.PROVIDER_MISSING,
+    }
+)
+"""It is tried once more, after a pause in which memory may be free again, or a driver there."""
 
 
 class Examiner:
@@ -81,7 +90,9 @@ class Examiner:
                 return  # another has taken its place meanwhile
             if not reason:
                 store.move(transaction, bundle, "trial")
-            elif reason not in _MAY_BE_THE_DEVICES_FAULT or row.starts >= MAX_STARTS:
+            elif reason in _MAY_BE_THE_DEVICES_FAULT and row.starts < MAX_STARTS:
+                self._not_before = time.monotonic() + _RETRY_SECONDS
+            else:
                 store.move(transaction, bundle, "failed", reason=reason, detail=detail)
         log.info("head_checked", head=row.title, reason=reason or None, detail=detail)
         store.remove_unneeded(self._spool, self._directory)

@@ -20,7 +20,7 @@ import numpy as np
 import structlog
 
 from edge_agent.child import python
-from edge_agent.errors import HeadError
+from edge_agent.errors import HeadError, ProviderMissing
 from edge_agent.heads import reasons
 from edge_agent.heads.head import Head
 from edge_agent.heads.provider import Fallback
@@ -80,9 +80,10 @@ class GoldenCheck:
                 return None
             self.stop()
             return self._verdict(
-                "check_timed_out", "its golden probe was not finished in time on this device"
+                reasons.CHECK_TIMED_OUT, "its golden probe was not finished in time on this device"
             )
-        return self._verdict(reasons.CHECK_CRASHED, f"the process that tried it {_ended_how(code)}")
+        reason = reasons.CHECK_KILLED if code == -signal.SIGKILL else reasons.CHECK_CRASHED
+        return self._verdict(reason, f"the process that tried it {_ended_how(code)}")
 
     def stop(self) -> None:
         """End it, whatever it is doing."""
@@ -132,6 +133,8 @@ def check(
     on_read()
     try:
         head = Head.load(path, provider, threads, fallback)
+    except ProviderMissing as error:
+        return reasons.PROVIDER_MISSING, str(error)
     except HeadError as error:
         return "load_failed", str(error)
     try:

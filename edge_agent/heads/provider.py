@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from edge_agent.errors import HeadError
+from edge_agent.errors import ProviderMissing
 
 Provider = Literal["auto", "cuda", "cpu"]
 Fallback = Literal["error", "cpu"]
@@ -16,7 +16,7 @@ def choose_provider(asked: Provider, available: Sequence[str]) -> str:
     """The onnxruntime provider that serves `asked`.
 
     Raises:
-        HeadError: "cuda" is asked for and onnxruntime has no CUDA.
+        ProviderMissing: "cuda" is asked for and onnxruntime has no CUDA.
     """
     if asked == "cpu":
         return CPU
@@ -24,7 +24,7 @@ def choose_provider(asked: Provider, available: Sequence[str]) -> str:
         return CUDA
     if asked == "auto":
         return CPU
-    raise HeadError(
+    raise ProviderMissing(
         f"{CUDA} is not available, only {', '.join(available)}; install the extra edge-gpu in place of edge, "
         "use --provider cpu, or allow --provider-fallback cpu"
     )
@@ -37,10 +37,10 @@ def check_provider(chosen: str, running: Sequence[str]) -> None:
     device are missing.
 
     Raises:
-        HeadError: it runs elsewhere.
+        ProviderMissing: it runs elsewhere.
     """
     if not running or running[0] != chosen:
-        raise HeadError(
+        raise ProviderMissing(
             f"{chosen} was chosen, but onnxruntime runs the head on {running[0] if running else 'nothing'}; "
             "repair the CUDA installation, use --provider cpu, or allow --provider-fallback cpu"
         )

@@ -95,9 +95,12 @@ def last_state(spool: Spool) -> State | None:
     return None if row is None else row["state"]
 
 
-def one_is_staged(spool: Spool) -> bool:
-    """Whether a whole head is here that was not checked yet; takes no lock."""
-    return spool.row("SELECT 1 FROM heads WHERE state = 'staged'") is not None
+def coming(spool: Spool) -> State | None:
+    """How far the head is that was not checked yet: "staged" when one is whole, else "receiving"; takes no lock."""
+    row = spool.row(
+        "SELECT state FROM heads WHERE state IN ('receiving', 'staged') ORDER BY state = 'staged' DESC LIMIT 1"
+    )
+    return None if row is None else row["state"]
 
 
 def change_count(connection: sqlite3.Connection) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from edge_agent.errors import HeadError
+from edge_agent.errors import HeadError, ProviderMissing
 from edge_agent.heads import assembly, reasons, store
 from edge_agent.heads.examiner import Examiner
 from edge_agent.heads.golden_check import LIMIT_SECONDS
@@ -217,7 +217,10 @@ class HeadUpdater:
             if self._is_spoilt(row):
                 self._roll_back(row.bundle, reasons.FILE_DAMAGED, str(error))
             elif row.state == "trial":
-                self._roll_back(row.bundle, "load_failed", str(error))
+                missing = isinstance(error, ProviderMissing)
+                self._roll_back(
+                    row.bundle, reasons.PROVIDER_MISSING if missing else "load_failed", str(error)
+                )
             else:
                 self._not_loadable.add(row.bundle)
                 log.warning("head_not_loadable", head=row.title, error=str(error))

@@ -1,7 +1,8 @@
-"""What is settled of a head that was here before: for good when the head itself was tried, for an hour when a delivery failed.
+"""What is settled of a head that was here before: for good when it was tried, for an hour when something else failed.
 
 A verdict on a head is on its manifest, which names every byte that runs: the same head under another signature is the same head.
 What went wrong on the way to its trial says nothing of it, and anybody who can write into the inbox can bring it about.
+Nor is it the head's fault where this device has no memory for it, or not the provider that heads are to run on.
 """
 
 import sqlite3
@@ -12,14 +13,17 @@ from edge_agent.heads.store import HeadRow
 from export.errors import BundleRefused
 
 DELIVERY_SECONDS = 3600.0
-"""So long a delivery that failed is not begun again; a reboot ends it too."""
+"""So long a delivery that failed is not begun again, nor a head tried that the device failed; a reboot ends it too."""
 _IN_USE = frozenset({"staged", "trial", "live", "previous"})
-_OF_THE_DELIVERY = frozenset(
+_AGES_OUT = frozenset(
     {
         ("refused", reasons.DAMAGED),
         ("failed", reasons.MALFORMED),
         ("failed", reasons.NOT_AS_ANNOUNCED),
         ("failed", reasons.NOT_READ),
+        ("failed", reasons.CHECK_KILLED),
+        ("failed", reasons.PROVIDER_MISSING),
+        ("rolled_back", reasons.PROVIDER_MISSING),
     }
 )
 _PASSING = frozenset({reasons.FILE_DAMAGED, reasons.FILE_MISSING, reasons.KEY_REVOKED, reasons.SUPERSEDED})
@@ -33,7 +37,12 @@ def is_settled(connection: sqlite3.Connection, row: HeadRow, manifest_digest: st
     """
     if row.state in _IN_USE or _is_on_the_head(row):
         return True  # whatever is announced under its name now
-    if (row.state, row.reason) not in _OF_THE_DELIVERY or row.manifest != manifest_digest:
+    return row.manifest == manifest_digest and is_fresh(connection, row, moment)
+
+
+def is_fresh(connection: sqlite3.Connection, row: HeadRow, moment: Moment) -> bool:
+    """Whether this head came to an end that ages out, and the hour is not over; `moment` is now."""
+    if (row.state, row.reason) not in _AGES_OUT:
         return False
     boot, seconds = connection.execute(
         "SELECT since_boot, since_seconds FROM heads WHERE bundle = ?", (row.bundle,)
@@ -57,5 +66,5 @@ def _is_on_the_head(row: HeadRow) -> bool:
     return (
         row.state in {"failed", "rolled_back"}
         and row.reason not in _PASSING
-        and (row.state, row.reason) not in _OF_THE_DELIVERY
+        and (row.state, row.reason) not in _AGES_OUT
     )

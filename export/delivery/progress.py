@@ -30,7 +30,21 @@ POSTPONED = "metered"
 AHEAD = frozenset({"counter_older", "counter_equal", "superseded"})
 """Why a device does not take the head that has this one or a newer: nothing is wrong with either."""
 TEMPORARY = frozenset(
-    {POSTPONED, "no_room", "superseded", "agent_too_old", "not_received", "not_read", "damaged"}
+    {
+        POSTPONED,
+        "no_room",
+        "superseded",
+        "agent_too_old",
+        "not_received",
+        "not_read",
+        "damaged",
+        "malformed",
+        "not_as_announced",
+        "file_damaged",
+        "file_missing",
+        "check_killed",
+        "provider_missing",
+    }
 )
 """Why a device has not taken the head, and may take it when it is offered again."""
 
@@ -64,7 +78,7 @@ class DeviceProgress(BaseModel):
     @property
     def may_take_it_later(self) -> bool:
         """Whether it makes sense to offer the head again."""
-        return self.state in {"refused", "failed"} and self.reason in TEMPORARY
+        return self.state in FAILURES and self.reason in TEMPORARY
 
     @property
     def did_badly(self) -> bool:

@@ -22,6 +22,7 @@ from diffusion.schedule import NoiseSchedule
 from edge_agent.generation import results
 from edge_agent.generation.jobs import find
 from edge_agent.generation.recipe import Recipe, Slice, denoise_request, noise_keys
+from edge_agent.heads import store
 from edge_agent.heads.head import Head
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
@@ -202,6 +203,23 @@ def test_without_a_broker_the_agent_starts_and_the_job_expires_in_its_own_time(
     assert waiting(state) == []
     assert "secret" not in agent.log.read_text()
     assert agent.stop() == 0
+
+
+def test_whoever_asks_for_images_before_the_first_head_is_there_is_told_what_they_wait_for(
+    state: StateDirectory, run_agent: RunAgent
+) -> None:
+    ready(run_agent(NOWHERE))
+    with Spool(state.spool) as spool, spool.transaction() as transaction:
+        store.put(transaction, "a" * 64, name="ward", version="1", counter=1, state="receiving")
+
+    failed = collafuse("edge", "generate", "--state", state.path, "--ttl", 1)
+
+    assert failed.returncode == 1
+    assert re.fullmatch(
+        r"the job waits for the first head, which is on its way\n"
+        r"error: job [0-9a-f]{32} expired .*at the end it was accepted\n",
+        failed.stderr,
+    )
 
 
 def test_a_link_that_breaks_again_and_again_loses_nothing(

@@ -256,7 +256,7 @@ def test_the_one_who_waits_is_told_what_is_in_stock(spool: Spool, recipe: Recipe
     answer(spool, ask(spool, recipe, 3))
 
     def words(job: Job, *, connected: bool = False) -> str | None:
-        return why_it_waits(spool, job, connected=connected)
+        return why_it_waits(spool, job, connected=connected, has_head=True)
 
     assert words(accept(spool, 3)) is None
     assert words(accept(spool, 4)) == (
@@ -277,13 +277,19 @@ def test_without_a_stock_of_the_label_the_one_who_waits_is_told_to_wait_for_the_
     spool: Spool, settings: MakeSettings, slot: HeadSlot
 ) -> None:
     job = accept(spool, 4, label=2)
-    assert why_it_waits(spool, job, connected=False) is None, "it may need no server"
+    assert why_it_waits(spool, job, connected=False, has_head=True) is None, "it may need no server"
     seen = dataclasses.replace(job, carried_seconds=5.0)
-    assert why_it_waits(spool, seen, connected=False) == "the job waits for the link to the server"
+    assert (
+        why_it_waits(spool, seen, connected=False, has_head=True)
+        == "the job waits for the link to the server"
+    )
     lifecycle.start(spool, job, settings(), slot, connected=False)
     asked = found(spool, job.job_id)
-    assert why_it_waits(spool, asked, connected=False) == "the job waits for the link to the server"
-    assert why_it_waits(spool, asked, connected=True) is None
+    assert (
+        why_it_waits(spool, asked, connected=False, has_head=True)
+        == "the job waits for the link to the server"
+    )
+    assert why_it_waits(spool, asked, connected=True, has_head=True) is None
 
 
 class Crash(Exception):

@@ -12,6 +12,7 @@ from edge_agent.heads import arrivals, store
 from edge_agent.heads.arrivals import Arrivals
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.heads.judge import Judge
+from edge_agent.heads.provider import Provider
 from edge_agent.heads.trial import Terms
 from edge_agent.heads.updater import HeadUpdater
 from edge_agent.storage.spool import Spool
@@ -35,19 +36,20 @@ class HeadDevice:
         max_bytes: int = 256 * 2**20,
         metered: bool = False,
         check_seconds: float = 60.0,
+        provider: Provider = "cpu",
     ) -> None:
         self._state, self._keys, self._terms = state, tuple(keys), terms
         self.spool = spool
         self.directory = state.heads
         self.judge = Judge("ward", keys)
-        self.slot = HeadSlot(own, "cpu", 1, admit=partial(self.judge.admit_own, spool))
+        self.slot = HeadSlot(own, provider, 1, admit=partial(self.judge.admit_own, spool))
         self.arrivals = Arrivals(self.judge, max_bytes, metered=metered)
         self.updater = HeadUpdater(
             spool,
             state.heads,
             self.slot,
             self.judge,
-            provider="cpu",
+            provider=provider,
             threads=1,
             terms=terms,
             check_seconds=check_seconds,
@@ -55,10 +57,14 @@ class HeadDevice:
         self.updater.begin()
         self.slot.refresh()
 
-    def again(self, *, keys: Sequence[str] | None = None, own: Path | None = None) -> "HeadDevice":
+    def again(
+        self, *, keys: Sequence[str] | None = None, own: Path | None = None, provider: Provider = "cpu"
+    ) -> "HeadDevice":
         """The device after its agent ended in order."""
         self.updater.close()
-        return HeadDevice(self._state, self.spool, keys=keys or self._keys, terms=self._terms, own=own)
+        return HeadDevice(
+            self._state, self.spool, keys=keys or self._keys, terms=self._terms, own=own, provider=provider
+        )
 
     def killed(self) -> "HeadDevice":
         """The device after its agent was killed: nothing was closed or counted back."""
@@ -75,6 +81,11 @@ class HeadDevice:
         announcement, chunks = bundles.messages(path)
         self.take(announcement, *chunks)
         return announcement.bundle
+
+    def reboot(self) -> None:
+        """What came to an end did so before the machine was started."""
+        with self.spool.transaction() as transaction:
+            transaction.execute("UPDATE heads SET since_boot = 'the one before'")
 
     def row(self, bundle: str) -> store.HeadRow:
         with self.spool.transaction() as transaction:

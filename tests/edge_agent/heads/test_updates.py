@@ -11,7 +11,7 @@ import pytest
 from broker.contract.heads import ChunkV1
 from edge_agent import clock
 from edge_agent.errors import HeadError
-from edge_agent.heads import arrivals, known_time
+from edge_agent.heads import arrivals, examiner, known_time
 from edge_agent.heads.golden_check import check
 from edge_agent.heads.trial import Terms
 from edge_agent.storage.spool import Spool
@@ -321,8 +321,14 @@ def test_a_check_with_which_the_device_went_down_twice_is_not_made_again(
 
 
 def test_a_check_that_hangs_is_ended(
-    state: StateDirectory, spool: Spool, publish: Publish, key: PrivateKey, plain: Bundle
+    state: StateDirectory,
+    spool: Spool,
+    publish: Publish,
+    key: PrivateKey,
+    plain: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(examiner, "_RETRY_SECONDS", 0.0)
     device = HeadDevice(state, spool, keys=(key.public.text,), terms=TERMS, check_seconds=10.0)
 
     bundle = device.deliver(publish(1, with_trouble(plain, "hang", images=3)))
@@ -332,8 +338,9 @@ def test_a_check_that_hangs_is_ended(
 
 
 def test_a_check_that_does_not_come_as_far_as_the_head_says_nothing_of_it(
-    state: StateDirectory, spool: Spool, publish: Publish, key: PrivateKey
+    state: StateDirectory, spool: Spool, publish: Publish, key: PrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(examiner, "_RETRY_SECONDS", 0.0)
     path = publish(1)
     hurried = HeadDevice(state, spool, keys=(key.public.text,), terms=TERMS, check_seconds=0.0)
     bundle = hurried.deliver(path)
@@ -461,7 +468,7 @@ def test_a_head_that_fails_with_some_number_of_images_is_never_taken_up(
 def test_where_falling_back_is_allowed_a_new_head_is_tried_so_too(publish: Publish) -> None:
     path = publish(1)
 
-    assert check(path, None, "cuda", 1)[0] == "load_failed"
+    assert check(path, None, "cuda", 1)[0] == "provider_missing"
     assert check(path, None, "cuda", 1, "cpu")[0] == ""
 
 

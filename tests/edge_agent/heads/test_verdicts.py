@@ -60,6 +60,20 @@ def test_damage_on_the_way_is_forgiven_by_a_reboot(head_device: HeadDevice, publ
     assert head_device.install(path) == bundle
 
 
+def test_a_false_announcement_does_not_end_the_hour_of_a_damaged_delivery(
+    head_device: HeadDevice, publish: Publish
+) -> None:
+    path = publish(1)
+    bundle = deliver_damaged(head_device, path)
+    announcement, _ = messages(path)
+
+    head_device.take(announcement.model_copy(update={"manifest": b"{}"}))
+    head_device.deliver(path)
+
+    assert head_device.state(bundle) == ("refused", "damaged")
+    assert head_device.row(bundle).attempts == 3
+
+
 def test_damage_shuts_out_no_other_file_of_the_same_head(
     head_device: HeadDevice, publish: Publish, again: Callable[[Path], Path]
 ) -> None:

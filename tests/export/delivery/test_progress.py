@@ -103,11 +103,27 @@ def test_what_was_known_before_the_owner_went_on_is_not_judged_until_it_changes(
 
 
 @pytest.mark.parametrize(
-    "reason", ["no_room", "agent_too_old", "metered", "superseded", "not_read", "damaged"]
+    ("state", "reason"),
+    [
+        ("refused", "no_room"),
+        ("refused", "agent_too_old"),
+        ("refused", "metered"),
+        ("refused", "superseded"),
+        ("refused", "damaged"),
+        ("refused", "malformed"),
+        ("failed", "malformed"),
+        ("failed", "not_as_announced"),
+        ("failed", "not_read"),
+        ("failed", "check_killed"),
+        ("failed", "provider_missing"),
+        ("rolled_back", "provider_missing"),
+        ("rolled_back", "file_damaged"),
+        ("rolled_back", "file_missing"),
+    ],
 )
-def test_who_refused_for_a_reason_that_passes_may_take_it_later(reason: str) -> None:
+def test_whoever_ended_for_a_reason_that_passes_may_take_it_later(state: UpdateState, reason: str) -> None:
     device = DeviceProgress(state="sent")
-    device.note(report("refused", reason))
+    device.note(report(state, reason))
     assert device.may_take_it_later
 
     device.note(report("receiving"))
