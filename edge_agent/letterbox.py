@@ -1,4 +1,7 @@
-"""Letters on loan from the broker: each is dealt with when its sender may have sent it, and none is lost for want of room."""
+"""Letters on loan from the broker: each is dealt with when its sender may have sent it, and none is lost for want of room.
+
+Only of a head's pieces too many to wait for room are dropped: the device tells what it lacks of a head, and that is sent again.
+"""
 
 import time
 from collections import deque
