@@ -304,6 +304,7 @@ class Agent:
                 self._look_at = time.monotonic() + _LOOK_SECONDS
                 for duty in self._parts.patient_duties:
                     duty.turn()
+                self._letterbox.take_set_by()
                 self._observer.look_at_outbox(self._spool)
             self._tell()
         except SpoolError as error:

@@ -120,7 +120,7 @@ def assemble(
                 slot=slot,
                 energy=energy,
                 meter=StepMeter(spool, energy, settings.threads),
-                arrivals=Arrivals(judge, settings.inbox_max_bytes, metered=settings.metered),
+                arrivals=Arrivals(judge, state.path, settings.inbox_max_bytes, metered=settings.metered),
                 metrics=metrics,
                 connection=connection,
                 consumer=consumer,

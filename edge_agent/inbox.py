@@ -79,8 +79,7 @@ def take(spool: Spool, letter: Letter, heads: HeadDesk | None = None) -> Outcome
     if isinstance(message, BundleV1 | ChunkV1) and heads is not None:
         try:
             outcome = _take_head(spool, message, heads)
-        except SpoolFull as error:
-            log.warning("head_waits_for_room", bundle=message.bundle, error=str(error))
+        except SpoolFull:
             return "no_room"
         letter.ack()
         return outcome

@@ -1,7 +1,12 @@
-"""Letters on loan from the broker: each is dealt with when its sender may have sent it, and none is lost for want of room."""
+"""Letters on loan from the broker: each is dealt with when its sender may have sent it, and none is lost for want of room.
+
+Only of a head's pieces too many to wait for room are dropped: the device tells what it lacks of a head, and that is sent again.
+"""
 
 import time
 from collections import deque
+
+import structlog
 
 from broker.consumer import Consumer
 from broker.delivery import Delivery
@@ -11,8 +16,12 @@ from edge_agent.link import senders
 from edge_agent.storage import counters
 from edge_agent.storage.spool import Spool
 
+log = structlog.get_logger(__name__)
+
 PREFETCH = 8
-"""Letters that the broker lends at once; while one of them waits for room, the others come through."""
+"""Letters that the broker lends at once; while some of them wait for room, the others come through."""
+MAX_SET_BY = PREFETCH // 2
+"""So many may wait: were it all of them, the broker would lend nothing more, and answers would stay away."""
 
 
 class Letterbox:
@@ -30,8 +39,8 @@ class Letterbox:
         self._heads = heads
         self._user = user
         self._in_hand: Delivery | None = None
-        # Those of a link that went come again, and the oldest make room for them: no more than PREFETCH can be of this one.
-        self._set_by: deque[Delivery] = deque(maxlen=PREFETCH)
+        self._set_by: deque[Delivery] = deque()
+        self._dropped = 0
 
     def take(self, wait_seconds: float) -> bool:
         """Wait so long for a letter, and deal with it; False when none came.
@@ -50,6 +59,9 @@ class Letterbox:
         """Deal with what heads sent and the disk had no room for, in its order, until there is none again."""
         while self._set_by and inbox.take(self._spool, self._set_by[0], self._heads) != "no_room":
             self._set_by.popleft()
+            if not self._set_by:
+                log.info("head_has_room", dropped=self._dropped)
+                self._dropped = 0
 
     def _deal_with(self, letter: Delivery) -> None:
         """One letter, if its sender may have sent it; a time on it is a time that has passed."""
@@ -62,4 +74,19 @@ class Letterbox:
         if objection is not None:
             letter.refuse("not_allowed", objection)
         elif inbox.take(self._spool, letter, self._heads) == "no_room":
+            self._set_aside(letter)
+
+    def _set_aside(self, letter: Delivery) -> None:
+        """Have what a head sent wait for room; with enough waiting it is dropped: its sender hears what is missing."""
+        if not self._set_by:
+            log.warning("head_waits_for_room", type=letter.type, message_id=letter.message_id)
+        for place, waiting in enumerate(self._set_by):
+            if waiting.body == letter.body:  # of a link that went, most likely: it has come again
+                waiting.ack()
+                self._set_by[place] = letter
+                return
+        if len(self._set_by) < MAX_SET_BY:
             self._set_by.append(letter)
+        else:
+            letter.ack()
+            self._dropped += 1

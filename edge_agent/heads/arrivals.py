@@ -5,8 +5,10 @@ and a reboot cost nothing that had arrived. Nothing that is wrong ends anything:
 """
 
 import hashlib
+import shutil
 import sqlite3
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -17,6 +19,7 @@ from edge_agent.heads import proofs, reasons, store, verdicts
 from edge_agent.heads.judge import Judge
 from edge_agent.heads.store import HeadRow
 from edge_agent.storage.holdings import held_bytes
+from edge_agent.storage.housekeeping import LEAST_FREE_BYTES
 from edge_agent.storage.spool import Spool
 from export.bundle.manifest import Manifest
 from export.errors import BundleError, BundleRefused
@@ -56,12 +59,14 @@ class Arrivals:
     """Takes announcements and pieces out of the inbox, each within the inbox's transaction.
 
     judge: whose heads are taken.
+    directory: on the disk of the spool and of the heads' files.
     max_bytes: quota of what came and is not used yet, latents included.
     metered: the link costs by the byte: no head is taken, until it is announced again on a link that does not.
     """
 
-    def __init__(self, judge: Judge, max_bytes: int, *, metered: bool = False) -> None:
+    def __init__(self, judge: Judge, directory: Path, max_bytes: int, *, metered: bool = False) -> None:
         self._judge = judge
+        self._directory = directory
         self._max_bytes = max_bytes
         self._metered = metered
 
@@ -144,6 +149,22 @@ class Arrivals:
                 "no_room",
                 f"{message.size_bytes} bytes would pass the quota of {self._max_bytes}, of which {taken_bytes} are taken;"
                 " raise inbox_max_bytes",
+            )
+        self._check_disk(message.size_bytes, spare_bytes=held_bytes(transaction) - taken_bytes)
+
+    def _check_disk(self, size_bytes: int, spare_bytes: int) -> None:
+        """Raises BundleRefused when the disk would be full with the head: nothing else could be written down then.
+
+        spare_bytes: of the spool, which the pieces may take.
+        """
+        # For a moment the pieces and the file made of them are there side by side.
+        needed_bytes = 2 * size_bytes + LEAST_FREE_BYTES
+        free_bytes = shutil.disk_usage(self._directory).free + spare_bytes
+        if free_bytes < needed_bytes:
+            raise BundleRefused(
+                "no_room",
+                f"a head of {size_bytes} bytes needs {needed_bytes} of the disk, of which {free_bytes} are free: free some"
+                " space and have it announced again",
             )
 
 

@@ -30,7 +30,8 @@ _PER_TURN = 100
 _DAY_SECONDS = 86_400.0
 _TO_FETCH_SECONDS = 60.0
 """For so long pictures stay whatever the quota: whoever asked for them is only just being told that they are there."""
-_LEAST_FREE_BYTES = 32 * 2**20
+LEAST_FREE_BYTES = 32 * 2**20
+"""With less than that a disk counts as full."""
 _LEFT_BY_CRASHES = (".draft", ".gone")
 _ENDED = "('completed', 'failed', 'expired')"
 
@@ -173,7 +174,7 @@ class Housekeeper:
         return doomed[:_PER_TURN]
 
     def _disk_is_full(self) -> bool:
-        return shutil.disk_usage(self._state.path).free < _LEAST_FREE_BYTES
+        return shutil.disk_usage(self._state.path).free < LEAST_FREE_BYTES
 
     def _remove_folder(self, name: str) -> bool:
         """Before the job is forgotten: a folder without its job would be a stray. False when it has to stay."""

@@ -11,6 +11,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
+from broker.contract.heads import ChunkV1
 from broker.contract.telemetry import TelemetryV1
 from broker.settings import BrokerSettings
 from edge_agent import clock
@@ -26,6 +27,7 @@ from edge_agent.storage.state import StateDirectory
 from monitoring.metrics import BrokerMetrics, EdgeMetrics
 from tests.conftest import wait_until
 from tests.edge_agent.agents import NOWHERE
+from tests.edge_agent.letters import Letter
 
 MakeSettings = Callable[..., EdgeSettings]
 
@@ -151,6 +153,33 @@ def test_in_the_middle_of_a_large_job_the_others_are_served(
 
         assert state_of(spool, large) == "completed"
         assert set(seen) == {"finishing"}, "the other was answered and telemetry written before it was done"
+
+
+def test_in_the_middle_of_a_large_job_what_waited_for_room_is_taken(
+    agent: Callable[..., Any], whole_head: Path
+) -> None:
+    with agent(head=whole_head, telemetry_seconds=86_400) as (agent_, spool):
+        agent_.turn(0)
+        waiting = Letter(ChunkV1(bundle="a" * 64, index=0, content=b"of nothing"))
+        large = accept(spool, count=64, label=1)
+        observe = agent_._observe_step
+        taken_while: list[str] = []
+
+        def on_step(images: int, seconds: float) -> None:
+            observe(images, seconds)
+            agent_._look_at = 0.0
+            if not agent_._letterbox._set_by and not waiting.ends:
+                agent_._letterbox._set_by.append(waiting)
+            elif waiting.ends:
+                taken_while.append(state_of(spool, large))
+
+        agent_._observe_step = on_step
+        agent_._jobs_may_have_changed = True
+        agent_.turn(0)
+
+        assert state_of(spool, large) == "completed"
+        assert set(taken_while) == {"finishing"}
+        assert waiting.ends == ["ack"]
 
 
 def test_an_agent_that_cannot_begin_leaves_no_open_files_behind() -> None:

@@ -11,15 +11,21 @@ import httpx
 import numpy as np
 import pika
 
+from broker import identities
 from broker.address import BrokerSettings
 from broker.codec import digest, encode
+from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_UP, QUEUE_SAMPLES
+from export.bundle.bundle import read_bundle
+from export.bundle.keys import PrivateKey
 from export.checkpoint import save_checkpoint
 from export.head_export import export_head
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
+from tests.edge_agent.heads.bundles import signed, with_ballast, write
+from tests.edge_agent.heads.deliveries import send
 from tests.edge_agent.server import Server
 from tests.export.heads import SCHEDULE as HEAD_SCHEDULE
 from tests.export.heads import metadata_of, random_network, write_checkpoint
@@ -178,6 +184,42 @@ def test_a_spool_damaged_on_a_full_disk_is_set_aside_once_there_is_room(
     facts = json.loads(text)
     assert facts["ledger"]["releases"] == 8
     assert len(facts["quarantine"]) == 1
+
+
+def test_a_head_for_which_the_disk_is_too_small_is_refused_and_the_device_works_on(
+    node: NodeInfo, server_settings: BrokerSettings, device_url: str, on_small_disk: Start, tmp_path: Path
+) -> None:
+    key = PrivateKey.generate()
+    export_head(
+        write_checkpoint(tmp_path / "head.safetensors", random_network(seed=0)), tmp_path / "plain.bundle"
+    )
+    plain = read_bundle(tmp_path / "plain.bundle")
+    own = write(tmp_path / "own.bundle", signed(plain, key, client="ward", counter=1, version="1"))
+    large = signed(with_ballast(plain, 5 * 2**19), key, client="ward", counter=2, version="2")
+    head = write(tmp_path / "head.bundle", large)
+    np.savez(tmp_path / "few.npz", images=np.zeros((8, 1, 8, 8), np.float32))
+    state = tmp_path / "small" / "edge"
+    with Management(node.management_url, node.user, node.password) as management:
+        owner = identities.owner(management, "ward", address=server_settings)
+    agent = on_small_disk(
+        "edge", "run", "--state", state, "--head", own, "--head-keys", key.public.text,
+        "--schedule-steps", 200, "--threads", 1, "--no-api",
+        megabytes=3, environment={"COLLAFUSE_BROKER_URL": device_url},
+    )  # fmt: skip
+    wait_for_event(agent, "broker_connected")
+
+    bundle = send(owner, BrokerSettings.from_url(device_url).user, head)
+
+    wait_for_event(agent, "head_refused")
+    code, text = _inside(agent, "edge", "head", "status", "--state", state, "--json")
+    assert code == 0, text
+    row = next(row for row in json.loads(text)["heads"] if row["bundle"] == bundle)
+    assert (row["state"], row["reason"]) == ("refused", "no_room")
+    code, text = _inside(agent, "edge", "contribute", tmp_path / "few.npz", "--state", state)
+    assert code == 0, text
+    code, text = _inside(agent, "edge", "generate", "--count", 1, "--no-wait", "--state", state)
+    assert code == 0, text
+    assert "spool_full" not in agent.events()
 
 
 def test_an_answer_that_came_while_the_disk_was_full_is_kept_once_there_is_room(

@@ -43,7 +43,7 @@ class HeadDevice:
         self.directory = state.heads
         self.judge = Judge("ward", keys)
         self.slot = HeadSlot(own, provider, 1, admit=partial(self.judge.admit_own, spool))
-        self.arrivals = Arrivals(self.judge, max_bytes, metered=metered)
+        self.arrivals = Arrivals(self.judge, state.path, max_bytes, metered=metered)
         self.updater = HeadUpdater(
             spool,
             state.heads,

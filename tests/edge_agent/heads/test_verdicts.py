@@ -74,6 +74,21 @@ def test_a_false_announcement_does_not_end_the_hour_of_a_damaged_delivery(
     assert head_device.row(bundle).attempts == 3
 
 
+def test_a_false_announcement_takes_nothing_of_what_is_on_its_way(
+    head_device: HeadDevice, publish: Publish
+) -> None:
+    announcement, chunks = messages(publish(1))
+    head_device.take(announcement, chunks[0])
+
+    head_device.take(announcement.model_copy(update={"manifest": b"{}"}))
+    smaller = announcement.model_copy(
+        update={"chunk_bytes": announcement.chunk_bytes // 2, "manifest": b"{}"}
+    )
+    head_device.take(smaller, *chunks[1:])
+
+    head_device.turn_until(announcement.bundle, "trial")
+
+
 def test_damage_shuts_out_no_other_file_of_the_same_head(
     head_device: HeadDevice, publish: Publish, again: Callable[[Path], Path]
 ) -> None:

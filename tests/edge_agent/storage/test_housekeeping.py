@@ -196,7 +196,7 @@ def test_on_a_full_disk_even_the_youngest_but_one_goes(
     spool: Spool, state: StateDirectory, keeper: MakeHousekeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [ended(spool, state, side=300) for _ in range(2)]
-    monkeypatch.setattr(housekeeping, "_LEAST_FREE_BYTES", 2**62)  # no disk has as much
+    monkeypatch.setattr(housekeeping, "LEAST_FREE_BYTES", 2**62)  # no disk has as much
 
     keeper(max_bytes=1).turn()
 
@@ -308,7 +308,7 @@ def test_when_nothing_can_be_written_pictures_go_all_the_same(
     """As on a full disk: the room that is made is what the next turn writes with."""
     made = [ended(spool, state, side=300) for _ in range(4)]
     housekeeper = keeper(max_bytes=400_000)
-    monkeypatch.setattr(housekeeping, "_LEAST_FREE_BYTES", 2**62)
+    monkeypatch.setattr(housekeeping, "LEAST_FREE_BYTES", 2**62)
     spool.rows("PRAGMA query_only = 1")
 
     with pytest.raises(SpoolError):
