@@ -81,9 +81,7 @@ def test_a_false_announcement_takes_nothing_of_what_is_on_its_way(
     head_device.take(announcement, chunks[0])
 
     head_device.take(announcement.model_copy(update={"manifest": b"{}"}))
-    smaller = announcement.model_copy(
-        update={"chunk_bytes": announcement.chunk_bytes // 2, "manifest": b"{}"}
-    )
+    otherwise_cut = {"chunk_bytes": announcement.chunk_bytes * 2, "manifest": b"{}"}
     head_device.take(announcement.model_copy(update=otherwise_cut), *chunks[1:])
 
     head_device.turn_until(announcement.bundle, "trial")
