@@ -1,5 +1,6 @@
 """Prometheus' own tool accepts the configuration, and every alert has been seen to fire and to be silent."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from broker.topology import FEDERATION
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "monitoring" / "prometheus"
@@ -53,3 +56,13 @@ def test_every_alert_says_what_happened_and_what_to_do() -> None:
         assert set(alert) == {"alert", "expr", "for", "labels", "annotations"}
         assert alert["labels"]["severity"] in {"page", "ticket"}
         assert set(alert["annotations"]) == {"summary", "action", "runbook_url"}
+
+
+def test_a_queue_counts_as_nearly_full_by_the_limits_that_it_is_declared_with() -> None:
+    rules = (PROMETHEUS / "recording.yml").read_text(encoding="utf-8")
+    found = re.findall(r'collafuse_queue_message_bytes\{queue="(\w+)"\} / (\d+)', rules)
+    assert {name: int(limit) for name, limit in found} == {
+        queue.name: queue.arguments["x-max-length-bytes"]
+        for queue in FEDERATION.queues
+        if queue.arguments["x-overflow"] == "reject-publish"
+    }
