@@ -4,7 +4,6 @@ import importlib
 import re
 from typing import Any
 
-import click
 import typer.main
 
 from collafuse.cli import ROOMS
@@ -44,6 +43,6 @@ def complaint(words: list[str]) -> str | None:
     command, rest = find_command(words)
     try:
         command.make_context("collafuse", list(rest)).close()
-    except click.ClickException as error:
+    except typer.TyperException as error:
         return error.format_message()
     return None

@@ -39,7 +39,7 @@ def read(name: str) -> Runbook:
     text = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
     head, *rest = re.split(r"^## ", text, flags=re.MULTILINE)
     parts = dict(section.split("\n", 1) for section in rest)
-    return Runbook(name, text, head, {heading: content.strip() for heading, content in parts.items()})
+    return Runbook(name, text, head, {heading: content.strip("\n") for heading, content in parts.items()})
 
 
 def names() -> list[str]:

@@ -20,7 +20,7 @@ ROOMS = ("broker", "server_worker", "edge_agent", "monitoring")
 SEVERITY = {alert["alert"]: alert["labels"]["severity"] for alert in alerts()}
 PAGES = [runbook.read(name) for name in runbook.names()]
 QUERY = ["promtool", "query", "instant", "http://127.0.0.1:9090"]
-OF_THE_MACHINE = {"chmod", "df", "dmesg", "grep", "head", "openssl", "tail"}
+OF_THE_MACHINE = {"chmod", "df", "dmesg", "grep", "head", "nvidia-smi", "openssl", "tail"}
 IN_A_CONTAINER = {
     "collafuse",
     "df",
