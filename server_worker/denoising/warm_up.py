@@ -56,6 +56,7 @@ def warm_up(
     cost = StepCost.measured(seconds)
     log.info(
         "warmed_up",
+        device=str(execution.device),
         version=runner.backbone.number,
         seconds=round(time.monotonic() - started, 2),
         step_seconds={str(size): round(value, 5) for size, value in seconds.items()},

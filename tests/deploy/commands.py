@@ -36,3 +36,13 @@ def commands_of(page: str) -> list[list[str]]:
     """Every `collafuse …` in a page's code, as words."""
     called = re.compile(rf"(?:^|\s)collafuse ((?:{'|'.join(ROOMS)}) .+)")
     return [match.group(1).split() for line in code_of(page) if (match := called.search(line))]
+
+
+def complaint(words: list[str]) -> str | None:
+    """What the command line says of these words (those after `collafuse`); None if it would take them."""
+    command, rest = find_command(words)
+    try:
+        command.make_context("collafuse", list(rest)).close()
+    except typer.TyperException as error:
+        return error.format_message()
+    return None

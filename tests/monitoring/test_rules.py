@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from broker.topology import FEDERATION
+
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "monitoring" / "prometheus"
 RULE_TESTS = sorted((Path(__file__).parent / "rules").glob("*.yml"))
-OPERATIONS = ROOT / "docs" / "operations.md"
 
 
 def promtool(*arguments: str | Path) -> str:
@@ -54,9 +55,14 @@ def test_every_alert_says_what_happened_and_what_to_do() -> None:
     for alert in alerts():
         assert set(alert) == {"alert", "expr", "for", "labels", "annotations"}
         assert alert["labels"]["severity"] in {"page", "ticket"}
-        assert set(alert["annotations"]) == {"summary", "action"}
+        assert set(alert["annotations"]) == {"summary", "action", "runbook_url"}
 
 
-def test_every_alert_has_its_section_in_the_operators_manual() -> None:
-    sections = set(re.findall(r"^### (Collafuse\w+)$", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE))
-    assert sections == {alert["alert"] for alert in alerts()}
+def test_a_queue_counts_as_nearly_full_by_the_limits_that_it_is_declared_with() -> None:
+    rules = (PROMETHEUS / "recording.yml").read_text(encoding="utf-8")
+    found = re.findall(r'collafuse_queue_message_bytes\{queue="(\w+)"\} / (\d+)', rules)
+    assert {name: int(limit) for name, limit in found} == {
+        queue.name: queue.arguments["x-max-length-bytes"]
+        for queue in FEDERATION.queues
+        if queue.arguments["x-overflow"] == "reject-publish"
+    }
