@@ -10,6 +10,7 @@ from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
 from edge_agent.errors import JobFailed
 from edge_agent.generation import pool, pool_surplus
 from edge_agent.generation.recipe import Recipe
+from edge_agent.storage import counters
 from edge_agent.storage.holdings import held_bytes
 from edge_agent.storage.spool import Spool
 
@@ -107,10 +108,7 @@ def note_error(transaction: sqlite3.Connection, label: int | None, error: str | 
 
 def hear_version(transaction: sqlite3.Connection, version: int) -> None:
     """Note the backbone version that the server spoke of last; it may go back when an operator takes one back."""
-    transaction.execute(
-        "INSERT INTO counters (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        (_HEARD, version),
-    )
+    counters.put(transaction, _HEARD, version)
 
 
 def version_heard(spool: Spool) -> int | None:

@@ -75,31 +75,28 @@ class HeadSlot:
         """Whether the head in use is not believed yet."""
         return self.on_failure is not None
 
-    def refresh(self, on_change: Callable[[], None] | None = None) -> None:
+    def refresh(self) -> None:
         """Load the settings' bundle if its file changed since the last look, unless a delivered head is in its place.
 
         A bad one is reported once and changes nothing else.
         """
-        changed = self.look()
+        self.look()
         if self.delivered is None:
-            changed |= self._load_own()
-        if changed and on_change is not None:
-            on_change()
+            self._load_own()
 
-    def look(self) -> bool:
-        """Judge the settings' bundle without loading it, if its file changed since the last look; says whether it did."""
+    def look(self) -> None:
+        """Judge the settings' bundle without loading it, if its file changed since the last look."""
         if self._path is None:
-            return False
+            return
         signature = _signature(self._path)
         if signature == self._seen and (signature is not None or self.error is not None):
-            return False
+            return
         self._seen = signature
         try:
             self.own = _judged(self._path, self._admit)
             self._wanted, self.error = True, None
         except HeadError as error:
             self._refuse(error)
-        return True
 
     def prefers_own(self, counter: int) -> bool:
         """Whether the settings' bundle is at least as new as a delivered one of this counter."""

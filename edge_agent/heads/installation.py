@@ -137,7 +137,7 @@ def _put(
         version=manifest.version,
         counter=manifest.counter,
         state=state,
-        manifest=hashlib.sha256(bundle.manifest_bytes).hexdigest(),
+        manifest=bundle.manifest_digest,
         allow_older=allow_older,
     )
     proofs.put(transaction, digest, bundle.manifest_bytes, bundle.signatures.to_bytes())

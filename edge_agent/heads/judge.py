@@ -112,7 +112,7 @@ class Judge:
         What was taken once is taken again, also when its key has been replaced since: a change of keys leaves no device
         without a head. Only other `head_keys` in the settings make it be judged anew.
         """
-        digest = hashlib.sha256(bundle.manifest_bytes).hexdigest()
+        digest = bundle.manifest_digest
         with spool.transaction() as transaction:
             taken = transaction.execute(
                 "SELECT 1 FROM own_head WHERE manifest = ? AND settings = ?", (digest, self._settings)

@@ -263,10 +263,7 @@ def note_work(connection: sqlite3.Connection, bundle: str, images: int, seconds:
 
 def note_key_revoked(connection: sqlite3.Connection, revoked: bool) -> None:
     """Write down whether the head in use is one whose key is trusted no longer; telemetry tells it with the counters."""
-    connection.execute(
-        "INSERT INTO counters (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        (_KEY_REVOKED, revoked),
-    )
+    counters.put(connection, _KEY_REVOKED, revoked)
 
 
 def key_revoked(spool: Spool) -> bool:

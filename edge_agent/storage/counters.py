@@ -15,6 +15,14 @@ def add(transaction: sqlite3.Connection, name: str, count: int = 1) -> int:
     return int(row[0])
 
 
+def put(transaction: sqlite3.Connection, name: str, value: int) -> None:
+    """Let a counter stand at `value`."""
+    transaction.execute(
+        "INSERT INTO counters (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (name, value),
+    )
+
+
 def value(spool: Spool, name: str) -> int:
     """How a counter stands; 0 when nothing was ever counted."""
     row = spool.row("SELECT value FROM counters WHERE name = ?", (name,))

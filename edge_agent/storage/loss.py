@@ -7,6 +7,7 @@ any image, and a device with a budget releases nothing until its operator has sa
 import sqlite3
 from dataclasses import dataclass
 
+from edge_agent.storage import counters
 from edge_agent.storage.journal import Journal
 from edge_agent.storage.spool import BEGAN_ANEW, Spool
 
@@ -52,14 +53,9 @@ def began_anew(spool: Spool) -> bool:
 def write(transaction: sqlite3.Connection, loss: Loss) -> None:
     """Write down what is known of losses, and that somebody has looked."""
     transaction.execute("DELETE FROM counters WHERE name = ?", (BEGAN_ANEW,))
-    transaction.executemany(
-        "INSERT INTO counters (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        [
-            (name, value)
-            for name, value in ((_SINCE, loss.since), (_ACKNOWLEDGED, loss.acknowledged))
-            if value
-        ],
-    )
+    for name, value in ((_SINCE, loss.since), (_ACKNOWLEDGED, loss.acknowledged)):
+        if value:
+            counters.put(transaction, name, value)
 
 
 def acknowledge(spool: Spool) -> bool:

@@ -65,6 +65,11 @@ class Bundle:
         """What the signatures are over."""
         return self.manifest.to_bytes()
 
+    @property
+    def manifest_digest(self) -> str:
+        """SHA-256 of it in hex: which head this is, whoever has signed it."""
+        return _sha256(self.manifest_bytes)
+
 
 def member_digests(onnx: bytes, schedule: NoiseSchedule, golden: Golden) -> dict[str, str]:
     """SHA-256 (hex) of every member the manifest vouches for."""
