@@ -81,6 +81,7 @@ class Connection:
         self._thread = threading.Thread(target=self._run, name=f"amqp-{name}", daemon=True)
         self._users: dict[ChannelUser, Channel | None] = {}
         self._user_backoff: dict[ChannelUser, Backoff] = {}
+        self._replacing: set[ChannelUser] = set()
         self._backoff = backoff or Backoff()
         self._opened_at: dict[object, float] = {}
         self._amqp: pika.SelectConnection | None = None
@@ -232,7 +233,9 @@ class Connection:
 
         On the I/O thread only.
         """
-        if self._users.get(user) is not None:
+        # One at a time: a broker that is slow to answer would be asked for more and more of them.
+        if self._users.get(user) is not None and user not in self._replacing:
+            self._replacing.add(user)
             self._open_channel(user, unless)
 
     def check_ready(self) -> None:
@@ -291,6 +294,7 @@ class Connection:
     def _opened(self, amqp: pika.SelectConnection) -> None:
         log.info("broker_connected", connection=self.name, host=self._address[0], port=self._address[1])
         self._amqp = amqp
+        self._replacing.clear()
         self._opened_at[self] = time.monotonic()
         amqp.add_on_connection_blocked_callback(lambda _, frame: self._tell_blocked(str(frame.method.reason)))
         amqp.add_on_connection_unblocked_callback(lambda _, __: self._tell_blocked(None))
@@ -364,6 +368,7 @@ class Connection:
     def _detach(self, user: ChannelUser) -> None:
         channel = self._users.pop(user, None)
         self._user_backoff.pop(user, None)
+        self._replacing.discard(user)
         self._opened_at.pop(user, None)
         if channel is not None and channel.is_open:
             channel.close()
@@ -375,6 +380,7 @@ class Connection:
             return
 
         def opened(channel: Channel) -> None:
+            self._replacing.discard(user)
             if user not in self._users or unless():
                 channel.close()
                 return

@@ -17,7 +17,7 @@ from collafuse.demo.design import Design
 from collafuse.demo.errors import DemoFailed
 from collafuse.demo.processes import Processes
 
-START_TIMEOUT_SECONDS = 60.0
+START_TIMEOUT_SECONDS = 180.0
 TRAINER = "train-worker"
 
 Metrics = dict[str, list[tuple[dict[str, str], float]]]

@@ -33,7 +33,7 @@ from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 
 QUIET_SECONDS = 1.0
-CONNECT_SECONDS = 15.0
+CONNECT_SECONDS = 60.0
 
 
 def histogram(sources: Sequence[Metrics], name: str, **labels: str) -> Spread | None:

@@ -15,7 +15,7 @@ from typing import Self
 
 from collafuse.demo.errors import DemoFailed
 
-STOP_TIMEOUT_SECONDS = 20.0
+STOP_TIMEOUT_SECONDS = 60.0
 POLL_SECONDS = 0.1
 CALM = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "COLUMNS": "200"}
 """Several processes share few cores: none of them may take all for itself."""

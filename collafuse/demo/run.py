@@ -35,7 +35,7 @@ from evaluation.results import (
 from server_worker import versions
 from server_worker.storage import Storage
 
-ARRIVAL_SECONDS = 60.0
+ARRIVAL_SECONDS = 180.0
 
 
 def run(design: Design, out: Path, narrator: Narrator) -> tuple[Path, Path, DemoResult]:

@@ -11,6 +11,7 @@ from benchmarks import edge, fleet, fleet_rollout, report
 from benchmarks.devices import a_node
 from benchmarks.report import Result
 from broker.node.local_node import NodeInfo
+from tests.conftest import WAIT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(
@@ -27,7 +28,7 @@ def test_every_benchmark_has_its_two_modes(name: str) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=WAIT_SECONDS,
         cwd=ROOT,
     )
 
@@ -45,7 +46,7 @@ def test_what_a_connection_logs_stays_out_of_the_printed_object(node: NodeInfo) 
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=WAIT_SECONDS,
         cwd=ROOT,
     )
 

@@ -26,7 +26,7 @@ from broker.settings import BrokerSettings
 from monitoring.metrics import BrokerMetrics
 from tests.broker import examples
 from tests.broker.conftest import wait_refused
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 
 ACCESS_REFUSED, PRECONDITION_FAILED = 403, 406
 DEVICES = [("ward", "pc-1"), ("ward", "pc-10"), ("ward-a", "pc-1"), ("a-ward", "pc-1"), ("ward", "pc-1-x")]
@@ -145,7 +145,7 @@ def test_a_reply_to_of_the_senders_choosing_is_not_even_seen(
     connection = Connection(server_settings, name="test", metrics=BrokerMetrics(CollectorRegistry()))
     consumer = connection.consumer(topology.QUEUE_DENOISE, prefetch=1)
     with connection:
-        delivery = consumer.get(20)
+        delivery = consumer.get(WAIT_SECONDS)
         assert delivery is not None
         assert expect_user(delivery) == ("ward", "pc-1")
         assert not hasattr(delivery, "reply_to")
@@ -181,7 +181,7 @@ def test_a_device_may_hold_so_many_connections_and_no_more(node: NodeInfo) -> No
             wait_refused(one_more, r"no more connections: .*limit \(2\)")
             # It keeps trying, and gets in when there is room.
             first.close()
-            one_more.wait_connected(30)
+            one_more.wait_connected(WAIT_SECONDS)
     with pika.BlockingConnection(url) as link:
         for _ in range(3):
             link.channel()
@@ -213,7 +213,7 @@ def test_more_keys_in_a_header_do_not_make_a_device_another(
     connection = Connection(server_settings, name="test", metrics=BrokerMetrics(CollectorRegistry()))
     consumer = connection.consumer(topology.QUEUE_SAMPLES, prefetch=4)
     with connection:
-        delivery = consumer.get(20)
+        delivery = consumer.get(WAIT_SECONDS)
         assert delivery is not None
         assert expect_user(delivery) == ("ward", "pc-1")
         delivery.ack()
@@ -235,12 +235,12 @@ def test_revoking_ends_open_connections_at_once(node: NodeInfo) -> None:
         for connection in connections:
             connection.publisher()
             connection.start()
-            connection.wait_connected(20)
+            connection.wait_connected(WAIT_SECONDS)
 
         assert identities.revoke(management, "ward", "leaving", vhost=node.vhost)
 
         for connection in connections:
-            wait_until(lambda c=connection: not c.connected, "the open connection ends", 5)  # type: ignore[misc]
+            wait_until(lambda c=connection: not c.connected, "the open connection ends")  # type: ignore[misc]
             wait_refused(connection, "user or the password")
             connection.stop()
         assert not identities.revoke(management, "ward", "leaving", vhost=node.vhost)
@@ -254,11 +254,11 @@ def test_renewing_ends_what_is_open_under_the_old_password(node: NodeInfo) -> No
             BrokerSettings.from_url(stolen.amqp_url), name="test", metrics=BrokerMetrics(CollectorRegistry())
         )
         with thief:
-            thief.wait_connected(20)
+            thief.wait_connected(WAIT_SECONDS)
 
             mine = identities.enroll(management, "ward", "renewed", address=address, renew=True)
 
-            wait_until(lambda: not thief.connected, "the open connection ends", 5)
+            wait_until(lambda: not thief.connected, "the open connection ends")
             wait_refused(thief, "user or the password")
         with pika.BlockingConnection(pika.URLParameters(mine.amqp_url)) as link:
             link.channel().basic_get(inbox("ward_renewed"))

@@ -17,6 +17,7 @@ from broker.address import BrokerSettings
 from broker.certificates import Authority, Pair, write_server
 from broker.errors import CertificateError
 from broker.parameters import tls_context
+from tests.conftest import WAIT_SECONDS
 
 
 @pytest.fixture
@@ -145,5 +146,5 @@ def test_a_broker_is_known_by_a_certificate_that_is_valid_now_and_a_brokers(
             else:
                 with pytest.raises(ssl.SSLCertVerificationError, match=complaint):
                     tls_context(settings).wrap_socket(link, server_hostname="localhost")
-        thread.join(10)
+        thread.join(WAIT_SECONDS)
         assert not thread.is_alive()

@@ -23,7 +23,7 @@ from broker.settings import BrokerSettings
 from broker.topology import FEDERATION, QUEUE_DEAD, QUEUE_DENOISE, declare
 from monitoring.metrics import BrokerMetrics
 from tests.broker.conftest import wait_refused
-from tests.conftest import is_registered, wait_until
+from tests.conftest import WAIT_SECONDS, is_registered, wait_until
 from tests.link import Link
 
 Connect = Callable[[BrokerSettings], Connection]
@@ -93,11 +93,11 @@ def test_what_is_confirmed_stands_in_the_queue(
 ) -> None:
     connection = connect(server_settings)
     publisher = connection.publisher(window=16)
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
 
     futures = [publisher.send(to(queue, str(number).encode())) for number in range(200)]
 
-    done, waiting = wait(futures, timeout=20)
+    done, waiting = wait(futures, timeout=WAIT_SECONDS)
     assert not waiting
     assert [future.exception() for future in done] == [None] * 200
     wait_until(lambda: depth(node, queue) == 200, "all confirmed messages stand in the queue")
@@ -108,7 +108,7 @@ def test_a_message_for_no_queue_is_an_error_and_the_next_one_is_not(
 ) -> None:
     connection = connect(server_settings)
     publisher = connection.publisher()
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
 
     lost, kept = publisher.send(to("no-such-queue")), publisher.send(to(queue))
 
@@ -124,7 +124,7 @@ def test_a_full_queue_is_an_error(node: NodeInfo, server_settings: BrokerSetting
         amqp.channel().queue_declare(name, durable=True, arguments=limits)
     connection = connect(server_settings)
     publisher = connection.publisher()
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
     publisher.publish(to(name))
 
     with pytest.raises(Nacked, match=name):
@@ -156,13 +156,13 @@ def test_a_delivery_carries_its_envelope_and_goes_when_acked(
 ) -> None:
     connection = connect(server_settings)
     publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=4)
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
     receipt = ReceiptV1(batch_id="ab" * 32, samples=3, duplicate=False)
     publisher.publish(
         outgoing(receipt, exchange="", routing_key=queue, message_id="one", correlation_id="other")
     )
 
-    delivery = consumer.get(10)
+    delivery = consumer.get(WAIT_SECONDS)
 
     assert delivery is not None
     assert delivery.message() == receipt
@@ -181,15 +181,15 @@ def test_what_is_not_acked_comes_again_counted(
 ) -> None:
     first = connect(server_settings)
     held = first.consumer(queue, prefetch=1)
-    first.wait_connected(10)
+    first.wait_connected(WAIT_SECONDS)
     first_publisher = first.publisher()
-    first.wait_connected(10)
+    first.wait_connected(WAIT_SECONDS)
     first_publisher.publish(to(queue, message_id="mine"))
-    assert held.get(10) is not None
+    assert held.get(WAIT_SECONDS) is not None
     first.stop()
 
     second = connect(server_settings).consumer(queue, prefetch=1)
-    again = second.get(10)
+    again = second.get(WAIT_SECONDS)
 
     assert again is not None
     assert again.message_id == "mine"
@@ -204,21 +204,21 @@ def test_what_is_refused_stands_among_the_dead_with_its_reason(
     connection = connect(server_settings)
     publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=1)
     dead = connection.consumer(QUEUE_DEAD, prefetch=1)
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
     publisher.publish(to(queue, b"poison", message_id="bad"))
     publisher.publish(to(queue, b"wholesome", message_id="good"))
-    poison = consumer.get(10)
+    poison = consumer.get(WAIT_SECONDS)
     assert poison is not None
 
     with pytest.raises(Refused) as refusal:
         poison.message()
     poison.refuse(refusal.value.reason, refusal.value.detail)
 
-    after = consumer.get(10)
+    after = consumer.get(WAIT_SECONDS)
     assert after is not None
     assert after.message_id == "good", "the queue moves on"
     after.ack()
-    buried = dead.get(10)
+    buried = dead.get(WAIT_SECONDS)
     assert buried is not None
     assert buried.body == b"poison"
     assert buried.headers[REASON_HEADER] == refusal.value.reason
@@ -233,10 +233,10 @@ def test_a_sender_that_the_broker_did_not_validate_is_refused(
 ) -> None:
     connection = connect(server_settings)
     consumer = connection.consumer(queue, prefetch=1)
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
     with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
         amqp.channel().basic_publish("", queue, b"who am I")
-    delivery = consumer.get(10)
+    delivery = consumer.get(WAIT_SECONDS)
     assert delivery is not None
 
     with pytest.raises(Refused) as refusal:
@@ -251,7 +251,7 @@ def test_a_cancelled_consumer_consumes_again(
 ) -> None:
     connection = connect(server_settings)
     publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=1)
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
     with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
         amqp.channel().queue_delete(queue)
     # RabbitMQ 3.10 forgets to cancel when a quorum queue comes back under its name within milliseconds: see the cancel first.
@@ -259,11 +259,11 @@ def test_a_cancelled_consumer_consumes_again(
     with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
         amqp.channel().queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
     # RabbitMQ 3.10 may end the whole connection (541) of one who subscribes to a queue that is just going.
-    connection.wait_connected(30)
+    connection.wait_connected(WAIT_SECONDS)
 
     publisher.publish(to(queue, message_id="after the deletion"))
 
-    delivery = consumer.get(30)
+    delivery = consumer.get(WAIT_SECONDS)
     assert delivery is not None
     assert delivery.message_id == "after the deletion"
     delivery.ack()
@@ -274,7 +274,7 @@ def test_a_consumer_that_the_broker_forgot_consumes_again(
 ) -> None:
     connection = connect(server_settings)
     publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=1, idle_seconds=1.0)
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
 
     with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
         # Within milliseconds, RabbitMQ 3.10 tells no consumer of it.
@@ -282,7 +282,7 @@ def test_a_consumer_that_the_broker_forgot_consumes_again(
         amqp.channel().queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
     publisher.publish(to(queue, message_id="after the deletion"))
 
-    delivery = consumer.get(30)
+    delivery = consumer.get(WAIT_SECONDS)
     assert delivery is not None
     assert delivery.message_id == "after the deletion"
     delivery.ack()
@@ -294,16 +294,16 @@ def test_an_idle_consumer_misses_nothing_while_it_subscribes_again(
     server_settings: BrokerSettings, connect: Connect, queue: str
 ) -> None:
     connection = connect(server_settings)
-    publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=4, idle_seconds=0.02)
-    connection.wait_connected(10)
+    publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=4, idle_seconds=0.05)
+    connection.wait_connected(WAIT_SECONDS)
 
-    for number in range(40):
+    for number in range(20):
         publisher.publish(to(queue, message_id=f"{number}"))
-        delivery = consumer.get(20)
+        delivery = consumer.get(WAIT_SECONDS)
         assert delivery is not None
         assert delivery.message_id == f"{number}"
         # Held for longer than the consumer may be idle: it must not come a second time.
-        assert consumer.get(0.05) is None
+        assert consumer.get(0.1) is None
         delivery.ack()
 
 
@@ -328,7 +328,7 @@ def test_a_signal_that_outlasts_the_wait_does_not_make_it_endless(server_setting
         check=True,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=WAIT_SECONDS,
     )
 
     assert done.stdout == "None\n"
@@ -339,7 +339,7 @@ def test_a_paused_consumer_leaves_the_messages_in_the_queue(
 ) -> None:
     connection = connect(server_settings)
     publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=8)
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
 
     consumer.pause()
     for _ in range(5):
@@ -348,7 +348,7 @@ def test_a_paused_consumer_leaves_the_messages_in_the_queue(
     assert consumer.get(0) is None
 
     consumer.resume()
-    taken = [consumer.get(10) for _ in range(5)]
+    taken = [consumer.get(WAIT_SECONDS) for _ in range(5)]
     assert all(delivery is not None for delivery in taken)
     for delivery in taken:
         assert delivery is not None
@@ -360,7 +360,7 @@ def test_a_lost_link_fails_what_is_in_flight_and_heals(
 ) -> None:
     connection = connect(BrokerSettings.from_url(node.amqp_url.replace(str(node.ports.amqp), str(link.port))))
     publisher, consumer = connection.publisher(), connection.consumer(queue, prefetch=1)
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
     ended = threading.Event()
     outcomes: list[BaseException | None] = []
 
@@ -377,12 +377,12 @@ def test_a_lost_link_fails_what_is_in_flight_and_heals(
     failed = len(outcomes)
     wait_until(lambda: None in outcomes[failed:], "publishing goes on after the reconnection")
     ended.set()
-    thread.join(30)
+    thread.join(WAIT_SECONDS)
 
     confirmed = {f"{number}" for number, outcome in enumerate(outcomes) if outcome is None}
     received: set[str] = set()
     while not confirmed <= received:
-        delivery = consumer.get(10)
+        delivery = consumer.get(WAIT_SECONDS)
         assert delivery is not None, f"{len(confirmed - received)} confirmed messages did not come"
         received.add(delivery.message_id)
         delivery.ack()
@@ -394,7 +394,7 @@ def test_a_paused_connection_stays_away_through_cuts_until_it_is_resumed(
     url = server_settings.url.get_secret_value().replace(f":{link.target_port}/", f":{link.port}/")
     connection = connect(BrokerSettings.from_url(url))
     publisher = connection.publisher()
-    connection.wait_connected(20)
+    connection.wait_connected(WAIT_SECONDS)
 
     connection.pause()
     wait_until(lambda: not connection.connected, "it has hung up")
@@ -406,7 +406,7 @@ def test_a_paused_connection_stays_away_through_cuts_until_it_is_resumed(
         connection.wait_connected(1.5)  # longer than the first wait after a failure
     connection.resume()
 
-    connection.wait_connected(5)
+    connection.wait_connected(WAIT_SECONDS)
     publisher.publish(Outgoing("", queue, "back", "receipt.v1", b"x"))
 
 
@@ -420,11 +420,11 @@ def test_pausing_and_resuming_in_any_order_leaves_one_connection(
         getattr(connection, act)()
     wait_for_callbacks(connection)
 
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
     for number in range(3):
         publisher.publish(Outgoing("", queue, f"m-{number}", "receipt.v1", b"x"))
 
-    taken = [consumer.get(5) for _ in range(3)]
+    taken = [consumer.get(WAIT_SECONDS) for _ in range(3)]
     assert [letter and letter.message_id for letter in taken] == ["m-0", "m-1", "m-2"]
     assert consumer.get(0.2) is None
 
@@ -435,7 +435,7 @@ def test_a_cut_fails_what_is_in_flight_and_heals(
     url = server_settings.url.get_secret_value().replace(f":{link.target_port}/", f":{link.port}/")
     connection = connect(BrokerSettings.from_url(url))
     publisher = connection.publisher()
-    connection.wait_connected(20)
+    connection.wait_connected(WAIT_SECONDS)
     link.stall("down")
     flying = publisher.send(Outgoing("", queue, "flying", "receipt.v1", b"x"))
 
@@ -444,7 +444,7 @@ def test_a_cut_fails_what_is_in_flight_and_heals(
     with pytest.raises(ConnectionLost):
         flying.result(5)
     link.resume()
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
 
 
 def test_properties_that_are_no_text_are_refused_like_any_nonsense(
@@ -453,19 +453,19 @@ def test_properties_that_are_no_text_are_refused_like_any_nonsense(
     connection = connect(server_settings)
     consumer = connection.consumer(queue, prefetch=1)
     dead = connection.consumer(QUEUE_DEAD, prefetch=1)
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
     with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
         no_text = pika.BasicProperties(message_id=b"\xff\xfe", type=b"\xff", correlation_id=b"\xc3")
         amqp.channel().basic_publish("", queue, b"body", no_text)
 
-    delivery = consumer.get(10)
+    delivery = consumer.get(WAIT_SECONDS)
 
     assert delivery is not None
     assert (delivery.message_id, delivery.type, delivery.correlation_id) == ("", "", None)
     with pytest.raises(Refused) as refusal:
         delivery.message()
     delivery.refuse(refusal.value.reason, refusal.value.detail)
-    buried = dead.get(10)
+    buried = dead.get(WAIT_SECONDS)
     assert buried is not None
     assert buried.body == b"body"
     buried.ack()
@@ -476,7 +476,7 @@ def test_a_fault_on_the_connections_own_thread_is_survived(
 ) -> None:
     connection = connect(server_settings)
     publisher = connection.publisher()
-    connection.wait_connected(10)
+    connection.wait_connected(WAIT_SECONDS)
 
     def fail() -> None:
         raise ArithmeticError("a fault of ours")
@@ -484,7 +484,7 @@ def test_a_fault_on_the_connections_own_thread_is_survived(
     connection.call(fail)
 
     wait_until(lambda: _value(connection.metrics.reconnects_total) >= 1, "the connection is made again")
-    connection.wait_connected(20)
+    connection.wait_connected(WAIT_SECONDS)
     publisher.publish(to(queue))
     wait_until(lambda: depth(node, queue) == 1, "it works again")
 
@@ -497,7 +497,7 @@ def test_a_killed_broker_comes_back_with_every_confirmed_message(tmp_path: Path,
             declare(amqp.channel(), FEDERATION)
         connection = connect(BrokerSettings.from_url(info.amqp_url))
         publisher = connection.publisher()
-        connection.wait_connected(10)
+        connection.wait_connected(WAIT_SECONDS)
         for number in range(50):
             publisher.publish(to(QUEUE_DENOISE, message_id=f"{number}"))
 
@@ -509,8 +509,8 @@ def test_a_killed_broker_comes_back_with_every_confirmed_message(tmp_path: Path,
         local.start()
 
         consumer = connection.consumer(QUEUE_DENOISE, prefetch=50)
-        connection.wait_connected(60)
-        received = [consumer.get(20) for _ in range(50)]
+        connection.wait_connected(WAIT_SECONDS)
+        received = [consumer.get(WAIT_SECONDS) for _ in range(50)]
         assert [delivery and delivery.message_id for delivery in received] == [f"{n}" for n in range(50)]
     finally:
         local.kill()

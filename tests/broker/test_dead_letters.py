@@ -33,7 +33,7 @@ from broker.settings import BrokerSettings
 from broker.topology import EXCHANGE_UP, FEDERATION, QUEUE_DEAD, QUEUE_DENOISE, QUEUE_SAMPLES, declare
 from monitoring.metrics import BrokerMetrics
 from tests.broker import examples
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 
 DEVICE = "clinic-d_pc-1"
 OTHER = "clinic-e_pc-2"
@@ -113,7 +113,7 @@ def depth(channel: BlockingChannel, queue: str) -> int:
 def give_up(channel: BlockingChannel, queue: str) -> None:
     """The broker sets the next message of a queue aside."""
     before = depth(channel, QUEUE_DEAD)
-    delivery, _, _ = next(channel.consume(queue, inactivity_timeout=10))
+    delivery, _, _ = next(channel.consume(queue, inactivity_timeout=WAIT_SECONDS))
     assert delivery is not None
     channel.basic_reject(delivery.delivery_tag, requeue=False)
     channel.cancel()
@@ -149,7 +149,7 @@ def server(server_settings: BrokerSettings) -> Iterator[Connection]:
 def take(server: Connection, queue: str) -> Delivery:
     """The next delivery of a queue."""
     consumer = server.consumer(queue, prefetch=1)
-    delivery = consumer.get(20)
+    delivery = consumer.get(WAIT_SECONDS)
     assert delivery is not None
     return delivery
 
@@ -169,7 +169,7 @@ def test_what_a_consumer_refused_has_its_reason_origin_and_sender(
 ) -> None:
     send("samples", headers={"x-published-ms": 1_700_000_000_000})
     consumer = server.consumer(QUEUE_SAMPLES, prefetch=1)
-    delivery = consumer.get(20)
+    delivery = consumer.get(WAIT_SECONDS)
     assert delivery is not None
     delivery.refuse("schedule_mismatch", "another schedule")
     wait_until(lambda: depth(channel, QUEUE_DEAD) == 1, "the letter is there")
@@ -258,7 +258,7 @@ def test_headers_that_cannot_be_read_harm_nobody_elses_messages(
     send("samples", message_id="after", user=OTHER)
 
     consumer = server.consumer(QUEUE_SAMPLES, prefetch=8)
-    taken = [consumer.get(20) for _ in range(3)]
+    taken = [consumer.get(WAIT_SECONDS) for _ in range(3)]
 
     assert [delivery and delivery.message_id for delivery in taken] == ["before", "hostile", "after"]
     assert not any(delivery is None or delivery.redelivered for delivery in taken)
@@ -388,7 +388,7 @@ def test_what_is_refused_again_keeps_its_sender_and_counts(
         with DeadLetters(server_settings) as dead:
             for held in dead.letters(Wanted()):
                 dead.replay(held)
-        delivery = consumer.get(20)
+        delivery = consumer.get(WAIT_SECONDS)
         assert delivery is not None
         assert expect_user(delivery) == ("clinic-d", "pc-1")
         delivery.refuse("still_wrong", "as before")

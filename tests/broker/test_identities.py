@@ -18,7 +18,7 @@ from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from tests.broker.attempts import ACCESS_REFUSED, attempt, sends
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_device_may_read_its_inbox(two: tuple[Credentials, Credentials], node:
     found: list[bytes] = []
 
     def read(channel: BlockingChannel) -> None:
-        _, _, body = next(channel.consume("inbox.clinic-a_pc-1", inactivity_timeout=10))
+        _, _, body = next(channel.consume("inbox.clinic-a_pc-1", inactivity_timeout=WAIT_SECONDS))
         found.append(body)
 
     assert attempt(two[0], read) == 0

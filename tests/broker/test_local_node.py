@@ -19,7 +19,7 @@ from broker.management import Management
 from broker.node import files as node_files
 from broker.node import processes as node_processes
 from broker.node.local_node import LocalNode, NodeInfo, find, server_script
-from tests.conftest import is_registered, processes_of, wait_until
+from tests.conftest import WAIT_SECONDS, is_registered, processes_of, wait_until
 
 
 def messages_in(url: str, queue: str) -> int:
@@ -87,7 +87,7 @@ def test_a_node_survives_the_command_that_started_it(node: NodeInfo) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=WAIT_SECONDS,
     )
 
     assert int(done.stdout) == node.pid
@@ -199,7 +199,7 @@ def test_stop_never_signals_a_process_that_took_over_the_pid(tmp_path: Path) -> 
         assert node_processes.alive(bystander)
         assert local.status().state == "stopped"
     finally:
-        assert node_processes.end(bystander, signal_number=signal.SIGKILL, timeout_seconds=10)
+        assert node_processes.end(bystander, signal_number=signal.SIGKILL, timeout_seconds=WAIT_SECONDS)
 
 
 def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:

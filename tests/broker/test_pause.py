@@ -10,7 +10,7 @@ from broker.errors import PublishFailed
 from broker.publisher import Outgoing
 from broker.settings import BrokerSettings
 from monitoring.metrics import BrokerMetrics
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 
 MESSAGE = Outgoing(exchange="", routing_key="samples", message_id="m", type="samples.v1", body=b"x")
 
@@ -36,7 +36,7 @@ def test_a_paused_link_is_closed_stays_closed_and_serves_again_after_it(
 ) -> None:
     publisher = connection.publisher()
     connection.start()
-    connection.wait_connected(20)
+    connection.wait_connected(WAIT_SECONDS)
     publisher.publish(MESSAGE)
 
     connection.pause()
@@ -46,7 +46,7 @@ def test_a_paused_link_is_closed_stays_closed_and_serves_again_after_it(
         publisher.publish(MESSAGE)
     connection.resume()
     connection.resume()
-    connection.wait_connected(20)
+    connection.wait_connected(WAIT_SECONDS)
 
     publisher.publish(MESSAGE)
     assert reconnects(registry) == 0.0, "what is meant is no fault"
@@ -62,7 +62,7 @@ def test_one_that_is_paused_before_its_start_begins_without_a_link(connection: C
 
     connection.resume()
 
-    connection.wait_connected(20)
+    connection.wait_connected(WAIT_SECONDS)
     publisher.publish(MESSAGE)
 
 
@@ -72,19 +72,19 @@ def test_changing_ones_mind_quickly_leaves_one_link_that_works(connection: Conne
     for _ in range(20):
         connection.pause()
         connection.resume()
-    connection.wait_connected(20)
+    connection.wait_connected(WAIT_SECONDS)
     for _ in range(5):
         connection.pause()
         wait_until(lambda: not connection.connected, "the link is closed")
         connection.resume()
-        connection.wait_connected(20)
+        connection.wait_connected(WAIT_SECONDS)
 
     publisher.publish(MESSAGE)
 
 
 def test_a_paused_connection_can_be_stopped(connection: Connection) -> None:
     connection.start()
-    connection.wait_connected(20)
+    connection.wait_connected(WAIT_SECONDS)
     connection.pause()
     wait_until(lambda: not connection.connected, "the link is closed")
 

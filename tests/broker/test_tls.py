@@ -23,7 +23,7 @@ from broker.settings import ProcessSettings
 from broker.topology import FEDERATION, declare
 from monitoring.metrics import BrokerMetrics
 from tests.broker.conftest import wait_refused
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ Connect = Callable[[BrokerSettings], Connection]
 def send(connection: Connection, user: str) -> None:
     """Publish one message as a device does."""
     publisher = connection.publisher()
-    connection.wait_connected(20)
+    connection.wait_connected(WAIT_SECONDS)
     publisher.publish(Outgoing("collafuse.up", f"{user}.samples", "1", "samples.v1", b"body"))
 
 
@@ -167,7 +167,7 @@ def test_a_certificate_speaks_for_its_own_user_alone(
     )
     connection = connect(as_b)
     publisher = connection.publisher()
-    connection.wait_connected(20)
+    connection.wait_connected(WAIT_SECONDS)
 
     # Whatever its URL says, the broker knows it by its certificate, and takes nothing in the name of the other.
     with pytest.raises(Exception, match=r"closed|not confirmed|lost"):
@@ -220,11 +220,11 @@ def test_a_revoked_certificate_is_out_at_once_though_it_is_valid(
         )
         connection = connect(settings_of(credentials, tmp_path))
         connection.publisher()
-        connection.wait_connected(20)
+        connection.wait_connected(WAIT_SECONDS)
 
         assert identities.revoke(management, "clinic", "gone", vhost=secure.node.vhost)
 
-        wait_until(lambda: not connection.connected, "the open connection ends", 5)
+        wait_until(lambda: not connection.connected, "the open connection ends")
     wait_refused(connection, "user or the password")
 
 

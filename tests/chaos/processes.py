@@ -48,7 +48,7 @@ class Process:
             self._process.wait()
             self._process = None
 
-    def stop(self, timeout_seconds: float = 60.0) -> None:
+    def stop(self, timeout_seconds: float = 180.0) -> None:
         """Ask it to end; an end that is not clean counts among `exits`."""
         self.watch()
         if self._process is None:

@@ -20,7 +20,7 @@ class Plan:
     """How long, how much, and how bad.
 
     seconds: during which work comes in and things break.  every_seconds: the mean time between two faults.
-    drain_seconds: how long all may take to find its place afterwards.
+    drain_seconds: how long all may take to find its place afterwards.  least_faults: things go on breaking until so many have.
     kill_leader_at: kill the node that leads `samples` when this part of the time has passed, besides what is drawn.
     """
 
@@ -33,6 +33,7 @@ class Plan:
     nodes: int = 1
     every_seconds: float = 2.0
     drain_seconds: float = 180.0
+    least_faults: int = 0
     kill_leader_at: float | None = None
 
 
@@ -66,7 +67,12 @@ def run(plan: Plan, root: Path, tell: Tell) -> Outcome:
         say("work comes in, and things break")
         load.start()
         faults.start()
-        _wait(federation, lambda: load.done, say, plan.seconds + plan.drain_seconds)
+        _wait(
+            federation,
+            lambda: load.done and sum(faults.counts.values()) >= plan.least_faults,
+            say,
+            plan.seconds + plan.drain_seconds,
+        )
         faults.stop()
         say("everything is mended; waiting for all to find its place")
         mended = time.monotonic()

@@ -25,6 +25,8 @@ def test_nothing_is_lost_and_nothing_doubled_whatever_is_killed(tmp_path: Path, 
         agents=20 if nodes == 1 else 8,
         nodes=nodes,
         kill_leader_at=0.4 if nodes > 1 else None,
+        drain_seconds=600.0,
+        least_faults=8 if nodes == 1 else 4,
     )
     said: list[str] = []
 
@@ -37,7 +39,7 @@ def test_nothing_is_lost_and_nothing_doubled_whatever_is_killed(tmp_path: Path, 
     assert [row.unexpected for row in outcome.rows] == [[], []], "\n".join(said)
     assert [(row.lost, row.duplicated) for row in outcome.rows] == [(0, 0), (0, 0)], "\n".join(said)
     assert samples.stored + samples.dead_lettered == plan.samples
-    # Half a minute on three brokers: on a busy machine each of their restarts takes seconds of it.
-    assert sum(outcome.faults.values()) >= (8 if nodes == 1 else 4)
+    # On a busy machine each restart of a broker takes seconds, and less breaks in the same time.
+    assert sum(outcome.faults.values()) >= plan.least_faults
     if nodes > 1:
         assert any("leader" in line for line in said)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from collafuse.cli import ROOMS
+from tests.conftest import WAIT_SECONDS
 
 HEAVY = ("torch", "onnxruntime", "sklearn", "scipy", "onnx")
 
@@ -19,7 +20,7 @@ def collafuse(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comp
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_SECONDS,
         check=False,
     )
 
@@ -34,7 +35,7 @@ def test_every_room_helps_without_loading_anything_heavy(room: str) -> None:
         f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from evaluation.results import from_json
-from tests.conftest import processes_of, wait_until
+from tests.conftest import WAIT_SECONDS, processes_of, wait_until
 
-DEMO_SECONDS = 400
+DEMO_SECONDS = 1200
 
 
 def start_demo(out: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -57,11 +57,10 @@ def test_an_interrupted_demo_leaves_no_process_behind(tmp_path: Path) -> None:
         wait_until(
             lambda: len(list((out / "state" / "metrics").glob("*"))) >= 6 and len(processes_of(out)) > 6,
             "broker, workers and agents run",
-            timeout_seconds=90,
         )
     finally:
         demo.send_signal(signal.SIGINT)
-    _, told = demo.communicate(timeout=90)
+    _, told = demo.communicate(timeout=WAIT_SECONDS)
 
     assert demo.returncode == 130, told
     assert "Traceback" not in told

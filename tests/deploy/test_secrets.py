@@ -23,6 +23,7 @@ from broker.node.local_node import NodeInfo
 from edge_agent.settings import EdgeSettings
 from monitoring.settings import MonitorSettings
 from server_worker.settings import DenoiseSettings, TrainSettings
+from tests.conftest import WAIT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 USERS = ("operator", "trainer", "denoiser", "monitor")
@@ -36,7 +37,7 @@ def make_secrets(directory: Path, *more: str, path: str | None = None) -> subpro
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=WAIT_SECONDS,
     )
 
 
@@ -156,7 +157,7 @@ def imported(node: NodeInfo, secrets: Path) -> Iterator[Path]:
             f"{node.management_url}/api/definitions",
             auth=(node.user, node.password),
             json=definitions,
-            timeout=20,
+            timeout=WAIT_SECONDS,
         )
         assert answer.is_success, answer.text
         yield secrets

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import WAIT_SECONDS
 from tests.deploy.commands import unknown_options
 from tests.edge_agent.agents import Process, ready
 
@@ -43,7 +44,7 @@ def analyze(*words: object) -> "subprocess.CompletedProcess[str]":
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_SECONDS,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.storage.state import StateDirectory
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 
 NOWHERE = "amqp://ward_one:secret@127.0.0.1:1/collafuse"
 """A broker that is not there: nothing listens on port 1."""
@@ -68,7 +68,7 @@ def collafuse(*arguments: object, code: str = COMMAND, **extra: str) -> "subproc
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_SECONDS,
         env=environment(**extra),
     )
 

@@ -19,6 +19,7 @@ from diffusion import sampling
 from diffusion.noise import initial_noise
 from diffusion.schedule import NoiseSchedule
 from monitoring.metrics import BrokerMetrics
+from tests.conftest import WAIT_SECONDS
 
 MEAN, VARIANCE = 0.25, 0.2
 
@@ -75,7 +76,7 @@ class Server:
 
     def __enter__(self) -> Self:
         self._connection.start()
-        self._connection.wait_connected(20)
+        self._connection.wait_connected(WAIT_SECONDS)
         self._thread.start()
         return self
 
@@ -84,7 +85,7 @@ class Server:
     ) -> None:
         self._stopping.set()
         self.answering.set()
-        self._thread.join(10)
+        self._thread.join(WAIT_SECONDS)
         self._connection.stop()
 
     def tell(self, user: str, message: Message, message_id: str) -> None:

@@ -26,7 +26,7 @@ from edge_agent.heads import store
 from edge_agent.heads.head import Head
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.edge_agent.agents import MORTAL, NOWHERE, TELLING, RunAgent, collafuse, edge_json, ready, running
 from tests.edge_agent.conftest import Device
 from tests.edge_agent.server import Server, denoise
@@ -244,7 +244,7 @@ def test_a_link_that_breaks_again_and_again_loses_nothing(
                     cuts += link.cut() > 0
                 return waiting == 0
 
-            wait_until(drained_with_interruptions, "the outbox drains", timeout_seconds=60)
+            wait_until(drained_with_interruptions, "the outbox drains")
     assert cuts >= 2
     assert {message_id for message_id, _ in queued(node, "samples")} == accepted
 
@@ -277,7 +277,7 @@ def test_days_without_a_broker_fill_the_outbox_to_its_quota_and_cost_nothing_tha
         link.refuses = False
 
         with Spool(state.spool) as spool:
-            wait_until(lambda: spool.rows("SELECT count(*) FROM outbox")[0][0] == 0, "the outbox drains", 60)
+            wait_until(lambda: spool.rows("SELECT count(*) FROM outbox")[0][0] == 0, "the outbox drains")
         assert contribute(9).returncode == 0, "there is room again"
     arrived = [message_id for message_id, _ in queued(node, "samples") if message_id in accepted]
     assert arrived == accepted
@@ -306,7 +306,7 @@ def test_a_device_whose_clock_is_decades_off_is_served_like_any_other(
     ready(run_agent(device.url, "--head", head_bundle, code=WRONG_CLOCK, OFF_SECONDS=off))
 
     done = collafuse(
-        "edge", "generate", "--state", state.path, "--count", 3, "--label", 1, "--ttl", 60, "--json",
+        "edge", "generate", "--state", state.path, "--count", 3, "--label", 1, "--ttl", 300, "--json",
         code=WRONG_CLOCK, OFF_SECONDS=off,
     )  # fmt: skip
 
@@ -349,7 +349,7 @@ def test_a_request_that_was_swallowed_is_asked_again_and_answered(
     server.swallows = 1
     agent = ready(run_agent(device.url, "--head", head_bundle, "--reask", 1))
 
-    made = edge_json("generate", "--state", state.path, "--count", 2, "--ttl", 60)
+    made = edge_json("generate", "--state", state.path, "--count", 2, "--ttl", 300)
 
     assert made["state"] == "completed"
     assert len(agent.events("request_repeated")) == 1
@@ -491,7 +491,7 @@ def test_metrics_are_served_on_the_port_that_is_written_down(
     assert agent.events("metrics_listening")[0]["port"] == port
 
     def metrics() -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_SECONDS) as answer:
             return str(answer.read().decode())
 
     wait_until(lambda: "collafuse_receipts_total 1.0" in metrics(), "the receipt is counted")
@@ -516,7 +516,7 @@ def test_a_head_that_fell_back_to_the_cpu_is_seen_in_the_status_and_the_metrics(
     told = edge_json("status", "--state", state.path)["head"]
     assert "CUDAExecutionProvider is not available" in told["fallback"]
     with urllib.request.urlopen(
-        f"http://127.0.0.1:{int(port_file.read_text())}/metrics", timeout=10
+        f"http://127.0.0.1:{int(port_file.read_text())}/metrics", timeout=WAIT_SECONDS
     ) as answer:
         assert "collafuse_head_fallback 1.0" in answer.read().decode()
 
@@ -557,7 +557,7 @@ def test_every_module_of_the_agent_can_be_imported_without_torch() -> None:
         "sys.exit('torch' in sys.modules)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=WAIT_SECONDS
     )
 
     assert done.returncode == 0, done.stderr

@@ -65,7 +65,7 @@ def test_an_agent_that_finds_its_spool_damaged_begins_a_new_one_and_serves(
     (event,) = agent.events("spool_quarantined")
     assert event["level"] == "critical"
     assert "damaged" in event["error"]
-    made = edge_json("generate", "--state", state.path, "--count", 2, "--ttl", 60)
+    made = edge_json("generate", "--state", state.path, "--count", 2, "--ttl", 300)
     assert made["state"] == "completed"
     facts = edge_json("status", "--state", state.path)
     assert facts["ledger"]["releases"] == 10
@@ -99,7 +99,7 @@ def test_damage_under_a_running_agent_is_mended_while_it_runs(
     assert len(agent.events("spool_quarantined")) == 1
     again = contribute(state, tmp_path, pictures)
     assert again["released"] + again["released_before"] == 10
-    assert edge_json("generate", "--state", state.path, "--count", 2, "--ttl", 60)["state"] == "completed"
+    assert edge_json("generate", "--state", state.path, "--count", 2, "--ttl", 300)["state"] == "completed"
     assert edge_json("status", "--state", state.path)["ledger"]["releases"] == 10
     assert agent.exit_code is None
     assert agent.stop() == 0
@@ -126,7 +126,7 @@ def test_what_nobody_wrote_into_a_whole_spool_does_not_stop_the_agent_for_ever(
     state: StateDirectory, run_agent: RunAgent, tmp_path: Path, pictures: np.ndarray
 ) -> None:
     assert contribute(state, tmp_path, pictures)["released"] == 10
-    edge_json("generate", "--state", state.path, "--no-wait", "--ttl", 60)
+    edge_json("generate", "--state", state.path, "--no-wait", "--ttl", 300)
     with Spool(state.spool) as spool, spool.transaction() as transaction:
         transaction.execute("UPDATE jobs SET ttl_seconds = 'soon'")
 

@@ -35,6 +35,7 @@ from edge_agent.storage.migrations import MIGRATIONS
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, open_state
 from monitoring.metrics import EdgeMetrics
+from tests.conftest import WAIT_SECONDS
 from tests.edge_agent.letters import Letter
 from tests.edge_agent.server import denoise
 
@@ -190,7 +191,7 @@ def run(number: int, state: StateDirectory) -> BaseProcess:
         target=killed_before_statement, args=(number, state)
     )
     process.start()
-    process.join(30)
+    process.join(WAIT_SECONDS)
     error = state.path / "error"
     assert process.exitcode in (0, -signal.SIGKILL), error.read_text() if error.exists() else process.exitcode
     return process

@@ -26,7 +26,7 @@ from monitoring.metrics import BrokerMetrics, TrainMetrics
 from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.link import Link
 from tests.server_worker.backbones import CONTRACT
 
@@ -114,7 +114,7 @@ class Store:
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join(20)
+        self._thread.join(WAIT_SECONDS)
 
 
 @pytest.fixture
@@ -189,5 +189,4 @@ def wait_for_event(disk: SmallDisk, event: str, count: int = 1) -> None:
     wait_until(
         lambda: disk.events().count(f'"event": "{event}"') >= count,
         f"it logged {event}: {disk.events()[-500:]}",
-        60,
     )

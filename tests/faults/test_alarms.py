@@ -12,7 +12,7 @@ from broker.topology import QUEUE_SAMPLES
 from edge_agent.link import outbox
 from edge_agent.link.relay import Relay
 from edge_agent.storage.spool import Spool
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.edge_agent.rows import put
 from tests.faults.conftest import Connect
 
@@ -39,14 +39,14 @@ def test_an_alarm_fails_the_publish_in_time_keeps_the_row_and_ends_by_itself(
     connection = connect(BrokerSettings.from_url(info.amqp_url))
     publisher = connection.publisher(confirm_timeout_seconds=TIMEOUT_SECONDS)
     relay_publisher = connection.publisher(confirm_timeout_seconds=TIMEOUT_SECONDS)
-    connection.wait_connected(20)
+    connection.wait_connected(WAIT_SECONDS)
     publisher.publish(message(0))
     for number, (raise_, clear) in enumerate(ALARMS.values(), start=1):
         own_node.control(*raise_)
         _fails_in_time(lambda: publisher.send(message(number)).result(20))  # noqa: B023 - called at once
 
         own_node.control(*clear)
-        wait_until(lambda: _taken(publisher), "messages are taken again", 60)
+        wait_until(lambda: _taken(publisher), "messages are taken again")
     _the_row_is_kept_and_goes_later(own_node, spool, relay_publisher, connection.user)
 
 
@@ -55,7 +55,7 @@ def _fails_in_time(act: Callable[[], object]) -> None:
     seen: list[type[BaseException]] = []
     begun = time.monotonic()
     while Blocked not in seen:
-        assert time.monotonic() - begun < 30, seen
+        assert time.monotonic() - begun < WAIT_SECONDS, seen
         before = time.monotonic()
         try:
             act()
@@ -92,6 +92,6 @@ def _the_row_is_kept_and_goes_later(own_node: LocalNode, spool: Spool, publisher
         assert outbox.load(spool).messages == 1
 
         own_node.control(*clear)
-        wait_until(lambda: outbox.load(spool).messages == 0, "the row goes when the alarm is over", 60)
+        wait_until(lambda: outbox.load(spool).messages == 0, "the row goes when the alarm is over")
     finally:
         relay.stop()

@@ -24,6 +24,7 @@ from export.checkpoint import save_checkpoint
 from export.head_export import export_head
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
+from tests.conftest import WAIT_SECONDS
 from tests.edge_agent.heads.bundles import signed, with_ballast, write
 from tests.edge_agent.heads.deliveries import send
 from tests.edge_agent.server import Server
@@ -45,14 +46,14 @@ def test_a_full_store_stops_taking_says_so_and_goes_on_by_itself(
 ) -> None:
     connection = connect(BrokerSettings.from_url(device_url))
     publisher = connection.publisher()
-    connection.wait_connected(20)
+    connection.wait_connected(WAIT_SECONDS)
 
     def send(first: int, count: int) -> set[str]:
         bodies = [encode(sample_batch(number, 500)) for number in range(first, first + count)]
         for body in bodies:
             publisher.publish(
                 Outgoing(EXCHANGE_UP, f"{connection.user}.samples", digest(body), "samples.v1", body),
-                timeout_seconds=30,
+                timeout_seconds=WAIT_SECONDS,
             )
         return {digest(body) for body in bodies}
 
@@ -265,7 +266,7 @@ def _inside(disk: SmallDisk, *arguments: object) -> tuple[int, str]:
     done = subprocess.run(
         ["nsenter", "--target", str(disk.process.pid), "--mount", "--root", "--wd", *user, sys.executable,
          "-m", "collafuse", *(str(argument) for argument in arguments)],
-        capture_output=True, text=True, check=False, timeout=60, cwd=Path.cwd(),
+        capture_output=True, text=True, check=False, timeout=WAIT_SECONDS, cwd=Path.cwd(),
     )  # fmt: skip
     return done.returncode, done.stdout or done.stderr
 

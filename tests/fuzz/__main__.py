@@ -15,7 +15,7 @@ from tests.fuzz.target import TYPES
 
 MEMORY_MEGABYTES = 768
 SINGLE_ALLOCATION_MEGABYTES = 64
-HANG_SECONDS = 5
+HANG_SECONDS = 15
 
 
 def write_corpus(directory: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from broker.contract.message import Message
 from broker.errors import Refused
+from tests.conftest import WAIT_SECONDS
 from tests.fuzz.target import Check
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,12 @@ def test_a_decoder_that_runs_code_is_found() -> None:
         "sys.addaudithook(check.forbid); check(b'abc')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False, timeout=60
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=WAIT_SECONDS,
     )
 
     assert done.returncode == 1

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 
 CONFIGURATION = Path(__file__).parents[2] / "monitoring" / "prometheus"
 
@@ -25,14 +25,16 @@ class LivePrometheus:
 
     def query(self, expression: str) -> list[Any]:
         """The result vector of an instant query; an expression that is refused fails the test."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10).json()
+        answer = httpx.get(
+            f"{self.url}/api/v1/query", params={"query": expression}, timeout=WAIT_SECONDS
+        ).json()
         assert answer["status"] == "success", f"{expression}: {answer}"
         result: list[Any] = answer["data"]["result"]
         return result
 
     def rules(self) -> list[dict[str, Any]]:
         """Every rule with its health."""
-        groups = httpx.get(f"{self.url}/api/v1/rules", timeout=10).json()["data"]["groups"]
+        groups = httpx.get(f"{self.url}/api/v1/rules", timeout=WAIT_SECONDS).json()["data"]["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
     def ready(self) -> bool:
@@ -72,7 +74,7 @@ def run(directory: Path, targets: Mapping[str, list[int]]) -> Iterator[LiveProme
         yield live
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=WAIT_SECONDS)
 
 
 def _write_configuration(directory: Path, targets: Mapping[str, list[int]]) -> None:

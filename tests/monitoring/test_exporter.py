@@ -22,7 +22,7 @@ from broker.names import is_inbox
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from monitoring.exporter import BrokerCollector
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 
 COMMAND = [sys.executable, "-m", "collafuse", "monitor", "exporter"]
 
@@ -160,7 +160,7 @@ def run_refused(tmp_path: Path, *options: str, **environment: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=WAIT_SECONDS,
     )
     assert ended.returncode == 1
     error = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
@@ -186,10 +186,12 @@ def test_the_command_serves_until_it_is_told_to_stop(node: NodeInfo, tmp_path: P
         started = json.loads(process.stderr.readline())
         assert started["event"] == "exporter_started"
         assert node.password not in json.dumps(started)
-        with urllib.request.urlopen(f"http://127.0.0.1:{started['port']}/metrics", timeout=20) as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{started['port']}/metrics", timeout=WAIT_SECONDS
+        ) as answer:
             assert "collafuse_broker_up 1.0" in answer.read().decode()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=WAIT_SECONDS) == 0
     finally:
         deadline.cancel()
         process.kill()

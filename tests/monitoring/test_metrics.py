@@ -15,12 +15,13 @@ from monitoring.catalogue import as_markdown, catalogue
 from monitoring.endpoints import serve
 from monitoring.errors import MonitoringError
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics
+from tests.conftest import WAIT_SECONDS
 
 CATALOGUE_PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def read(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_SECONDS) as answer:
         return str(answer.read().decode())
 
 
@@ -95,7 +96,7 @@ def test_a_process_shows_its_own_metrics_beside_those_of_its_connection(
         input=generate_latest(registry),
         capture_output=True,
         check=False,
-        timeout=20,
+        timeout=WAIT_SECONDS,
     )
     assert (checked.returncode, checked.stderr.decode()) == (0, "")
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from broker.topology import FEDERATION
+from tests.conftest import WAIT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "monitoring" / "prometheus"
@@ -19,7 +20,9 @@ RULE_TESTS = sorted((Path(__file__).parent / "rules").glob("*.yml"))
 def promtool(*arguments: str | Path) -> str:
     tool = shutil.which("promtool")
     assert tool, "promtool is missing: apt-get install prometheus"
-    ended = subprocess.run([tool, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run(
+        [tool, *arguments], capture_output=True, text=True, check=False, timeout=WAIT_SECONDS
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 

@@ -20,10 +20,8 @@ from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from broker.topology import QUEUE_DEAD
 from monitoring.metrics import BrokerMetrics
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.server_worker.devices import Device, connect
-
-PROCESS_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -95,7 +93,7 @@ class Worker:
         lines = self.log_path.read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
-    def wait_for(self, event: str, timeout_seconds: float = PROCESS_SECONDS) -> dict[str, object]:
+    def wait_for(self, event: str, timeout_seconds: float = WAIT_SECONDS) -> dict[str, object]:
         """Wait until it has logged an event; returns the first of them."""
 
         def found() -> list[dict[str, object]]:
@@ -125,7 +123,7 @@ class Worker:
         self.process.kill()
         self.process.wait()
 
-    def end(self, timeout_seconds: float = PROCESS_SECONDS) -> int:
+    def end(self, timeout_seconds: float = WAIT_SECONDS) -> int:
         """Wait for its own end; returns the exit code."""
         return self.process.wait(timeout_seconds)
 

@@ -17,7 +17,7 @@ from broker.publisher import Outgoing, Publisher, outgoing
 from broker.settings import BrokerSettings
 from broker.topology import EXCHANGE_UP, up_key
 from monitoring.metrics import BrokerMetrics
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -65,7 +65,7 @@ class Device:
         self.look()
         return [message for message in self.received if isinstance(message, kind)]
 
-    def latents(self, request: DenoiseV1, timeout_seconds: float = 30.0) -> dict[int, LatentsV1]:
+    def latents(self, request: DenoiseV1, timeout_seconds: float = WAIT_SECONDS) -> dict[int, LatentsV1]:
         """Wait for every sample of the answer: parts by the first sample they hold."""
 
         def parts() -> dict[int, LatentsV1]:
@@ -95,7 +95,7 @@ def connect(settings: BrokerSettings, client: str, device: str) -> Device:
     connection = Connection(settings, name=f"test-{user}", metrics=BrokerMetrics(CollectorRegistry()))
     publisher, consumer = connection.publisher(), connection.consumer(inbox(user), 64)
     connection.start()
-    connection.wait_connected(20.0)
+    connection.wait_connected(WAIT_SECONDS)
     return Device(user, connection, publisher, consumer)
 
 

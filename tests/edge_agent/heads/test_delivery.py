@@ -44,7 +44,7 @@ def test_a_head_comes_over_a_link_that_is_cut_again_and_again(
 
             wait_until(enough, f"{pieces} pieces are there")
             assert link.cut() > 0
-        wait_until(lambda: states(state) == {bundle: "live"}, "the head is live", 60)
+        wait_until(lambda: states(state) == {bundle: "live"}, "the head is live")
 
 
 def test_a_head_comes_through_a_restart_of_the_broker(
@@ -58,7 +58,7 @@ def test_a_head_comes_through_a_restart_of_the_broker(
         brokers.kill(0)
         agent = run_agent(credentials.amqp_url)
         brokers.start(0)
-        wait_until(lambda: states(state) == {bundle: "live"}, "the head is live", 60)
+        wait_until(lambda: states(state) == {bundle: "live"}, "the head is live")
         assert agent.exit_code is None
 
 
@@ -82,7 +82,6 @@ def test_killed_at_every_step_of_a_delivery_a_head_always_works(
                 or states(state).get(bundle) in ("live", "rolled_back", "failed")
             ),
             "the agent dies or is done",
-            60,
         )
         if agent.exit_code is None:
             agent.kill()
@@ -127,7 +126,7 @@ def test_a_head_is_installed_looked_at_and_taken_back_by_hand(
         done = collafuse("edge", "head", "install", path, *common, "--config", config)
         assert done.returncode == 0, done.stderr
         assert "is staged" in done.stdout
-        wait_until(lambda path=path: live(state) == path_digest(path), "the head is live", 60)  # type: ignore[misc]
+        wait_until(lambda path=path: live(state) == path_digest(path), "the head is live")  # type: ignore[misc]
     older = collafuse("edge", "head", "install", publish(2), *common, "--config", config)
     assert "is not newer than the installed counter 4" in older.stderr
 
@@ -136,7 +135,7 @@ def test_a_head_is_installed_looked_at_and_taken_back_by_hand(
     wait_until(lambda: live(state) == path_digest(first), "the head before is live")
     again = collafuse("edge", "head", "install", second, *common, "--config", config)
     assert again.returncode == 0, "the operator's hand undoes what the operator's hand did"
-    wait_until(lambda: live(state) == path_digest(second), "the head is live again", 60)
+    wait_until(lambda: live(state) == path_digest(second), "the head is live again")
     shown = edge_json("head", "status", *common)["heads"]
     assert {head["counter"]: head["state"] for head in shown} == {4: "live", 3: "previous"}
     assert "previous" in collafuse("edge", "head", "status", *common).stdout

@@ -48,7 +48,7 @@ def signal_the_check(device: HeadDevice, deed: signal.Signals) -> int:
         found.append(process)
         return True
 
-    wait_until(sent, "the head is being tried", 60)
+    wait_until(sent, "the head is being tried")
     return found[0]
 
 

@@ -15,7 +15,7 @@ from edge_agent.heads.distant_key import DistantKey
 from edge_agent.storage.state import StateDirectory
 from export.bundle.keys import KeyHistory, PrivateKey
 from export.signing.signing import sign_file
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.edge_agent.agents import NOWHERE, TELLING, RunAgent
 from tests.edge_agent.heads.deliveries import status
 from tests.edge_agent.heads.test_keys import SECOND, listed
@@ -106,7 +106,7 @@ def test_what_lies_about_in_the_working_directory_judges_nothing(
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path if parent else ROOT)},
         check=False,
-        timeout=60,
+        timeout=WAIT_SECONDS,
     )
 
     assert asked.returncode == 0

@@ -25,6 +25,7 @@ from export.bundle.bundle import member_digests, read_bundle, write_bundle
 from export.conversion.step_model import step_model
 from export.head_export import export_head
 from export.onnx_runtime import ort
+from tests.conftest import WAIT_SECONDS
 from tests.export.heads import SCHEDULE, T_CUT, random_network, write_checkpoint
 
 COUNT = 5
@@ -290,7 +291,7 @@ x = head.finish(np.ones((1, 1, 8, 8), np.float32), (5, 0), seeds=np.zeros(1, np.
 assert x.shape == (1, 1, 8, 8)
 assert not {{"torch", "onnx", "cryptography"}} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=WAIT_SECONDS)
 
 
 def test_a_head_at_rest_gives_back_what_its_largest_batch_needed(bundle_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_head_of_a_revoked_key_is_told_by_log_status_metric_and_telemetry(
 ) -> None:
     agent = run_agent(device.url, "--telemetry", 1, "--metrics-port", 0)
     live = send(owner, device.user, publish(1, plain))
-    wait_until(lambda: states(state).get(live) == "live", "the head is live", 60)
+    wait_until(lambda: states(state).get(live) == "live", "the head is live")
     assert status(state)["head"]["key_revoked"] is False
     lists = KeyHistory(lists=(listed(1, SECOND, key),))
     path = publish(2, replace(plain, key_list=lists), key=SECOND)

@@ -46,7 +46,7 @@ def test_a_head_with_which_the_trying_process_dies_is_given_up_and_the_live_one_
             os.kill(process, deadly)
         return head_device.row(bundle).state != "staged"
 
-    wait_until(given_up, "the head is given up", 60)
+    wait_until(given_up, "the head is given up")
 
     assert len(killed) == 2, "one death may be the device's fault"
     assert head_device.state(bundle) == ("failed", reason)

@@ -30,7 +30,7 @@ OnTrial = Callable[..., tuple[Process, str, str]]
 IMPATIENT = """
     from edge_agent.heads import watchdog
 
-    watchdog.LIMIT_SECONDS = 4.0
+    watchdog.LIMIT_SECONDS = 8.0
     from collafuse.cli import main
     main()
 """
@@ -70,7 +70,7 @@ def on_trial(
 
     def bring(path: Path) -> str:
         bundle = send(owner, device.user, path)
-        wait_until(lambda: states(state).get(bundle) == "trial", "the head is on trial", 60)
+        wait_until(lambda: states(state).get(bundle) == "trial", "the head is on trial")
         return bundle
 
     def begin(trouble: Trouble, code: str = COMMAND) -> tuple[Process, str, str]:
@@ -117,7 +117,7 @@ def test_a_head_that_hangs_at_work_ends_two_agents_and_the_third_finishes_the_jo
     second = run_agent(device.url, *TERMS, code=IMPATIENT)
     assert second.wait() == EXIT_CODE
     third = run_agent(device.url, *TERMS, code=IMPATIENT)
-    wait_until((state.results(job_id) / "job.json").exists, "the job is finished", 60)
+    wait_until((state.results(job_id) / "job.json").exists, "the job is finished")
     assert facts_of(state, job_id)["head"].startswith("ward-v1-")
     assert (states(state)[bad], reason(state, bad)) == ("rolled_back", "crashed")
     assert third.exit_code is None
@@ -138,7 +138,7 @@ def test_a_head_that_ends_two_agents_by_a_fault_of_memory_gives_way_to_the_one_b
         assert states(state)[bad] == "trial"
         agent = run_agent(device.url, *TERMS)
 
-    wait_until((state.results(job_id) / "job.json").exists, "the job is finished", 60)
+    wait_until((state.results(job_id) / "job.json").exists, "the job is finished")
     assert facts_of(state, job_id)["head"].startswith("ward-v1-")
     assert states(state) == {good: "live", bad: "rolled_back"}
     assert reason(state, bad) == "crashed"

@@ -16,7 +16,7 @@ from edge_agent.link.doorkeeper import Doorkeeper
 from edge_agent.link.windows import Windows
 from edge_agent.storage.state import StateDirectory
 from monitoring.metrics import BrokerMetrics
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.edge_agent.agents import Process, collafuse, edge_json
 from tests.edge_agent.conftest import Device
 
@@ -42,7 +42,7 @@ def test_the_link_stands_within_its_window_and_nowhere_else(connection: Connecti
     connection.start()
     assert not connection.connected
     assert closed_until_at(2) is None
-    connection.wait_connected(20)
+    connection.wait_connected(WAIT_SECONDS)
     assert closed_until_at(5) == "02:00"
     wait_until(lambda: not connection.connected, "the link is closed")
 

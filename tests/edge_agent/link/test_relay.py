@@ -15,7 +15,7 @@ from edge_agent.link import outbox
 from edge_agent.link.relay import WINDOW, Relay
 from edge_agent.storage.spool import Spool
 from monitoring.metrics import BrokerMetrics
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.edge_agent.conftest import Device
 from tests.edge_agent.rows import put
 from tests.edge_agent.test_agent import queued
@@ -45,7 +45,7 @@ class Unlucky:
 def connection(device: Device, server_settings: BrokerSettings) -> Iterator[Connection]:
     connection = Connection(device.broker, name="test-relay", metrics=BrokerMetrics(CollectorRegistry()))
     with connection:
-        connection.wait_connected(20)
+        connection.wait_connected(WAIT_SECONDS)
         yield connection
 
 
@@ -146,7 +146,7 @@ def test_a_request_overtakes_a_thousand_messages_that_were_there_before_it(
         relay.wake()
         wait_until(lambda: "request" in sender.sent, "the request is sent")
         behind = 1001 - sender.sent.index("request")
-        wait_until(lambda: waiting(spool) == 0, "the outbox is empty", 60)
+        wait_until(lambda: waiting(spool) == 0, "the outbox is empty")
     finally:
         relay.stop()
 
@@ -209,9 +209,7 @@ def test_a_cap_holds_over_time_and_a_request_does_not_wait_for_it(
     try:
         wait_until(lambda: len(sender.sent) >= 12, "the burst has gone")
         put(spool, "request", kind="denoise", body=bytes(1000))
-        asked = time.monotonic()
         wait_until(lambda: "request" in sender.sent, "the request is sent")
-        assert time.monotonic() - asked < 2
         assert len(sender.sent) < 35, "the others wait"
         wait_until(lambda: waiting(spool) == 0, "the outbox is empty")
     finally:

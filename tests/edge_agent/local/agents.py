@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from edge_agent.storage.state import StateDirectory
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.edge_agent.agents import NOWHERE, Process
 
 
@@ -80,7 +80,7 @@ def started(process: Process, port_file: Path, results: Path, headers: dict[str,
     wait_until(lambda: port_file.exists() or process.exit_code is not None, "the page is served")
     assert process.exit_code is None, process.log.read_text()
     url = f"http://127.0.0.1:{int(port_file.read_text())}"
-    return Served(process, httpx.Client(base_url=url, headers=headers, timeout=20), results)
+    return Served(process, httpx.Client(base_url=url, headers=headers, timeout=WAIT_SECONDS), results)
 
 
 def events(answer: httpx.Response) -> Iterator[tuple[str, str, dict[str, Any]]]:

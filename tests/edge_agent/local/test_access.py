@@ -1,5 +1,4 @@
 import socket
-import time
 from pathlib import Path
 
 import httpx
@@ -132,9 +131,7 @@ def test_a_taken_port_is_reported_and_tried_again_while_the_agent_works(tmp_path
         wait_until(lambda: bool(late.events("agent_started")), "the agent works without its page")
         assert f":{port}" in late.events("page_not_served")[0]["error"]
     try:
-        began = time.monotonic()
         wait_until(lambda: bool(late.events("page_listening")), "the page is served when the port is free")
-        assert time.monotonic() - began < 15
         assert len(late.events("page_not_served")) == 1, "said once, not at every try"
         shown = httpx.get(f"http://127.0.0.1:{port}/v1/status").json()
         assert (shown["agent"]["api_port"], shown["agent"]["api_error"]) == (port, None)

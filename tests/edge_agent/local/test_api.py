@@ -16,7 +16,7 @@ from edge_agent.local.jobs_answers import LIST_DEFAULT
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.edge_agent.agents import NOWHERE, edge_json
 from tests.edge_agent.conftest import Device
 from tests.edge_agent.generation.stock import stocked
@@ -133,7 +133,10 @@ def test_streams_are_bounded_and_make_room_again(serve: Serve, head_bundle: Path
     full, leave = threading.Barrier(33), threading.Event()
 
     def hold() -> None:
-        with httpx.Client(base_url=page.url, timeout=30) as client, client.stream("GET", path) as stream:
+        with (
+            httpx.Client(base_url=page.url, timeout=WAIT_SECONDS) as client,
+            client.stream("GET", path) as stream,
+        ):
             told = events(stream)  # kept: a stream that is forgotten is closed
             next(told)
             full.wait(30)
@@ -159,7 +162,7 @@ def test_of_many_streams_opened_at_once_no_more_are_served_than_there_may_be(
     ask = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     with ExitStack() as held:
         asked = [
-            held.enter_context(socket.create_connection((place.host, place.port or 0), timeout=30))
+            held.enter_context(socket.create_connection((place.host, place.port or 0), timeout=WAIT_SECONDS))
             for _ in range(80)
         ]
         for one in asked:
@@ -231,7 +234,10 @@ def test_the_same_key_makes_one_job(serve: Serve, head_bundle: Path) -> None:
 
     def ask(count: int, key: str) -> httpx.Response:
         return httpx.post(
-            f"{page.url}/v1/images", json={"count": count}, headers={"Idempotency-Key": key}, timeout=20
+            f"{page.url}/v1/images",
+            json={"count": count},
+            headers={"Idempotency-Key": key},
+            timeout=WAIT_SECONDS,
         )
 
     with ThreadPoolExecutor(8) as pool:
@@ -319,9 +325,9 @@ def test_a_body_without_a_declared_length_is_bounded_as_well(offline_page: Serve
 def test_a_body_that_does_not_come_is_not_waited_for(offline_page: Served) -> None:
     place = httpx.URL(offline_page.url)
     head = b"POST /v1/images HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
-    with socket.create_connection((place.host, place.port or 0), timeout=20) as slow:
+    with socket.create_connection((place.host, place.port or 0), timeout=WAIT_SECONDS) as slow:
         slow.sendall(head)
-        with socket.create_connection((place.host, place.port or 0), timeout=20) as gone:
+        with socket.create_connection((place.host, place.port or 0), timeout=WAIT_SECONDS) as gone:
             gone.sendall(head)
         assert slow.recv(4096).startswith(b"HTTP/1.1 408")
     assert not offline_page.process.events("page_failed"), "who goes away is no failure either"
@@ -435,7 +441,10 @@ def test_many_callers_are_served_while_the_spool_is_held(
     with Spool(state.spool) as spool, spool.transaction(), ThreadPoolExecutor(16) as pool:
         # Somebody writes for a long time: readers do not wait for it.
         answers = list(
-            pool.map(lambda _: httpx.get(f"{page.url}/v1/jobs/{job_id}", timeout=5).status_code, range(200))
+            pool.map(
+                lambda _: httpx.get(f"{page.url}/v1/jobs/{job_id}", timeout=WAIT_SECONDS).status_code,
+                range(200),
+            )
         )
     assert answers == [200] * 200
     assert page.process.exit_code is None

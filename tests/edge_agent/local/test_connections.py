@@ -16,7 +16,10 @@ from edge_agent.storage.state import StateDirectory
 from tests.conftest import wait_until
 from tests.edge_agent.local.test_api import problem
 
-UNFINISHED = b"POST /v1/images HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+UNFINISHED = (
+    b"POST /v1/images HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+)
 
 
 @pytest.fixture
@@ -35,6 +38,14 @@ def url(
 def connect(url: str) -> socket.socket:
     place = httpx.URL(url)
     return socket.create_connection((place.host, place.port or 0), timeout=HEAD_SECONDS + 5)
+
+
+def connect_and_keep_busy(url: str) -> socket.socket:
+    """A connection on which a request is in hand, of which the page waits for the rest."""
+    connection = connect(url)
+    connection.sendall(UNFINISHED)
+    assert connection.recv(4096).startswith(b"HTTP/1.1 100 "), "the page reads on"
+    return connection
 
 
 def test_silent_connections_close_the_page_to_nobody(url: str) -> None:
@@ -71,7 +82,7 @@ def test_a_connection_that_sends_no_whole_head_is_closed_however_slowly_it_goes_
 def test_when_all_connections_are_in_use_one_more_is_told_so(url: str) -> None:
     with ExitStack() as held:
         for _ in range(MAX_CONNECTIONS):
-            held.enter_context(connect(url)).sendall(UNFINISHED)
+            held.enter_context(connect_and_keep_busy(url))
         answer = httpx.get(f"{url}/healthz")
     assert problem(answer, 503) == "busy"
     assert (answer.headers["connection"], answer.headers["retry-after"]) == ("close", "5")
@@ -82,7 +93,7 @@ def test_when_all_connections_are_in_use_one_more_is_told_so(url: str) -> None:
 def test_another_machine_cannot_have_all_connections(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as held:
         for _ in range(MAX_PER_PEER):
-            held.enter_context(connect(url)).sendall(UNFINISHED)
+            held.enter_context(connect_and_keep_busy(url))
         assert httpx.get(f"{url}/healthz").status_code == 200, "this machine may"
         monkeypatch.setattr(connections, "is_loopback", lambda _: False)
         assert problem(httpx.get(f"{url}/healthz"), 503) == "busy"

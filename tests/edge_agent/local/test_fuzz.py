@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from edge_agent.local.openapi import document
 from edge_agent.local.operations import OPERATIONS
+from tests.conftest import WAIT_SECONDS
 from tests.edge_agent.conftest import Device
 from tests.edge_agent.local.agents import Serve, Served
 from tests.edge_agent.server import Server
@@ -80,7 +81,7 @@ def _fuzz(operation: Any, mode: GenerationMode, job_id: str) -> int:
         sent += 1
         if mode is GenerationMode.POSITIVE:
             _steer(case, job_id)
-        case.call_and_validate(timeout=20)
+        case.call_and_validate(timeout=WAIT_SECONDS)
 
     limits = settings(
         max_examples=EXAMPLES,

@@ -25,6 +25,7 @@ from edge_agent.release.images import Image, open_images
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory, contribution_lock
+from tests.conftest import WAIT_SECONDS
 from tests.edge_agent.agents import collafuse
 from tests.edge_agent.rounds import SCHEDULE, opened_round
 
@@ -413,7 +414,7 @@ def test_killed_at_every_commit_in_turn_no_image_is_lost_or_released_twice(
     for commits in (1, 2, 2, 3):
         process = context.Process(target=contribute_and_die, args=(state, settings(), path, commits))
         process.start()
-        process.join(60)
+        process.join(WAIT_SECONDS)
         deaths += process.exitcode == -signal.SIGKILL
     with Spool(state.spool, verify=True) as spool:
         contribute(spool, state, settings(), path)

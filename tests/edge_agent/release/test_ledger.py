@@ -27,6 +27,7 @@ from edge_agent.storage.journal import Journal
 from edge_agent.storage.reconciliation import reconcile
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
+from tests.conftest import WAIT_SECONDS
 from tests.edge_agent.agents import collafuse, edge_json
 from tests.edge_agent.rounds import SCHEDULE, opened_round
 
@@ -228,7 +229,7 @@ def test_two_processes_share_one_budget(state: StateDirectory, settings: MakeSet
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(WAIT_SECONDS)
 
     assert [process.exitcode for process in processes] == [0, 0]
     with Spool(state.spool) as spool:

@@ -14,6 +14,7 @@ from edge_agent.storage.journal import Journal, Scan
 from edge_agent.storage.reconciliation import Reconciled, reconcile
 from edge_agent.storage.spool import Spool, explained
 from edge_agent.storage.state import JOURNAL_NAME, StateDirectory
+from tests.conftest import WAIT_SECONDS
 
 
 def rows(first: int, count: int = 2) -> list[dict[str, Any]]:
@@ -114,7 +115,7 @@ def test_on_a_full_disk_nothing_of_a_line_stays(journal: Journal) -> None:
 
     process = context.Process(target=append_with_a_small_limit)
     process.start()
-    process.join(20)
+    process.join(WAIT_SECONDS)
 
     assert process.exitcode == 3
     assert journal.path.read_bytes() == before

@@ -17,6 +17,7 @@ from edge_agent.storage.migrations import Migration
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from monitoring.errors import Disposition
+from tests.conftest import WAIT_SECONDS
 from tests.edge_agent.rows import put
 from tests.edge_agent.storage.damage import DAMAGES
 
@@ -128,7 +129,7 @@ def test_processes_that_start_together_share_one_spool(state: StateDirectory) ->
     for process in processes:
         process.start()
     for process in processes:
-        process.join(30)
+        process.join(WAIT_SECONDS)
 
     with Spool(state.spool, verify=True) as spool:
         assert sorted(ids(spool)) == names
@@ -160,7 +161,9 @@ def test_a_process_killed_in_a_transaction_leaves_all_of_it_or_nothing(
     state: StateDirectory, when: str, kept: list[str]
 ) -> None:
     died = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), str(state.spool), when], check=False, timeout=60
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(state.spool), when],
+        check=False,
+        timeout=WAIT_SECONDS,
     )
 
     assert died.returncode == -signal.SIGKILL
@@ -188,7 +191,9 @@ def test_opening_a_second_connection_here_does_not_let_another_process_lose_rows
                 pass
             put(first, f"here-{number}")
             subprocess.run(
-                [sys.executable, "-c", writer, str(state.spool), f"there-{number}"], check=True, timeout=60
+                [sys.executable, "-c", writer, str(state.spool), f"there-{number}"],
+                check=True,
+                timeout=WAIT_SECONDS,
             )
             put(first, f"again-{number}")
     expected = [f"{where}-{number}" for number in range(3) for where in ("here", "there", "again")]

@@ -16,8 +16,9 @@ from edge_agent.training.head_training import HeadTraining, TrainingProgress, tr
 from edge_agent.training.local_training import learning_rate_at
 from export.checkpoint import load_checkpoint
 from export.head_export import export_head
+from tests.conftest import WAIT_SECONDS
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = WAIT_SECONDS
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from export.bundle.bundle import Bundle, read_bundle
 from export.bundle.keys import PrivateKey
 from export.head_export import export_head
 from monitoring.metrics import BrokerMetrics, EdgeMetrics
+from tests.conftest import WAIT_SECONDS
 from tests.edge_agent.heads.bundles import signed, with_ballast, write
 from tests.export.heads import random_network, write_checkpoint
 
@@ -48,7 +49,7 @@ class RealDevice:
     def stop(self) -> None:
         self.stopping.set()
         if self.thread is not None:
-            self.thread.join(20)
+            self.thread.join(WAIT_SECONDS)
 
     @property
     def has_spool(self) -> bool:

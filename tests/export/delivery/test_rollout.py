@@ -61,7 +61,7 @@ def send(fleet: Fleet, path: Path, until: str, count: int | None = None) -> None
             post.send(parcel_of(path), device_key(device.user))
     for device in devices:
         wait_until(lambda: device.has_spool, "the agent has made its spool")  # noqa: B023 - called at once
-        wait_until(lambda: device.heads() == {digest(path): (until, None)}, f"it is {until}", 60)  # noqa: B023 - called at once
+        wait_until(lambda: device.heads() == {digest(path): (until, None)}, f"it is {until}")  # noqa: B023 - called at once
 
 
 def percent_for(fleet: Fleet, count: int) -> float:

@@ -23,7 +23,7 @@ from server_worker.denoising.watchdog import Watchdog
 from server_worker.denoising.worker import DenoiseWorker
 from server_worker.storage import Storage
 from server_worker.versions import Backbone
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.link import Link
 from tests.server_worker.backbones import CPU, SCHEDULE, SHAPE, T, publish_backbone
 from tests.server_worker.conftest import Worker
@@ -103,11 +103,11 @@ def storage(tmp_path: Path) -> Storage:
 def running(storage: Storage, connection: Connection) -> Iterator[Running]:
     worker = Running(storage, connection)
     connection.start()
-    connection.wait_connected(20.0)
+    connection.wait_connected(WAIT_SECONDS)
     worker.thread.start()
     yield worker
     worker.stop.set()
-    worker.thread.join(30.0)
+    worker.thread.join(WAIT_SECONDS)
     assert not worker.thread.is_alive()
 
 
@@ -315,7 +315,7 @@ def test_a_request_whose_device_has_no_inbox_is_set_aside(
     with pika.BlockingConnection(pika.URLParameters(server_settings.url.get_secret_value())) as amqp:
         amqp.channel().queue_delete(f"inbox.{sender.user}")
     sender.ask(request())
-    wait_until(lambda: dead_letters() == ["no_inbox"], "it was set aside with its reason", 60)
+    wait_until(lambda: dead_letters() == ["no_inbox"], "it was set aside with its reason")
     assert running.metric("collafuse_requests_total", outcome="requeued") == DELIVERY_LIMIT
 
 
@@ -342,7 +342,7 @@ def test_a_stopped_worker_finishes_what_runs_and_gives_the_rest_back(
     sender.ask(waiting)
     wait_until(lambda: running.metric("collafuse_requests_waiting") == 1, "the second was waiting")
     running.stop.set()
-    running.thread.join(30.0)
+    running.thread.join(WAIT_SECONDS)
     assert len(sender.latents(started)) == 4
     wait_until(lambda: queue_depth(QUEUE_DENOISE) == 1, "the second was back in the queue")
     assert [part for part in sender.all_of(LatentsV1) if part.request_id == waiting.request_id] == []
@@ -363,7 +363,7 @@ def test_a_request_whose_connection_is_lost_is_finished_and_acknowledged_once(
         )
         running = Running(storage, through)
         with through:
-            through.wait_connected(20.0)
+            through.wait_connected(WAIT_SECONDS)
             running.thread.start()
             sender = device()
             each = request(n=24, plan=LONG_PLAN)
@@ -375,7 +375,7 @@ def test_a_request_whose_connection_is_lost_is_finished_and_acknowledged_once(
                 lambda: running.metric("collafuse_requests_total", outcome="completed") >= 1, "it was ended"
             )
             running.stop.set()
-            running.thread.join(30.0)
+            running.thread.join(WAIT_SECONDS)
             assert not running.thread.is_alive()
     assert queue_depth(QUEUE_DENOISE) == 0
 
@@ -405,12 +405,11 @@ def test_a_worker_killed_mid_request_is_replaced_by_another_with_the_same_result
     wait_until(
         lambda: first.metric("collafuse_network_calls_total") >= 5,
         "the first worker was in the middle of it",
-        60,
     )
     first.kill()
     assert sum(len(part.x) for part in sender.all_of(LatentsV1)) < each.n
     second = worker(*arguments)
-    parts = sender.latents(each, timeout_seconds=60)
+    parts = sender.latents(each, timeout_seconds=WAIT_SECONDS)
     np.testing.assert_allclose(together(parts), reference(backbone, each), atol=1e-5)
     second.wait_for("request_ended")
     second.process.terminate()

@@ -11,7 +11,7 @@ import pytest
 
 from server_worker.denoising.watchdog import EXIT_STUCK, Watchdog
 from server_worker.storage import Storage
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.server_worker.backbones import publish_backbone
 from tests.server_worker.conftest import Worker
 from tests.server_worker.denoising.test_denoising import LONG_PLAN, request
@@ -113,6 +113,9 @@ def test_a_loop_that_never_comes_round_again_ends_its_process() -> None:
         threading.Event().wait()
     """
     ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], timeout=30, check=False, capture_output=True
+        [sys.executable, "-c", textwrap.dedent(program)],
+        timeout=WAIT_SECONDS,
+        check=False,
+        capture_output=True,
     )
     assert ended.returncode == EXIT_STUCK

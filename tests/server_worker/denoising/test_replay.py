@@ -21,7 +21,7 @@ from server_worker.samples.contract import Contract
 from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.server_worker.backbones import CONTRACT, T, sample_batch
 from tests.server_worker.devices import Device
 
@@ -44,13 +44,13 @@ def taking(settings: BrokerSettings, contract: Contract, root: Path) -> Iterator
     stop = threading.Event()
     thread = threading.Thread(target=ingest.run, args=(stop,))
     connection.start()
-    connection.wait_connected(20.0)
+    connection.wait_connected(WAIT_SECONDS)
     thread.start()
     try:
         yield store
     finally:
         stop.set()
-        thread.join(20.0)
+        thread.join(WAIT_SECONDS)
         connection.stop()
 
 

@@ -19,6 +19,7 @@ from server_worker.samples.limits import StoreLimits
 from server_worker.samples.store import SampleStore
 from server_worker.samples.tombstones import EXPIRED_FILES, Tombstone
 from server_worker.storage import Storage
+from tests.conftest import WAIT_SECONDS
 from tests.server_worker.backbones import publish_backbone, sample_batch
 
 DAY_SECONDS = 86_400.0
@@ -211,7 +212,7 @@ def test_samples_that_come_in_while_they_are_forgotten_do_not_stay(tmp_path: Pat
     threads = [threading.Thread(target=write, args=(store, 1000 * n)) for n, store in enumerate(writers)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + WAIT_SECONDS
     while len(outcomes) < 40 and time.monotonic() < deadline:
         stop.wait(0.01)
     SampleStore(storage).forget("clinic")
@@ -220,7 +221,7 @@ def test_samples_that_come_in_while_they_are_forgotten_do_not_stay(tmp_path: Pat
         stop.wait(0.01)
     stop.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(WAIT_SECONDS)
     left = everything(tmp_path / "segments")
     clinic = [(each, outcome) for each, outcome in outcomes if each.client == "clinic"]
     assert {outcome for _, outcome in clinic} == {Outcome.STORED, Outcome.FORGOTTEN}

@@ -19,7 +19,7 @@ from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
 from server_worker.samples.limits import StoreLimits
 from server_worker.samples.store import NO_LIMITS, SampleStore
 from server_worker.storage import Storage
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.server_worker.backbones import CONTRACT, SCHEDULE, SHAPE, T, sample_batch
 from tests.server_worker.devices import Device
 from tests.server_worker.test_storage import files_limited_to
@@ -52,11 +52,11 @@ class Running:
 def running(tmp_path: Path, connection: Connection) -> Iterator[Running]:
     ingest = Running(tmp_path / "store", connection)
     connection.start()
-    connection.wait_connected(20.0)
+    connection.wait_connected(WAIT_SECONDS)
     ingest.thread.start()
     yield ingest
     ingest.stop.set()
-    ingest.thread.join(20.0)
+    ingest.thread.join(WAIT_SECONDS)
     assert not ingest.thread.is_alive()
 
 
@@ -110,7 +110,7 @@ def test_a_batch_that_outlived_too_many_workers_is_set_aside_and_not_tried_again
         wait_until(lambda: ingest.store.samples == 4, "the next one is stored")
     finally:
         ingest.stop.set()
-        ingest.thread.join(20.0)
+        ingest.thread.join(WAIT_SECONDS)
 
 
 POISON: list[tuple[str, SamplesV1]] = [
@@ -219,14 +219,14 @@ def limited(tmp_path: Path, connection: Connection) -> Iterator[Callable[[StoreL
     def start(limits: StoreLimits) -> Running:
         started.append(Running(tmp_path / "store", connection, limits))
         connection.start()
-        connection.wait_connected(20.0)
+        connection.wait_connected(WAIT_SECONDS)
         started[-1].thread.start()
         return started[-1]
 
     yield start
     for ingest in started:
         ingest.stop.set()
-        ingest.thread.join(20.0)
+        ingest.thread.join(WAIT_SECONDS)
         assert not ingest.thread.is_alive()
 
 
@@ -237,7 +237,7 @@ def test_what_waits_is_stored_together_and_every_batch_gets_its_receipt(
     sent = {sender.send_samples(sample_batch(seed)) for seed in range(12)}
     ingest = Running(tmp_path / "store", connection)
     connection.start()
-    connection.wait_connected(20.0)
+    connection.wait_connected(WAIT_SECONDS)
     ingest.thread.start()
     try:
         wait_until(lambda: len(sender.all_of(ReceiptV1)) == 12, "every batch got its receipt")
@@ -247,7 +247,7 @@ def test_what_waits_is_stored_together_and_every_batch_gets_its_receipt(
         assert ingest.metric("collafuse_samples_stored_total") == 48
     finally:
         ingest.stop.set()
-        ingest.thread.join(20.0)
+        ingest.thread.join(WAIT_SECONDS)
 
 
 def test_samples_of_a_forgotten_sender_are_dropped_counted_and_not_set_aside(
@@ -301,7 +301,7 @@ def test_a_store_at_its_quota_pauses_the_taking_and_it_resumes_once_there_is_roo
     wait_until(lambda: running.metric("collafuse_ingest_paused") == 1, "the taking paused")
     wait_until(lambda: queue_depth(QUEUE_SAMPLES) == 1, "the second batch was back in the queue")
     SampleStore(running.storage).forget("clinic")
-    wait_until(lambda: running.metric("collafuse_ingest_paused") == 0, "the taking resumed", 40)
+    wait_until(lambda: running.metric("collafuse_ingest_paused") == 0, "the taking resumed")
     wait_until(lambda: [entry.client for entry in running.store.entries()] == ["plant"], "it was stored")
     assert dead_letters() == []
 
@@ -320,13 +320,13 @@ def test_what_was_set_aside_is_not_put_back_when_the_disk_is_full(
     wait_until(lambda: queue_depth(QUEUE_SAMPLES) == 2, "both waited")
     with files_limited_to(64 * 1024):
         connection.start()
-        connection.wait_connected(20.0)
+        connection.wait_connected(WAIT_SECONDS)
         ingest.thread.start()
         wait_until(lambda: ingest.metric("collafuse_ingest_paused") == 1, "the taking paused")
         wait_until(lambda: dead_letters() == ["cut_out_of_range"], "the poison was set aside")
         wait_until(lambda: queue_depth(QUEUE_SAMPLES) == 1, "the other was back in the queue")
     wait_until(lambda: ingest.store.samples == 400, "the taking resumed")
     ingest.stop.set()
-    ingest.thread.join(20.0)
+    ingest.thread.join(WAIT_SECONDS)
     assert not ingest.thread.is_alive()
     assert dead_letters() == ["cut_out_of_range"]

@@ -24,6 +24,7 @@ from server_worker.samples.batch import Incoming, Outcome
 from server_worker.samples.segment import SUFFIX
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Buffer, Storage
+from tests.conftest import WAIT_SECONDS
 from tests.server_worker.backbones import SHAPE, sample_batch
 
 ROOT = Path(__file__).parents[3]
@@ -323,7 +324,7 @@ class RefreshedMeanwhile(Storage):
             self.waiting = threading.Thread(target=self.refresh)
             self.waiting.start()
         elif self.waiting is not None:
-            self.waiting.join(5.0)
+            self.waiting.join(WAIT_SECONDS)
             self.refreshed_before.append(not self.waiting.is_alive())
         super().write(path, data)
 

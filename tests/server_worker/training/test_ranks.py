@@ -98,7 +98,7 @@ def test_a_killed_rank_is_started_again_and_nothing_is_lost(
         *(worker, storage, "--ranks", "2", "--batch-size", "16"),
         *("--steps", "160", "--checkpoint-steps", "20"),
     )
-    wait_until(lambda: len(storage.folders("checkpoints")) > 0, "training was under way", 60)
+    wait_until(lambda: len(storage.folders("checkpoints")) > 0, "training was under way")
     victim = pids_of_ranks(running)[1]
     sent += [sender.send_samples(sample_batch(seed)) for seed in range(6, 12)]
     os.kill(victim, signal.SIGKILL)
@@ -124,7 +124,7 @@ def test_whoever_is_told_to_stop_all_ranks_stop_at_the_same_step(
     running = train(
         *(worker, storage, "--ranks", "2", "--batch-size", "16", "--checkpoint-steps", "100000"),
     )
-    wait_until(lambda: running.metric("collafuse_train_steps_total") >= 5, "training was under way", 60)
+    wait_until(lambda: running.metric("collafuse_train_steps_total") >= 5, "training was under way")
     pid = running.process.pid if whom == "launcher" else pids_of_ranks(running)[1]
 
     os.kill(pid, signal.SIGTERM)
@@ -140,7 +140,7 @@ def test_ranks_whose_launcher_is_killed_end_by_themselves(
 ) -> None:
     storage = filled(tmp_path / "server")
     running = train(worker, storage, "--ranks", "2", "--batch-size", "16")
-    wait_until(lambda: running.metric("collafuse_train_steps_total") >= 5, "training was under way", 60)
+    wait_until(lambda: running.metric("collafuse_train_steps_total") >= 5, "training was under way")
     pids = pids_of_ranks(running)
     assert len(pids) == 2
 

@@ -45,7 +45,7 @@ def test_a_killed_trainer_goes_on_where_it_was_and_loses_nothing(
     first = worker(*arguments)
     for seed in range(5):
         sender.send_samples(sample_batch(seed, t_cut=20 + 10 * (seed % 3)))
-    wait_until(lambda: first.metric("collafuse_train_steps_total") >= 60, "training was well under way", 60)
+    wait_until(lambda: first.metric("collafuse_train_steps_total") >= 60, "training was well under way")
     wait_until(lambda: len(storage.folders("checkpoints")) > 0, "a checkpoint was there")
     first.kill()
     checkpoint = checkpoints.load_newest(storage)
@@ -92,7 +92,7 @@ def test_a_stopped_trainer_keeps_its_last_step_and_exits_in_order(
     for seed in range(4):
         sender.send_samples(sample_batch(seed))
     running = worker("train", "--storage", storage.url, *FEDERATION, "--checkpoint-steps", "100000")
-    wait_until(lambda: running.metric("collafuse_train_steps_total") >= 10, "training was under way", 60)
+    wait_until(lambda: running.metric("collafuse_train_steps_total") >= 10, "training was under way")
     running.process.terminate()
     assert running.end() == 0, running.log_path.read_text()
     checkpoint = checkpoints.load_newest(storage)
@@ -182,12 +182,12 @@ def test_the_last_step_is_saved_before_ingest_has_finished_what_it_is_at(
     connection.start()
     thread.start()
     try:
-        wait_until(lambda: steps() >= 3, "training was under way", 30)
+        wait_until(lambda: steps() >= 3, "training was under way")
         with training._store._index.writing:  # as long as a merge of a large store would hold it
             sender.send_samples(sample_batch(1))
             wait_until(lambda: queue_depth("samples") == 0, "ingest was at the next batch")
             stop.set()
-            wait_until(lambda: bool(storage.folders("checkpoints")), "the last step was saved", 30)
+            wait_until(lambda: bool(storage.folders("checkpoints")), "the last step was saved")
             assert thread.is_alive()
     finally:
         stop.set()
