@@ -29,7 +29,9 @@ def pods_of(resources: Iterable[Resource]) -> list[Pod]:
     for resource in resources:
         if containers := containers_of(resource):
             labels = resource["spec"]["template"]["metadata"]["labels"]
-            ports = {port["name"]: port["containerPort"] for each in containers for port in each.get("ports", [])}
+            ports = {
+                port["name"]: port["containerPort"] for each in containers for port in each.get("ports", [])
+            }
             found.append(Pod(resource["metadata"]["name"], labels, ports))
     return found
 

@@ -2,66 +2,30 @@
 
 import json
 import re
-import runpy
-import shlex
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from broker.topology import QUEUE_DENOISE, QUEUE_PREFETCH
 from monitoring.settings import MonitorSettings
 from server_worker.settings import DenoiseSettings
 from tests.deploy.commands import unknown_options
-from tests.deploy.kustomize import KUBERNETES, ROOT, Resource, build, containers_of, name_of
-from tests.deploy.policies import ANYWHERE, Pod, flows, matches, one_sided, pods_of
+from tests.deploy.kustomize import ROOT, Resource, containers_of
+from tests.deploy.manifests import (
+    BROKER,
+    BY_NAME,
+    CPU,
+    GPU,
+    PODS,
+    SERVING,
+    WORKLOADS,
+    container,
+    of_kind,
+    pod_spec,
+    variables,
+    words_after_collafuse,
+)
+from tests.deploy.policies import matches
 from tests.deploy.test_compose import OWN_VARIABLES, SERVICES, SETTINGS, environment
-
-CPU = build(KUBERNETES / "overlays" / "cpu")
-GPU = build(KUBERNETES / "overlays" / "gpu")
-DEVICES = build(KUBERNETES / "devices")
-BY_NAME = {name_of(resource): resource for resource in CPU}
-WORKLOADS = {resource["metadata"]["name"]: resource for resource in CPU if containers_of(resource)}
-SERVING = {"trainer", "denoiser", "exporter"}
-BROKER = BY_NAME["RabbitmqCluster", "rabbitmq"]
-BROKER_POD = Pod("rabbitmq", {"app.kubernetes.io/name": "rabbitmq", "app.kubernetes.io/component": "rabbitmq"}, {})
-"""What the Cluster Operator makes of it: it labels pods by the name of the cluster."""
-
-PODS = [*pods_of(CPU), BROKER_POD]
-
-
-def of_kind(kind: str, resources: list[Resource] = CPU) -> list[Resource]:
-    return [resource for resource in resources if resource["kind"] == kind]
-
-
-def pod_spec(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = WORKLOADS[name]["spec"]["template"]["spec"]
-    return found
-
-
-def container(name: str, resources: list[Resource] = CPU) -> dict[str, Any]:
-    (resource,) = [each for each in resources if containers_of(each) and each["metadata"]["name"] == name]
-    (found,) = containers_of(resource)
-    return found
-
-
-def variables(name: str, resources: list[Resource] = CPU) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for source in container(name, resources).get("envFrom", []):
-        wanted = ("ConfigMap", source["configMapRef"]["name"])
-        (settings,) = [each for each in resources if name_of(each) == wanted]
-        found |= settings["data"]
-    return found | {entry["name"]: entry["value"] for entry in container(name, resources).get("env", [])}
-
-
-def words_after_collafuse(name: str) -> list[str]:
-    found = container(name)
-    if "command" not in found:  # the image's entry point is `collafuse`
-        args: list[str] = found["args"]
-        return args
-    words = shlex.split(" ".join(found["args"]))
-    return words[words.index("collafuse") + 1 :]
 
 
 def test_every_process_of_the_server_is_there() -> None:
@@ -104,7 +68,9 @@ def test_containers_have_no_rights(name: str) -> None:
     assert pod["automountServiceAccountToken"] is False
     assert pod["enableServiceLinks"] is False, "a variable of our prefix that is no setting ends the process"
     assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] == 10001, "the image's user"
+    assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] == 10001, (
+        "the image's user"
+    )
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert container(name)["securityContext"] == {
         "allowPrivilegeEscalation": False,
@@ -172,6 +138,8 @@ def test_the_overlay_for_gpus_gives_the_workers_one_each() -> None:
         assert found["resources"]["limits"]["nvidia.com/gpu"] == 1
         assert variables(name, GPU)[f"COLLAFUSE_{prefix}_DEVICE"] == "cuda"
     assert "nvidia.com/gpu" not in json.dumps(CPU)
+    (denoiser,) = [each for each in of_kind("Deployment", GPU) if each["metadata"]["name"] == "denoiser"]
+    assert denoiser["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0, "there is no GPU to spare"
 
 
 def test_selectors_choose_what_they_are_for() -> None:
@@ -189,41 +157,10 @@ def test_selectors_choose_what_they_are_for() -> None:
 
 
 def test_budgets_let_one_pod_go_at_a_time() -> None:
-    budgets = {each["metadata"]["name"]: each["spec"]["maxUnavailable"] for each in of_kind("PodDisruptionBudget")}
+    budgets = {
+        each["metadata"]["name"]: each["spec"]["maxUnavailable"] for each in of_kind("PodDisruptionBudget")
+    }
     assert budgets == {"denoiser": 1, "rabbitmq": 1}
-
-
-def test_pods_speak_as_they_have_to_and_nobody_else_does() -> None:
-    policies = of_kind("NetworkPolicy")
-    (nothing,) = [each["spec"] for each in policies if each["spec"]["podSelector"] == {} and "egress" not in each["spec"]]
-    assert nothing == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    metrics = {pod.name: pod.ports["metrics"] for pod in PODS if pod.ports}
-    assert set(metrics) == SERVING
-    assert one_sided(policies, PODS) == set()
-    assert flows(policies, PODS) == (
-        {(name, "rabbitmq", 5671) for name in ("init", "trainer", "denoiser")}
-        | {(name, "rabbitmq", 15671) for name in ("exporter", "keda", "rabbitmq-system")}
-        | {("rabbitmq", "rabbitmq", port) for port in (4369, 25672, "35672-35682")}
-        | {("monitoring", name, port) for name, port in metrics.items()}
-        | {("monitoring", "rabbitmq", 15691)}
-        | {(pod.name, "kube-system", 53) for pod in PODS}
-        | {("rabbitmq", ANYWHERE, port) for port in (443, 6443)}
-    )
-    assert flows(of_kind("NetworkPolicy", DEVICES), PODS) == {(ANYWHERE, "rabbitmq", 5671)}
-
-
-def test_policies_and_types_agree() -> None:
-    for policy in of_kind("NetworkPolicy"):
-        rules = {"ingress": "Ingress", "egress": "Egress"}
-        given = {rules[key] for key in policy["spec"] if key in rules}
-        assert given == set(policy["spec"]["policyTypes"]) or policy["metadata"]["name"] == "nothing"
-
-
-def test_only_the_brokers_amqp_port_is_opened_to_devices() -> None:
-    (service,) = of_kind("Service", DEVICES)
-    assert matches({"matchLabels": service["spec"]["selector"]}, BROKER_POD.labels)
-    assert [port["port"] for port in service["spec"]["ports"]] == [5671]
-    assert "LoadBalancer" not in json.dumps(CPU)
 
 
 def test_the_broker_has_the_configuration_of_compose() -> None:
@@ -239,7 +176,9 @@ def test_the_broker_has_the_configuration_of_compose() -> None:
     wanted = [line for line in composed.splitlines() if line and not line.startswith("#")]
     lines = BROKER["spec"]["rabbitmq"]["additionalConfig"].splitlines()
     assert lines[: len(wanted)] == wanted
-    assert all(line.startswith("quorum_queue.continuous_membership_reconciliation.") for line in lines[len(wanted) :])
+    assert all(
+        line.startswith("quorum_queue.continuous_membership_reconciliation.") for line in lines[len(wanted) :]
+    )
     plugins = (ROOT / "deploy/rabbitmq/enabled_plugins").read_text(encoding="utf-8").strip("[].\n").split(",")
     by_the_operator = {"rabbitmq_management", "rabbitmq_prometheus", "rabbitmq_peer_discovery_k8s"}
     assert set(plugins) - by_the_operator == set(BROKER["spec"]["rabbitmq"]["additionalPlugins"])
@@ -261,38 +200,3 @@ def test_workers_are_counted_by_all_that_a_queue_holds() -> None:
     assert triggers[QUEUE_DENOISE]["value"] == str(in_hand)
     for trigger in scaled["triggers"]:
         assert ("TriggerAuthentication", trigger["authenticationRef"]["name"]) in BY_NAME
-
-
-def test_prometheus_asks_every_process_and_gives_it_the_job_that_the_rules_know() -> None:
-    asked = {}
-    for monitor in of_kind("ServiceMonitor") + of_kind("PodMonitor"):
-        spec = monitor["spec"]
-        services = [each for each in of_kind("Service") if matches(spec["selector"], each["metadata"]["labels"])]
-        (pod,) = [pod for pod in PODS if matches(spec["selector"], pod.labels)]
-        assert monitor["kind"] == "PodMonitor" or len(services) == 1 or pod is BROKER_POD
-        (endpoint,) = spec.get("endpoints") or spec["podMetricsEndpoints"]
-        asked[pod.labels[spec["jobLabel"]]] = endpoint["port"]
-    assert asked == dict.fromkeys(SERVING, "metrics") | {"rabbitmq": "prometheus-tls"}
-    rules = "".join((ROOT / f"monitoring/prometheus/{name}.yml").read_text() for name in ("alerts", "recording"))
-    named = {job for jobs in re.findall(r'job[=!]~?"([^"]+)"', rules) for job in jobs.split("|")}
-    assert named
-    assert named <= set(asked) | {"edge"}
-
-
-def test_copies_of_rules_and_the_list_of_dashboards_are_those_that_are_made() -> None:
-    made: dict[Path, str] = runpy.run_path(str(KUBERNETES / "make-monitoring"))["made"]()
-    for path, content in made.items():
-        assert path.read_text(encoding="utf-8") == content, "run deploy/kubernetes/make-monitoring"
-    for name in ("alerts", "recording"):
-        rules = yaml.safe_load((ROOT / f"monitoring/prometheus/{name}.yml").read_text(encoding="utf-8"))
-        assert BY_NAME["PrometheusRule", f"collafuse-{name}"]["spec"] == rules
-
-
-def test_every_dashboard_is_there_and_small_enough() -> None:
-    files = {path.name: path for path in (ROOT / "monitoring/grafana/dashboards").glob("*.json")}
-    maps = [each for each in of_kind("ConfigMap") if each["metadata"]["name"].startswith("dashboard-")]
-    found = {name: text for each in maps for name, text in each["data"].items()}
-    assert found == {name: path.read_text(encoding="utf-8") for name, path in files.items()}
-    for each in maps:
-        assert each["metadata"]["labels"]["grafana_dashboard"] == "1"
-        assert sum(map(len, each["data"].values())) < 1_000_000, "a ConfigMap holds a megabyte"

@@ -11,8 +11,8 @@ import pytest
 from monitoring.settings import MonitorSettings
 from tests.deploy.commands import code_of, commands_of, unknown_options
 from tests.deploy.kustomize import KUBERNETES, ROOT
+from tests.deploy.manifests import BROKER, BY_NAME, CPU, PODS, WORKLOADS, of_kind, pod_spec
 from tests.deploy.test_compose import COMPOSE
-from tests.deploy.test_kubernetes import BROKER, BY_NAME, CPU, PODS, WORKLOADS, of_kind, pod_spec
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 LINES = code_of(PAGE)
@@ -126,7 +126,7 @@ def test_what_kubectl_is_told_to_look_at_is_there() -> None:
     named = {found for line in LINES for found in re.findall(rf"\b(?:{kinds})/[a-z][\w-]*", line)}
     assert named
     assert named <= known
-    pods = {pod for line in LINES if " exec " in line for pod in re.findall(r" exec (\S+)", line)}
+    pods = {pod for line in LINES for pod in re.findall(r"kubectl .*\bexec (\S+)", line)}
     assert pods == {"trainer-0", "rabbitmq-server-0"}
     chosen = {found for line in LINES for found in re.findall(r"component=(\w+)", line)}
     assert chosen <= {pod.labels["app.kubernetes.io/component"] for pod in PODS}

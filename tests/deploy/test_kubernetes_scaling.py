@@ -11,7 +11,7 @@ from broker.settings import BrokerSettings
 from broker.topology import EXCHANGE_UP, QUEUE_DENOISE
 from server_worker.settings import DenoiseSettings
 from tests.conftest import wait_until
-from tests.deploy.test_kubernetes import BY_NAME
+from tests.deploy.manifests import BY_NAME
 
 (TRIGGER,) = [
     trigger["metadata"]
