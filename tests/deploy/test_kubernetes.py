@@ -29,7 +29,7 @@ from tests.deploy.test_compose import OWN_VARIABLES, SERVICES, SETTINGS, environ
 
 
 def test_every_process_of_the_server_is_there() -> None:
-    ours = {name for name, service in SERVICES.items() if "build" in service}
+    ours = {name for name, service in SERVICES.items() if "build" in service and "profiles" not in service}
     on_devices = {name for name in ours if re.match(r"(edge|enroll)-", name)}
     assert on_devices
     assert set(WORKLOADS) == ours - on_devices
@@ -59,7 +59,9 @@ def test_settings_exist_and_their_values_are_accepted(
 def test_what_is_set_in_compose_is_set_here() -> None:
     for name in SERVING - {"exporter"}:
         composed = environment(SERVICES[name])
-        assert composed.items() <= variables(name).items()
+        ours = {variable for variable in composed if variable.startswith("COLLAFUSE_")}
+        assert ours
+        assert {variable: variables(name)[variable] for variable in ours} == {each: composed[each] for each in ours}
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -112,6 +114,11 @@ def test_a_worker_is_given_the_time_that_its_drain_takes() -> None:
     assert pod_spec("denoiser")["terminationGracePeriodSeconds"] >= drain + 15
     composed = int(SERVICES["trainer"]["stop_grace_period"].removesuffix("s"))
     assert pod_spec("trainer")["terminationGracePeriodSeconds"] >= composed
+
+
+def test_torch_starts_as_many_threads_as_there_are_cores_for_it() -> None:
+    for name, prefix in (("trainer", "TRAIN"), ("denoiser", "DENOISE")):
+        assert variables(name)[f"COLLAFUSE_{prefix}_THREADS"] == container(name)["resources"]["limits"]["cpu"]
 
 
 def test_there_is_one_trainer_and_never_two() -> None:
