@@ -1,7 +1,7 @@
 """The manifests against published schemas: Kubernetes' own, and those of the operators' resources.
 
-RabbitMQ's Cluster Operator publishes none in a package. What we use of its resource is written down here by the reference of 2.22,
-and what that resource holds of Kubernetes' own is held against Kubernetes' schemas.
+RabbitMQ's Cluster Operator publishes none in a package. What we use of its resource is written down here, by the
+reference of its version 2.22; what that resource holds of Kubernetes' own is held against Kubernetes' schemas.
 """
 
 import importlib
