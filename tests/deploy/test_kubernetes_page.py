@@ -2,16 +2,19 @@
 
 import re
 import shlex
+import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from monitoring.settings import MonitorSettings
 from tests.deploy.commands import code_of, commands_of, unknown_options
-from tests.deploy.kustomize import KUBERNETES, ROOT
-from tests.deploy.manifests import BROKER, BY_NAME, CPU, PODS, WORKLOADS, of_kind, pod_spec
+from tests.deploy.kustomize import KUBERNETES, ROOT, containers_of
+from tests.deploy.manifests import BROKER, BY_NAME, CPU, DEVICES, PODS, WORKLOADS, of_kind, pod_spec
 from tests.deploy.test_compose import COMPOSE
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
@@ -101,8 +104,30 @@ def test_the_certificate_is_for_every_name_by_which_the_broker_is_asked() -> Non
     assert set(re.findall(r"serverName: (\S+)", text)) <= named
 
 
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on this machine")
+def test_a_folder_of_ones_own_builds_as_it_is_shown(tmp_path: Path) -> None:
+    (shown,) = re.findall(
+        r"(?:^    .*\n)+", PAGE.split("Make a folder of your own")[1].split("## ")[0], re.MULTILINE
+    )
+    (tmp_path / "kustomization.yaml").write_text(textwrap.dedent(shown))
+    (tmp_path / "collafuse").symlink_to(ROOT)
+
+    made = subprocess.run(
+        ["kubectl", "kustomize", tmp_path], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (made.returncode, made.stderr) == (0, "")
+    resources = [resource for resource in yaml.safe_load_all(made.stdout) if resource]
+    images = {each["image"] for resource in resources for each in containers_of(resource)}
+    assert images
+    assert all(image.startswith("images.example.org/collafuse-") for image in images)
+    (storage,) = [each for each in resources if each["kind"] == "PersistentVolumeClaim"]
+    assert storage["spec"]["storageClassName"] == "shared"
+    assert len(resources) == len(CPU) + len(DEVICES)
+
+
 def test_commands_and_options_exist() -> None:
-    assert commands_of(PAGE)
+    assert len(commands_of(PAGE)) >= 2
     for words in commands_of(PAGE):
         assert not unknown_options(words), words
 
