@@ -80,7 +80,7 @@ CLUSTER: dict[str, Any] = {
         },
     },
 }
-ALL = [*CPU, *GPU, *DEVICES]
+ALL = [*CPU, *(resource for resource in GPU if resource not in CPU), *DEVICES]
 OWN = [resource for resource in ALL if resource["apiVersion"] not in {*PUBLISHED, REFERENCE}]
 OTHERS = [resource for resource in CPU if resource["apiVersion"] in PUBLISHED]
 
