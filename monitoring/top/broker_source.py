@@ -8,7 +8,7 @@ from broker.management import Management
 from broker.names import is_inbox
 from broker.topology import FEDERATION
 from monitoring.oldest_age import QueueHistory
-from monitoring.top.snapshot import FleetState, QueueState, WorkerState
+from monitoring.top.snapshot import UNKNOWN_NAME, FleetState, QueueState, WorkerState
 
 WATCHED = tuple(queue.name for queue in FEDERATION.queues)
 MAX_WORKERS = 64
@@ -85,11 +85,11 @@ class BrokerSource:
         """What a connection calls itself; asked for once."""
         if link not in self._names:
             if len(self._names) >= MAX_WORKERS:
-                return "?"
+                return UNKNOWN_NAME
             connection = self._management.connection(link) or {}
             properties = connection.get("client_properties") or {}
             told = properties.get("connection_name") or connection.get("user_provided_name")
-            self._names[link] = str(told or connection.get("user") or "?")
+            self._names[link] = str(told or connection.get("user") or UNKNOWN_NAME)
         return self._names[link]
 
 

@@ -11,7 +11,7 @@ from broker.topology import FEDERATION
 from monitoring.top import units
 from monitoring.top.errors import NoAnswer
 from monitoring.top.scrape import Change, Scrape, metrics_url, place, scrape
-from monitoring.top.snapshot import FleetState, QueueState, WorkerState
+from monitoring.top.snapshot import UNKNOWN_NAME, FleetState, QueueState, WorkerState
 
 TIMEOUT_SECONDS = 3.0
 
@@ -81,11 +81,11 @@ def fleet(change: Change) -> FleetState | None:
 def worker(at: str, change: Change | NoAnswer) -> WorkerState:
     """One process, by what it serves."""
     if isinstance(change, NoAnswer):
-        return WorkerState("?", at, problem=str(change))
+        return WorkerState(UNKNOWN_NAME, at, problem=change.why)
     for name, sign, tell in _KINDS:
         if change.now.has(sign):
             return WorkerState(name, at, told=dict(tell(change)), problem=_disconnected(change))
-    return WorkerState("?", at, problem="it serves none of our metrics")
+    return WorkerState(UNKNOWN_NAME, at, problem="it serves none of our metrics")
 
 
 def _queue(change: Change, name: str) -> QueueState:

@@ -83,9 +83,9 @@ def scrape(client: httpx.Client, url: httpx.URL, at: float) -> Scrape:
     try:
         families = list(text_string_to_metric_families(_text(client, url)))
     except httpx.HTTPError as error:
-        raise NoAnswer(f"{place(url)} does not answer: {error}") from error
+        raise NoAnswer(place(url), f"does not answer: {error}") from error
     except (ValueError, LookupError, TypeError) as error:
-        raise NoAnswer(f"{place(url)} answers with something else than metrics") from error
+        raise NoAnswer(place(url), "answers with something else than metrics") from error
     samples = {
         (sample.name, frozenset(sample.labels.items())): float(sample.value)
         for family in families
@@ -105,7 +105,9 @@ def metrics_url(text: str) -> httpx.URL:
     except httpx.InvalidURL:
         whole = ""
     if not whole:
-        raise NoAnswer(f"{text[:80]!r} is no URL of metrics: write host:port or http[s]://host:port/metrics")
+        raise NoAnswer(
+            repr(text[:80]), "is no URL of metrics: write host:port or http[s]://host:port/metrics"
+        )
     return url if url.path.strip("/") else url.copy_with(path="/metrics")
 
 
@@ -116,12 +118,14 @@ def place(url: httpx.URL) -> str:
 
 def _text(client: httpx.Client, url: httpx.URL) -> str:
     body = bytearray()
-    with client.stream("GET", url) as answer:
-        answer.raise_for_status()
-        for piece in answer.iter_bytes():
+    # Uncompressed, so that a few bytes cannot become many.
+    with client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
+        if not answer.is_success:
+            raise NoAnswer(place(url), f"answers {answer.status_code} {answer.reason_phrase}")
+        for piece in answer.iter_raw():
             body += piece
             if len(body) > MAX_BYTES:
                 raise NoAnswer(
-                    f"{place(url)} answers with more than {MAX_BYTES >> 20} MiB: that is no process of ours"
+                    place(url), f"answers with more than {MAX_BYTES >> 20} MiB: no process of ours does"
                 )
     return body.decode()

@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+UNKNOWN_NAME = "?"
+"""Of a process that does not say what it is."""
+
 
 @dataclass(frozen=True)
 class QueueState:
@@ -24,13 +27,13 @@ class QueueState:
 
     @property
     def drain_seconds(self) -> float | None:
-        """When it would be empty, as things go now: infinite while it does not shrink, None when that is not known yet."""
-        if self.ready + self.unacked == 0:
+        """When nothing would wait in it, as things go now: infinite while it does not shrink, None when that is not known yet."""
+        if self.ready == 0:
             return 0.0
         if self.in_per_second is None or self.out_per_second is None:
             return None
         shrinks_per_second = self.out_per_second - self.in_per_second
-        return (self.ready + self.unacked) / shrinks_per_second if shrinks_per_second > 0 else math.inf
+        return self.ready / shrinks_per_second if shrinks_per_second > 0 else math.inf
 
 
 @dataclass(frozen=True)

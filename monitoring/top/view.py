@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from broker.topology import QUEUE_DEAD
 from monitoring.top import units
 from monitoring.top.snapshot import FleetState, QueueState, Snapshot, WorkerState
 
@@ -71,12 +72,12 @@ def _queues(snapshot: Snapshot) -> Table | None:
     for queue in snapshot.queues:
         table.add_row(
             Text(queue.name),
-            Text(f"{queue.ready:,}"),
+            Text(f"{queue.ready:,}", _alarming(queue.name == QUEUE_DEAD and queue.ready > 0)),
             Text(f"{queue.unacked:,}"),
             Text(_rate(queue.in_per_second)),
             Text(_rate(queue.out_per_second)),
             Text(units.seconds(queue.oldest_seconds), _alarming((queue.oldest_seconds or 0) >= _OLD_SECONDS)),
-            Text(units.seconds(queue.drain_seconds), _alarming(queue.drain_seconds == math.inf)),
+            Text(units.seconds(queue.drain_seconds)),
             Text(f"{queue.consumers:,}", _alarming(_unread(queue))),
         )
     return table
@@ -135,7 +136,7 @@ def _rate(per_second: float | None) -> str:
 
 
 def _unread(queue: QueueState) -> bool:
-    return queue.consumers == 0 and queue.ready > 0
+    return queue.consumers == 0 and queue.ready > 0 and queue.name != QUEUE_DEAD
 
 
 def _alarming(is_so: bool) -> str:

@@ -11,7 +11,7 @@ from monitoring.top.broker_source import BrokerSource
 from monitoring.top.endpoints_source import EndpointsSource
 from monitoring.top.errors import NoAnswer
 from monitoring.top.scrape import Change
-from monitoring.top.snapshot import FleetState, QueueState, Snapshot
+from monitoring.top.snapshot import UNKNOWN_NAME, FleetState, QueueState, Snapshot, WorkerState
 
 
 class Watch:
@@ -62,10 +62,14 @@ class Watch:
         for exporter in exporters[:1]:  # several of one federation say the same
             queues, fleet = endpoints_source.queues(exporter), endpoints_source.fleet(exporter)
         workers = tuple(endpoints_source.worker(place, change) for place, change in told.items())
-        problems = tuple(f"{each.name} at {each.where}: {each.problem}" for each in workers if each.problem)
+        problems = tuple(f"{_who(each)}: {each.problem}" for each in workers if each.problem)
         if exporters and not queues:
             problems = ("the exporter cannot reach the broker", *problems)
         return Snapshot(self._clock(), None, queues, workers, fleet, problems)
+
+
+def _who(worker: WorkerState) -> str:
+    return worker.where if worker.name == UNKNOWN_NAME else f"{worker.name} at {worker.where}"
 
 
 def _require_one(told: Mapping[str, Change | NoAnswer]) -> None:

@@ -16,7 +16,7 @@ def trace(
     ],
     logs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[LOG]...", help="Files of JSON lines; - or nothing for stdin."),
+        typer.Argument(metavar="LOG", help="Files of JSON lines; - or nothing for stdin."),
     ] = None,
     otlp: Annotated[
         str | None,

@@ -43,6 +43,7 @@ class Timeline:
     """An image's way.
 
     job_id: None for a request of the stock.  requests: its requests, the first sent first.  stock: of them, those of the stock.
+    stretches: in the order of the way, whatever the clocks say; those of the stock first.
     """
 
     job_id: str | None
@@ -62,9 +63,7 @@ def timeline(found: Found) -> Timeline:
     requests = tuple(dict.fromkeys(line.request_id for line in lines if line.request_id in found.known))
     named = tuple(each for each in requests if each is not None)
     stock = frozenset(named) if job_id is None else brought & set(named)
-    stretches = tuple(
-        sorted(_stretches(lines, of_job, named, stock), key=lambda each: (each.name == WHOLE, each.begin))
-    )
+    stretches = tuple(_stretches(lines, of_job, named, stock))
     notes = tuple(_notes(lines, stretches, brought - set(named), cut=found.cut))
     return Timeline(job_id, named, stock, lines, stretches, notes)
 
@@ -76,13 +75,14 @@ def _stretches(
     accepted = _accepted(of_job, started)
     ended = _last(of_job, *ENDS)
     begun = _last(of_job, "head_begun")
+    for request_id in (each for each in requests if each in stock):
+        its_own = [line for line in lines if line.request_id == request_id]
+        yield from _of_request(request_id, its_own, _last(its_own, "stock_asked_for"), stock=True)
     if started is not None and accepted is not None:
         yield Stretch(BEFORE, None, False, started.process, accepted, started.at)
-    for request_id in requests:
+    for request_id in (each for each in requests if each not in stock):
         its_own = [line for line in lines if line.request_id == request_id]
-        in_stock = request_id in stock
-        asked = _last(its_own, "stock_asked_for") if in_stock else started
-        yield from _of_request(request_id, its_own, asked, stock=in_stock)
+        yield from _of_request(request_id, its_own, started, stock=False)
     if begun is not None:
         own = [line for line in lines if line.request_id in requests and line.request_id not in stock]
         since = _last(own, "part_received") or started
@@ -173,6 +173,6 @@ def _notes(
             f" {', '.join(sorted(unknown)[:3])}{', …' if len(unknown) > 3 else ''}"
         )
     if not any(line.event == "request_taken" for line in lines):
-        yield "no denoise worker tells of it: it had none to do with it yet, its log is not among these, or the job needs none."
+        yield "no denoise worker tells of it: none has taken it yet, their logs are not among these, or the job needs none."
     if cut:
         yield f"there are more lines or ids than are shown here ({len(lines)} lines)."
