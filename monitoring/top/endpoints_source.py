@@ -14,6 +14,7 @@ from monitoring.top.scrape import Change, Scrape, metrics_url, place, scrape
 from monitoring.top.snapshot import UNKNOWN_NAME, FleetState, QueueState, WorkerState
 
 TIMEOUT_SECONDS = 3.0
+_HEADS_SHOWN = 5
 
 
 class EndpointsSource:
@@ -115,6 +116,8 @@ def _tell_denoise(change: Change) -> Iterator[tuple[str, str]]:
     yield "done", _count(change, "collafuse_requests_total", outcome="completed")
     yield "failed", _count(change, "collafuse_requests_total", outcome="failed")
     yield "version", _count(change, "collafuse_backbone_version")
+    yield "request", units.seconds(change.mean("collafuse_denoise_end_to_end_seconds"))
+    yield from _tell_gpu(change)
 
 
 def _tell_train(change: Change) -> Iterator[tuple[str, str]]:
@@ -125,6 +128,16 @@ def _tell_train(change: Change) -> Iterator[tuple[str, str]]:
     yield "version", _count(change, "collafuse_backbone_version")
     if change.now.total("collafuse_ingest_paused"):
         yield "ingest", "paused"
+    yield from _tell_gpu(change)
+
+
+def _tell_gpu(change: Change) -> Iterator[tuple[str, str]]:
+    """Of each GPU that the process sees how busy it is, and of all of them the memory."""
+    for gpu, busy in sorted(change.now.by_label("collafuse_gpu_utilisation_ratio", "device").items()):
+        yield f"GPU {gpu}", f"{busy:.0%}"
+    memory = change.now.by_label("collafuse_gpu_memory_bytes", "state")
+    if {"used", "total"} <= set(memory):
+        yield "GPU memory", f"{units.size(memory['used'])} of {units.size(memory['total'])}"
 
 
 def _tell_edge(change: Change) -> Iterator[tuple[str, str]]:
@@ -169,8 +182,19 @@ def _told_by_devices(change: Change) -> Iterator[tuple[str, str]]:
         value = change.now.total(metric)
         if value is not None:
             yield name, words(value)
-    for outcome, jobs in sorted(change.now.by_label("collafuse_fleet_jobs_total", "outcome").items()):
-        yield f"jobs {outcome}", units.number(jobs)
+    for title, metric, label in (
+        ("jobs", "collafuse_fleet_jobs_total", "outcome"),
+        ("heads", "collafuse_fleet_updates", "state"),
+    ):
+        for value, count in sorted(change.now.by_label(metric, label).items()):
+            if count:
+                yield f"{title} {value}", units.number(count)
+    heads = sorted(change.now.series("collafuse_fleet_heads"), key=lambda each: each[0], reverse=True)
+    for devices, labels in heads[:_HEADS_SHOWN]:
+        yield (
+            f"head {' '.join(filter(None, map(labels.get, ('head', 'version', 'provider'))))}",
+            units.number(devices),
+        )
 
 
 def _count(change: Change, name: str, **labels: str) -> str:

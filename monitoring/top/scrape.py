@@ -34,12 +34,13 @@ class Scrape:
     def by_label(self, name: str, label: str) -> dict[str, float]:
         """The sums by the value of one label."""
         found: dict[str, float] = {}
-        for value, labels in self._series(name):
+        for value, labels in self.series(name):
             if label in labels:
                 found[labels[label]] = found.get(labels[label], 0.0) + value
         return found
 
-    def _series(self, name: str) -> Iterator[tuple[float, dict[str, str]]]:
+    def series(self, name: str) -> Iterator[tuple[float, dict[str, str]]]:
+        """Every series of this name: its value and its labels."""
         for (each, labels), value in self.samples.items():
             if each == name:
                 yield value, dict(labels)

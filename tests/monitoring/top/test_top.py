@@ -174,6 +174,10 @@ def test_endpoints_alone_tell_what_the_processes_do(
     exporter.register(BrokerCollector(partial(management.queues, node.vhost)))
     devices = Gauge("collafuse_fleet_devices", "As the exporter serves it.", ["state"], registry=exporter)
     devices.labels(state="reporting").set(7)
+    heads = Gauge("collafuse_fleet_heads", "Likewise.", ["head", "version", "provider"], registry=exporter)
+    heads.labels("ward", "1.2", "cpu").set(5)
+    busy = Gauge("collafuse_gpu_utilisation_ratio", "Where there is a GPU.", ["device"], registry=worker)
+    busy.labels("0").set(0.83)
     BrokerMetrics(worker).connected.set(1)
     metrics = DenoiseMetrics(worker)
     metrics.samples_running.set(12)
@@ -192,7 +196,8 @@ def test_endpoints_alone_tell_what_the_processes_do(
     assert told["train"]["problem"] == "not connected to the broker"
     assert told["edge"]["told"]["outbox"] == "1.5 kB"
     assert len(found["queues"]) == len(topology.FEDERATION.queues)
-    assert found["fleet"]["told"]["reporting"] == "7"
+    assert (found["fleet"]["told"]["reporting"], found["fleet"]["told"]["head ward 1.2 cpu"]) == ("7", "5")
+    assert told["denoise"]["told"]["GPU 0"] == "83%"
     assert "running 12" in shown.stdout
     assert "! train at 127.0.0.1" in shown.stdout
 
