@@ -186,9 +186,9 @@ def _told_by_devices(change: Change) -> Iterator[tuple[str, str]]:
         ("jobs", "collafuse_fleet_jobs_total", "outcome"),
         ("heads", "collafuse_fleet_updates", "state"),
     ):
-        for value, count in sorted(change.now.by_label(metric, label).items()):
+        for which, count in sorted(change.now.by_label(metric, label).items()):
             if count:
-                yield f"{title} {value}", units.number(count)
+                yield f"{title} {which}", units.number(count)
     heads = sorted(change.now.series("collafuse_fleet_heads"), key=lambda each: each[0], reverse=True)
     for devices, labels in heads[:_HEADS_SHOWN]:
         yield (

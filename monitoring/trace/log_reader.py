@@ -45,7 +45,7 @@ def find(wanted: str, logs: Sequence[str]) -> Found:
     if as_id(wanted) is None:
         raise BadId(
             f"{wanted[:80]!r} is no id: take the job's, 32 hexadecimal digits, from `collafuse edge generate` or the device's"
-            " page or API, or that of a request from a log"
+            " API, or that of a request from a log"
         )
     with ExitStack() as stack:
         sources = [_open(log, stack) for log in logs]

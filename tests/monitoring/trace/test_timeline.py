@@ -171,6 +171,19 @@ def test_of_several_sendings_and_workers_those_count_that_led_to_the_answer(writ
     assert any(f"request {REQUEST} was taken 2 times" in note for note in found.notes)
 
 
+def test_a_large_job_has_the_way_of_each_of_its_requests_and_waits_for_the_last(write: Write) -> None:
+    second = [each for each in story.device(JOB, OTHER_REQUEST, at=0.25) if OTHER_REQUEST in each]
+    found = of(
+        JOB, write(*story.device(), *second, *story.worker(), *story.worker(JOB, OTHER_REQUEST, at=0.25))
+    )
+
+    assert found.requests == (REQUEST, OTHER_REQUEST)
+    ways = {name: [each for each in found.stretches if each.request_id == name] for name in found.requests}
+    assert [each.name for each in ways[REQUEST]] == [each.name for each in ways[OTHER_REQUEST]] == [*ALL][1:6]
+    own = {each.name: round(each.seconds, 6) for each in found.stretches if each.request_id is None}
+    assert own == {"waiting to begin": 1.0, "waiting for the head": 0.25, "head": 2.0, "in all": 9.0}
+
+
 def test_two_devices_that_chose_the_same_id_are_told_apart(write: Write) -> None:
     found = of(
         JOB, write(*story.device(), *story.worker(), *story.worker(JOB, OTHER_REQUEST, user="ward_two"))
