@@ -12,10 +12,12 @@ def seconds(value: float | None) -> str:
         return UNKNOWN
     if math.isinf(value):
         return "never"
+    if value == 0:
+        return "0 s"
     for limit, unit, size in ((1, "ms", 1e-3), (120, "s", 1), (7_200, "min", 60), (172_800, "h", 3_600)):
         if value < limit:
-            return f"{value / size:.3g} {unit}"
-    return f"{value / 86_400:,.3g} d"
+            return f"{_figures(value / size)} {unit}"
+    return f"{_figures(value / 86_400)} d"
 
 
 def number(value: float | None) -> str:
@@ -24,7 +26,7 @@ def number(value: float | None) -> str:
         return UNKNOWN
     if math.isinf(value):
         return "∞"
-    return f"{value:,.0f}" if value == int(value) or value >= 1_000 else f"{value:.3g}"
+    return f"{value:,.0f}" if value == int(value) or value >= 1_000 else _figures(value)
 
 
 def size(value: float | None) -> str:
@@ -33,6 +35,11 @@ def size(value: float | None) -> str:
         return UNKNOWN
     for unit in _SIZES[:-1]:
         if value < 1_000:
-            return f"{value:.3g} {unit}"
+            return f"{_figures(value)} {unit}"
         value /= 1_000
-    return f"{value:,.3g} {_SIZES[-1]}"
+    return f"{_figures(value)} {_SIZES[-1]}"
+
+
+def _figures(value: float) -> str:
+    """Three of them, or all that stand before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -264,6 +264,23 @@ def test_the_time_to_drain(queue: QueueState, drain_seconds: float | None) -> No
     assert queue.drain_seconds == drain_seconds
 
 
+@pytest.mark.parametrize(
+    ("value", "seconds", "number", "size"),
+    [
+        (None, "–", "–", "–"),
+        (0, "0 s", "0", "0 B"),
+        (0.0081, "8.1 ms", "0.0081", "0.0081 B"),
+        (0.9996, "1,000 ms", "1", "1 B"),
+        (141, "2.35 min", "141", "141 B"),
+        (1_500.5, "25 min", "1,500", "1.5 kB"),
+        (259_200, "3 d", "259,200", "259 kB"),
+        (float("inf"), "never", "∞", "–"),
+    ],
+)
+def test_figures_are_read_at_a_glance(value: float | None, seconds: str, number: str, size: str) -> None:
+    assert (units.seconds(value), units.number(value), units.size(value)) == (seconds, number, size)
+
+
 class Terminal:
     """The command on a pseudo-terminal of 200 × 50."""
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
 from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
-from broker.publisher import outgoing
+from broker.publisher import Outgoing, outgoing
 from broker.settings import BrokerSettings
 from broker.topology import DELIVERY_LIMIT, EXCHANGE_UP, QUEUE_DENOISE, QUEUE_PREFETCH, up_key
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics
@@ -406,6 +406,18 @@ def test_the_job_that_a_device_names_stands_in_the_log_and_anything_else_is_no_m
             return {line["request_id"]: line["job_id"] for line in logs if line["event"] == event}
 
         wait_until(lambda: len(logged("request_ended")) == len(names), "all have ended")
+        nonsense = Outgoing(
+            EXCHANGE_UP,
+            up_key(sender.user, "denoise"),
+            "c" * 32,
+            "denoise.v1",
+            b"\xc1",
+            correlation_id="a" * 32,
+        )
+        sender.publisher.publish(nonsense)
+        wait_until(lambda: any(line["event"] == "message_refused" for line in logs), "it is refused")
+    (refused,) = [line for line in logs if line["event"] == "message_refused"]
+    assert (refused["message_id"], refused["correlation_id"]) == ("c" * 32, "a" * 32)
     for event in ("request_begun", "part_sent", "request_computed", "request_ended"):
         assert logged(event) == told
 
