@@ -138,6 +138,7 @@ class Consumer:
             "message_refused",
             queue=self.queue_name,
             message_id=delivery.message_id,
+            correlation_id=delivery.trace_id,
             type=delivery.type,
             user=delivery.user_id,
             reason=reason,

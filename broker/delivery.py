@@ -1,5 +1,6 @@
 """One message on loan from the broker: what is in it, who sent it as far as that can be believed, and how its loan ends."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ FIRST_SEEN_HEADER = "x-first-seen-ms"
 REPLAYED_HEADER = "x-replayed"
 """On a message that came back from the dead-letter queue: how often it did. SENDER_HEADER is beside it."""
 DETAIL_LIMIT_CHARACTERS = 500
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Lender(Protocol):
@@ -66,6 +68,15 @@ class Delivery:
     def lag_seconds(self) -> float | None:
         """Seconds between publishing and receiving, by two machines' clocks; None when unknown."""
         return None if self.published_at is None else max(0.0, self.received_at - self.published_at)
+
+    @property
+    def trace_id(self) -> str | None:
+        """What the sender does this for, by its `correlation_id`: 32 hexadecimal digits, or None when it does not say.
+
+        The sender's own word, and not validated by the broker: it may stand in a log, and decides nothing.
+        """
+        named = self.correlation_id
+        return named if named is not None and _TRACE_ID.fullmatch(named) else None
 
     @property
     def is_last(self) -> bool:

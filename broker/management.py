@@ -50,7 +50,7 @@ class Management:
             raise ManagementError(f"{self.url} is not the URL of a management API: {error}") from error
 
     @classmethod
-    def of(cls, settings: BrokerSettings, url: str) -> Self:
+    def of(cls, settings: BrokerSettings, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Self:
         """Returns the API at `url`, as the user of an AMQP link, with the authority that the link trusts.
 
         Raises:
@@ -64,7 +64,8 @@ class Management:
                 " COLLAFUSE_BROKER_PLAINTEXT=true if the whole way is your own"
             )
         tls = tls_context(settings) if secure else None
-        return cls(url, settings.user, settings.password.get_secret_value(), tls=tls)
+        password = settings.password.get_secret_value()
+        return cls(url, settings.user, password, tls=tls, timeout_seconds=timeout_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -81,6 +82,11 @@ class Management:
     def overview(self) -> dict[str, Any]:
         """Returns the node's version, totals and listeners."""
         found: dict[str, Any] = self._call("GET", "overview").json()
+        return found
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Returns the cluster's nodes, with their alarms."""
+        found: list[dict[str, Any]] = self._call("GET", "nodes").json()
         return found
 
     def queues(self, vhost: str) -> list[dict[str, Any]]:
@@ -148,6 +154,12 @@ class Management:
     def connections(self) -> list[dict[str, Any]]:
         """Returns the open connections of all users; those of the last five seconds may be missing."""
         found: list[dict[str, Any]] = self._call("GET", "connections").json()
+        return found
+
+    def connection(self, name: str) -> dict[str, Any] | None:
+        """Returns one open connection by the name that the broker gave it, or None."""
+        response = self._call("GET", "connections", name, absent_is_fine=True)
+        found: dict[str, Any] | None = None if _absent(response) else response.json()
         return found
 
     def close_connections(self, user: str) -> None:

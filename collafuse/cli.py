@@ -17,6 +17,8 @@ ROOMS = {
     "edge": "edge_agent.cli",
     "export": "export.cli",
     "monitor": "monitoring.cli",
+    "top": "monitoring.top.cli",
+    "trace": "monitoring.trace.cli",
 }
 """Subcommand → the module whose `app` answers it. Nothing of a room is imported before its subcommand is asked for."""
 
@@ -35,6 +37,7 @@ EXTRAS = {
     "sklearn": "evaluation",
     "scipy": "evaluation",
     "jinja2": "evaluation",
+    "opentelemetry": "otel",
 }
 """Optional package → the extra that brings it."""
 

@@ -85,6 +85,7 @@ def take(spool: Spool, letter: Letter, heads: HeadDesk | None = None) -> Outcome
         return outcome
     with spool.transaction() as transaction:
         outcome = _take(transaction, letter, message)
+        job_id = latents.job_of(transaction, message) if isinstance(message, LatentsV1) else None
         # A round is announced again and again, for those who were away: hearing it twice says nothing.
         if outcome in {"late", "duplicate"} and not isinstance(message, RoundV1):
             counters.add(transaction, outcome)
@@ -92,8 +93,22 @@ def take(spool: Spool, letter: Letter, heads: HeadDesk | None = None) -> Outcome
         letter.refuse("not_for_devices", f"a device has no use for a {letter.type}")
         return outcome
     letter.ack()
+    if isinstance(message, LatentsV1) and outcome == "kept":
+        _tell(message, job_id)
     log.debug("inbox_message", type=letter.type, message_id=letter.message_id, outcome=outcome)
     return outcome
+
+
+def _tell(message: LatentsV1, job_id: str | None) -> None:
+    """Log a part of an answer once it is durable; of one for the stock there is no job."""
+    log.info(
+        "part_received",
+        request_id=message.request_id,
+        job_id=job_id,
+        first=message.first,
+        samples=len(message.x),
+        version=message.backbone_version,
+    )
 
 
 def _take_head(spool: Spool, message: BundleV1 | ChunkV1, heads: HeadDesk) -> Outcome:

@@ -116,7 +116,8 @@ def _wait_and_show(
         )
     else:
         origin = "from the stock" if job.source == "pool" else f"seed {job.seed}"
-        print(f"{len(pictures)} pictures in {out or folder} ({origin}, head {job.work_seconds:.2f} s)")
+        facts = f"{origin}, head {job.work_seconds:.2f} s, job {job_id}"
+        print(f"{len(pictures)} pictures in {out or folder} ({facts})")
 
 
 @contextmanager

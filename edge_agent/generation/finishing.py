@@ -95,6 +95,7 @@ def finish(
             finished = _Finished(at_cut.x)
         else:
             runner = _Runner(spool, job, recipe, slot, _head_for(recipe, slot), stopping, on_step, between)
+            log.info("head_begun", job_id=job.job_id, count=job.count, evaluations=len(recipe.head_plan) - 1)
             try:
                 finished = _metered(energy, partial(runner.run, at_cut))
             except _Over:

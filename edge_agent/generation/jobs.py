@@ -154,6 +154,7 @@ def accept(
                 None if key is None else key.digest,
             ),
         )
+    log.info("job_accepted", job_id=job_id, count=count)
     return job_id
 
 

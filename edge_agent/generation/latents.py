@@ -51,6 +51,14 @@ def asked(transaction: sqlite3.Connection, request_id: str) -> Asked | None:
         return None
 
 
+def job_of(transaction: sqlite3.Connection, message: LatentsV1) -> str | None:
+    """The job that an answer is for; None when it is for the stock, or its job has ended."""
+    row = transaction.execute(
+        "SELECT job_id FROM requests WHERE request_id = ?", (message.request_id,)
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
 def mismatch(message: LatentsV1, question: Asked) -> str | None:
     """Why an answer does not fit its question, in one line; None when it does."""
     recipe, part = question.recipe, question.part

@@ -24,6 +24,9 @@ from edge_agent.storage.spool import Spool
 
 log = structlog.get_logger(__name__)
 
+MAX_REQUESTS_TOLD = 32
+"""Of the requests that filled the stock, so many are named in a log line of a job that was served from it."""
+
 
 def check_room(spool: Spool, settings: EdgeSettings, *, count: int, label: int | None, seeded: bool) -> None:
     """Refuse a job that would need the server and has no room for its request; the stock serves others all the same.
@@ -79,7 +82,13 @@ def start(
             )
             latents.note_request(transaction, job.job_id, part, request)
             outbox.put_request(transaction, request, job.job_id, settings.outbox_max_bytes)
-    log.info("job_started", job_id=job.job_id, count=job.count, asks_the_server=recipe.asks_the_server)
+    log.info(
+        "job_started",
+        job_id=job.job_id,
+        count=job.count,
+        asks_the_server=recipe.asks_the_server,
+        waited_seconds=_waited_seconds(job),
+    )
     return True
 
 
@@ -140,9 +149,22 @@ def _take_from_stock(spool: Spool, job: Job, recipe: Recipe) -> bool:
         made = pool.take(transaction, job.job_id, job.label, job.count, recipe)
         if made is None:
             return False
-        _plan(transaction, job, made, "pool")
+        _plan(transaction, job, made.recipe, "pool")
         latents.forget_requests(transaction, job.job_id)
         jobs.move(transaction, job.job_id, "finishing")
         counters.add(transaction, "jobs_from_pool")
-    log.info("job_started_from_stock", job_id=job.job_id, count=job.count, label=job.label)
+    log.info(
+        "job_started_from_stock",
+        job_id=job.job_id,
+        count=job.count,
+        label=job.label,
+        # By which the history of these samples can be looked up: they were asked for long before the job.
+        requests=list(made.requests[:MAX_REQUESTS_TOLD]),
+        waited_seconds=_waited_seconds(job),
+    )
     return True
+
+
+def _waited_seconds(job: Job) -> float:
+    """Since the job was accepted, perhaps by another process, which has no log."""
+    return round(job.age_seconds(clock.now()), 3)

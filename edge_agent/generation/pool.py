@@ -58,6 +58,18 @@ class Taken:
     versions: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Handed:
+    """What a job got from the stock.
+
+    recipe: the job's, with the server's half that the samples were made by.
+    requests: the ids of those that brought them.
+    """
+
+    recipe: Recipe
+    requests: tuple[str, ...]
+
+
 def shelf_of(label: int | None) -> int:
     """How the tables name a label."""
     return NO_LABEL if label is None else label
@@ -136,11 +148,8 @@ def older_than(spool: Spool, label: int | None, version: int) -> tuple[int, int]
 
 def take(
     transaction: sqlite3.Connection, job_id: str, label: int | None, count: int, recipe: Recipe
-) -> Recipe | None:
-    """Give `count` samples of a label to a job, the longest kept first; None, and nothing changes, when so many are not there.
-
-    Returns `recipe` with the server's half that the samples were made by.
-    """
+) -> Handed | None:
+    """Give `count` samples of a label to a job, the longest kept first; None, and nothing changes, when so many are not there."""
     groups = transaction.execute(
         "SELECT r.origin, count(*) FROM pool_latents l JOIN pool_requests r USING (request_id)"
         " WHERE r.label = ? AND l.x IS NOT NULL GROUP BY r.origin ORDER BY min(l.sequence)",
@@ -148,8 +157,8 @@ def take(
     ).fetchall()
     for text, images in groups:
         if images >= count and is_at(recipe.at_cut, text):
-            _hand_over(transaction, job_id, label, count, text)
-            return replace(Recipe.from_json(text), head_plan=recipe.head_plan, head=recipe.head)
+            made = replace(Recipe.from_json(text), head_plan=recipe.head_plan, head=recipe.head)
+            return Handed(made, _hand_over(transaction, job_id, label, count, text))
     return None
 
 
@@ -191,15 +200,14 @@ def sweep(transaction: sqlite3.Connection) -> None:
 
 def _hand_over(
     transaction: sqlite3.Connection, job_id: str, label: int | None, count: int, origin: str
-) -> None:
-    sequences = [
-        row[0]
-        for row in transaction.execute(
-            "SELECT l.sequence FROM pool_latents l JOIN pool_requests r USING (request_id)"
-            " WHERE r.label = ? AND r.origin = ? AND l.x IS NOT NULL ORDER BY l.sequence LIMIT ?",
-            (shelf_of(label), origin, count),
-        )
-    ]
+) -> tuple[str, ...]:
+    """Move samples from the stock to the job; returns the requests that brought them, the first used first."""
+    rows = transaction.execute(
+        "SELECT l.sequence, request_id FROM pool_latents l JOIN pool_requests r USING (request_id)"
+        " WHERE r.label = ? AND r.origin = ? AND l.x IS NOT NULL ORDER BY l.sequence LIMIT ?",
+        (shelf_of(label), origin, count),
+    ).fetchall()
+    sequences = [row[0] for row in rows]
     transaction.execute(
         "INSERT INTO pool_taken (job_id, position, seed, sample, backbone_version, dtype, x)"
         " SELECT ?, row_number() OVER (ORDER BY l.sequence) - 1, r.seed, l.sample, l.backbone_version, r.dtype, l.x"
@@ -208,6 +216,7 @@ def _hand_over(
         (job_id, json.dumps(sequences)),
     )
     empty(transaction, sequences)
+    return tuple(dict.fromkeys(row[1] for row in rows))
 
 
 def is_at(at_cut: AtCut, origin: str) -> bool:

@@ -229,7 +229,13 @@ class PoolKeeper:
         if not shelf.failures:
             self._tell_of(shelf, None)
         self._wake()
-        log.info("stock_asked_for", label=shelf.label, samples=samples, renews=wanted.renews)
+        log.info(
+            "stock_asked_for",
+            request_id=request.request_id,
+            label=shelf.label,
+            samples=samples,
+            renews=wanted.renews,
+        )
 
     def _room(
         self,

@@ -100,7 +100,12 @@ class Reasker:
                 else:
                     self._ask_again(transaction, request, question)
         except OutboxFull as error:
-            log.warning("request_waits_for_outbox", request_id=request.request_id, error=str(error))
+            log.warning(
+                "request_waits_for_outbox",
+                job_id=request.job_id,
+                request_id=request.request_id,
+                error=str(error),
+            )
 
     def _ask_again(self, transaction: sqlite3.Connection, request: _Unanswered, question: DenoiseV1) -> None:
         transaction.execute(

@@ -15,6 +15,7 @@ from typing import Protocol
 import structlog
 
 from broker.backoff import Backoff
+from broker.contract.denoise import DenoiseV1
 from broker.errors import ConfirmTimeout, ConnectionLost, PublishFailed
 from broker.publisher import Outgoing
 from broker.topology import EXCHANGE_UP, up_key
@@ -44,10 +45,15 @@ class Sender(Protocol):
 
 @dataclass(frozen=True)
 class _Sent:
-    """A row in flight: its size, and when it went by the monotonic clock."""
+    """A row in flight, and when it went by the monotonic clock."""
 
-    size_bytes: int
+    entry: outbox.Entry
     at_seconds: float
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its message."""
+        return len(self.entry.body)
 
 
 class Relay:
@@ -156,8 +162,9 @@ class Relay:
             message = self._outgoing(spool, entry)
             if message is None:
                 continue
-            self._in_flight[entry.sequence] = _Sent(len(entry.body), time.monotonic())
+            self._in_flight[entry.sequence] = _Sent(entry, time.monotonic())
             self._allowance.spend(len(entry.body), time.monotonic())
+            _tell("request_sent", entry)
             try:
                 future = self._sender.send(message)
             except PublishFailed as error:
@@ -181,6 +188,8 @@ class Relay:
             exchange=EXCHANGE_UP,
             routing_key=up_key(self._user, entry.kind),
             message_id=entry.message_id,
+            # What the request is for: the server says it in its log beside the request, so that an image can be followed.
+            correlation_id=entry.job_id,
             type=entry.type,
             body=entry.body,
             ttl_seconds=ttl_seconds,
@@ -226,6 +235,7 @@ class Relay:
             self._pace.reset()
         elif sent is not None and error is None:
             self._pace.confirmed(sent.size_bytes, time.monotonic() - sent.at_seconds)
+            _tell("request_confirmed", sent.entry)
 
     def _rest(self, seconds: float) -> None:
         """Wait for a wake, for about so long."""
@@ -236,3 +246,9 @@ class Relay:
         wait_seconds = self._backoff.next_seconds()
         self._not_before = time.monotonic() + wait_seconds
         log.warning("relay_holds_back", error=reason, retry_in_seconds=round(wait_seconds, 2))
+
+
+def _tell(event: str, entry: outbox.Entry) -> None:
+    """Log what happened to a request; of samples and telemetry there are too many, and nobody waits for one of them."""
+    if entry.type == DenoiseV1.type_name:
+        log.info(event, request_id=entry.message_id, job_id=entry.job_id, size_bytes=len(entry.body))

@@ -73,7 +73,7 @@ class RequestDesk:
             delivery.refuse(refusal.reason, refusal.detail)
             self._metrics.requests_total.labels(outcome="refused").inc()
             return
-        with bound_contextvars(request_id=request.request_id):
+        with bound_contextvars(request_id=request.request_id, job_id=delivery.trace_id):
             self._accept_request(delivery, client, user, request, backbone)
 
     def expire(self, now_seconds: float) -> None:
@@ -88,7 +88,9 @@ class RequestDesk:
         """These samples take part in the step that begins now."""
         for group in groups:
             held = self._in_hand[group.key]
-            held.started_seconds = now_seconds if held.started_seconds is None else held.started_seconds
+            if held.started_seconds is None:
+                held.started_seconds = now_seconds
+                log.info("request_begun", **held.ids)
 
     def note_step(self, groups: Sequence[Group], seconds: float) -> None:
         """They did, and it took so long."""
@@ -111,8 +113,11 @@ class RequestDesk:
             return
         for part in held.answer.parts(group.first, samples, held.timing()):
             self._reply(held, part, f"{part.request_id}-{part.first}-{len(part.x)}")
+            log.info("part_sent", **held.ids, first=part.first, samples=len(part.x))
         if held.answer.complete:
             self._engine.forget(held.key)
+            step_seconds = round(held.timing().step_seconds, 6)
+            log.info("request_computed", **held.ids, calls=held.steps, step_seconds=step_seconds)
 
     def settle(self) -> None:
         """Send replies, and end the deliveries whose replies are all confirmed."""
@@ -168,6 +173,7 @@ class RequestDesk:
             samples=request.n,
             evaluations=len(request.plan) - 1,
             version=backbone.number,
+            deliveries=delivery.delivery_count + 1,
         )
 
     def _adopt(self, known: InHand, delivery: Delivery, request: DenoiseV1) -> None:
@@ -192,9 +198,7 @@ class RequestDesk:
 
     def _fail(self, held: InHand, reason: str, detail: str, *, dead_letter: bool) -> None:
         """Tell the device that nothing will come, and only then end the delivery."""
-        log.warning(
-            "request_failed", request_id=held.request.request_id, user=held.user, reason=reason, detail=detail
-        )
+        log.warning("request_failed", **held.ids, user=held.user, reason=reason, detail=detail)
         held.answer = None
         held.outcome = "expired" if reason == "expired" else "failed"
         held.refusal = (reason, detail) if dead_letter else None
@@ -216,9 +220,7 @@ class RequestDesk:
             held.outcome = "undeliverable" if held.outcome == "completed" else held.outcome
             self._close(held)
             return
-        log.warning(
-            "reply_given_up", request_id=held.request.request_id, user=held.user, error=str(outcome.error)
-        )
+        log.warning("reply_given_up", **held.ids, user=held.user, error=str(outcome.error))
         self._give_back(held)
 
     def _close(self, held: InHand) -> None:
@@ -228,7 +230,7 @@ class RequestDesk:
         self._metrics.request_seconds.observe(seconds)
         log.info(
             "request_ended",
-            request_id=held.request.request_id,
+            **held.ids,
             user=held.user,
             outcome=held.outcome,
             seconds=round(seconds, 3),
@@ -241,6 +243,7 @@ class RequestDesk:
         else:
             held.delivery.requeue()
         self._metrics.requests_total.labels(outcome="requeued").inc()
+        log.info("request_given_back", **held.ids, user=held.user)
         self._release(held)
 
     def _release(self, held: InHand) -> None:

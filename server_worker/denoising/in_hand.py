@@ -31,6 +31,11 @@ class InHand:
     refusal: tuple[str, str] | None = None
 
     @property
+    def ids(self) -> dict[str, str | None]:
+        """What every log line about it carries: its id, and that of the job it is for, if its device names one."""
+        return {"request_id": self.request.request_id, "job_id": self.delivery.trace_id}
+
+    @property
     def all_sent(self) -> bool:
         """Whether no further reply will come for it."""
         return self.answer is None or self.answer.complete

@@ -141,7 +141,7 @@ def test_a_cancelled_job_takes_no_further_step(finish: Finish, spool: Spool) -> 
     with structlog.testing.capture_logs() as logs:
         assert not finish(18, on_step=cancel).exists()
     assert told == [16]
-    assert [line["event"] for line in logs] == ["job_started", "job_cancelled"]
+    assert [line["event"] for line in logs] == ["job_accepted", "job_started", "head_begun", "job_cancelled"]
 
 
 def test_a_job_that_runs_out_of_time_takes_no_further_step(
@@ -171,7 +171,7 @@ def test_a_job_cancelled_while_its_pictures_are_written_is_not_called_completed(
     monkeypatch.setattr(results, "save", cancel_and_save)
     with structlog.testing.capture_logs() as logs:
         assert not finish(2).exists()
-    assert [line["event"] for line in logs] == ["job_started", "job_cancelled"]
+    assert [line["event"] for line in logs] == ["job_accepted", "job_started", "head_begun", "job_cancelled"]
 
 
 def test_a_job_whose_pictures_find_no_room_is_not_begun_and_not_failed(

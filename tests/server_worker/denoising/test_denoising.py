@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 import pika
 import pytest
+import structlog
 import torch
 from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
 from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
+from broker.publisher import Outgoing, outgoing
 from broker.settings import BrokerSettings
-from broker.topology import DELIVERY_LIMIT, QUEUE_DENOISE, QUEUE_PREFETCH
+from broker.topology import DELIVERY_LIMIT, EXCHANGE_UP, QUEUE_DENOISE, QUEUE_PREFETCH, up_key
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics
 from server_worker.denoising.desk import RequestDesk
 from server_worker.denoising.engine import Engine
@@ -378,6 +380,46 @@ def test_a_request_whose_connection_is_lost_is_finished_and_acknowledged_once(
             running.thread.join(WAIT_SECONDS)
             assert not running.thread.is_alive()
     assert queue_depth(QUEUE_DENOISE) == 0
+
+
+def test_the_job_that_a_device_names_stands_in_the_log_and_anything_else_is_no_matter(
+    backbone: Backbone, running: Running, device: Callable[..., Device]
+) -> None:
+    sender, told = device(), {}
+    names = ("a" * 32, None, "A" * 32, "a" * 33, "\x1b[2J", "x" * 255)
+    with structlog.testing.capture_logs() as logs:
+        for name in names:
+            each = request()
+            told[each.request_id] = name if name == "a" * 32 else None
+            sender.publisher.publish(
+                outgoing(
+                    each,
+                    exchange=EXCHANGE_UP,
+                    routing_key=up_key(sender.user, "denoise"),
+                    message_id=each.request_id,
+                    correlation_id=name,
+                )
+            )
+            assert together(sender.latents(each)).shape == (each.n, *SHAPE)
+
+        def logged(event: str) -> dict[str, str | None]:
+            return {line["request_id"]: line["job_id"] for line in logs if line["event"] == event}
+
+        wait_until(lambda: len(logged("request_ended")) == len(names), "all have ended")
+        nonsense = Outgoing(
+            EXCHANGE_UP,
+            up_key(sender.user, "denoise"),
+            "c" * 32,
+            "denoise.v1",
+            b"\xc1",
+            correlation_id="a" * 32,
+        )
+        sender.publisher.publish(nonsense)
+        wait_until(lambda: any(line["event"] == "message_refused" for line in logs), "it is refused")
+    (refused,) = [line for line in logs if line["event"] == "message_refused"]
+    assert (refused["message_id"], refused["correlation_id"]) == ("c" * 32, "a" * 32)
+    for event in ("request_begun", "part_sent", "request_computed", "request_ended"):
+        assert logged(event) == told
 
 
 def test_a_worker_killed_mid_request_is_replaced_by_another_with_the_same_result(
