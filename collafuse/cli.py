@@ -12,6 +12,7 @@ from monitoring.errors import CollafuseError
 ROOMS = {
     "demo": "collafuse.demo.cli",
     "doctor": "collafuse.doctor",
+    "plan": "collafuse.plan.cli",
     "broker": "broker.cli",
     "worker": "server_worker.cli",
     "edge": "edge_agent.cli",
