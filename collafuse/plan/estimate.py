@@ -105,7 +105,7 @@ def _assumptions(basis: Basis) -> list[Assumption]:
         Assumption("a member of a replicated queue costs as much as the one that was measured", "derived"),
         Assumption("TLS, TCP and IP add some 5 % to bytes on the link, which are not in it", "documented"),
         Assumption(
-            f"a node blocks publishers above {nodes.WATERMARK:g} of its memory (RabbitMQ 3.x; 0.6 since 4.0)",
+            f"a node blocks publishers above {nodes.WATERMARK:g} of its memory (RabbitMQ 3's default)",
             "documented",
         ),
         Assumption(

@@ -25,7 +25,11 @@ LABEL_VALUES = {
 }
 """At most so many values of each label; of one that is not named here OTHER_VALUES."""
 
-OTHER_VALUES = 10
+OTHER_VALUES = 20
+DEVICE_PREFIX = "collafuse_device_"
+LISTED_DEVICES = 1000
+"""Of what is told of single devices the exporter keeps at most so many, whatever the fleet."""
+
 _HISTOGRAM_SERIES = 21
 """Of the longest list of bounds: 17, +Inf, _sum, _count and _created."""
 
@@ -33,23 +37,28 @@ _STORE = Section("samples")
 _METRICS = Section("metrics")
 
 
-def series_of(metrics: Iterable[CataloguedMetric]) -> int:
-    """At most so many series."""
+def series_of(metrics: Iterable[CataloguedMetric], devices: int) -> int:
+    """At most so many series, with so many devices."""
     each = {"histogram": _HISTOGRAM_SERIES, "counter": 2, "gauge": 1}
-    return sum(
-        each[metric.kind] * math.prod(LABEL_VALUES.get(label, OTHER_VALUES) for label in metric.labels)
-        for metric in metrics
-    )
+    return sum(each[metric.kind] * _label_values(metric, devices) for metric in metrics)
 
 
-def series(workers: int) -> int:
+def _label_values(metric: CataloguedMetric, devices: int) -> int:
+    if metric.name.startswith(DEVICE_PREFIX):
+        return min(devices, LISTED_DEVICES)
+    return math.prod(LABEL_VALUES.get(label, OTHER_VALUES) for label in metric.labels)
+
+
+def series(workers: int, devices: int) -> int:
     """Of a train worker, the exporter and so many denoise workers together."""
     found: dict[str, list[CataloguedMetric]] = {}
     for metric in catalogue():
         found.setdefault(metric.process, []).append(metric)
-    every = series_of(found["every process"])
-    train, denoise = series_of(found["train worker"]), series_of(found["denoise worker"])
-    return every + train + workers * (every + denoise) + series_of(found["exporter"])
+    every, train, denoise, exporter = (
+        series_of(found[process], devices)
+        for process in ("every process", "train worker", "denoise worker", "exporter")
+    )
+    return every + train + workers * (every + denoise) + exporter
 
 
 def store_items(basis: Basis) -> list[Item]:
@@ -94,7 +103,7 @@ def store_items(basis: Basis) -> list[Item]:
 def metrics_items(basis: Basis, workers: int | None) -> list[Item]:
     """The lines on Prometheus."""
     demand, of = basis.demand, _METRICS.item
-    count = series(workers or 1)
+    count = series(workers or 1, demand.devices)
     points = demand.metrics_days * DAY_SECONDS / demand.scrape_seconds
     who = (
         "a train worker, the exporter and one denoise worker"
@@ -107,7 +116,7 @@ def metrics_items(basis: Basis, workers: int | None) -> list[Item]:
             count,
             "series",
             "derived",
-            f"{who}; RabbitMQ's and the devices' own are not in it",
+            f"{who}; RabbitMQ's own, and what a device serves itself, are not in it",
         ),
         of(
             "metrics",

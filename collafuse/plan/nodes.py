@@ -10,7 +10,7 @@ from collafuse.plan.item import Item
 from collafuse.plan.traffic import Stream
 
 WATERMARK = 0.4
-"""Of its memory a node takes so much before it blocks publishers: RabbitMQ's default up to 3.13, 0.6 since 4.0."""
+"""Of its memory a node takes so much before it blocks publishers: RabbitMQ 3's default; newer ones may take more."""
 
 WRITE_AHEAD_LOG_BYTES = 512 * 2**20
 """RabbitMQ's default for the log that the quorum queues of a node share; its documentation asks for three of them in memory."""

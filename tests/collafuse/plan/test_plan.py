@@ -19,6 +19,7 @@ from collafuse.plan.item import Plan
 from collafuse.plan.nodes import nodes_of
 from collafuse.plan.table import in_words
 from collafuse.plan.traffic import worst_hours
+from monitoring.catalogue import CataloguedMetric
 from server_worker.samples.rewriting import SEGMENT_BYTES
 
 ROOT = Path(__file__).parents[3]
@@ -138,6 +139,15 @@ def test_prices_are_the_users_and_without_any_there_is_no_cost() -> None:
 
     assert known(priced, "all of these") == pytest.approx(300 + 0.02 * known(priced, "sample store") / 1e9)
     assert priced.items[-1].name == "all of these"
+
+
+def test_series_grow_with_the_workers_and_with_no_more_devices_than_are_listed() -> None:
+    device = CataloguedMetric("exporter", "collafuse_device_reporting", "gauge", ("device",), "")
+    waits = CataloguedMetric("exporter", "collafuse_waits", "histogram", ("queue",), "")
+
+    assert keeping.series_of([device], 40) == 40
+    assert keeping.series_of([device, waits], 10**6) == 1000 + 5 * 21
+    assert keeping.series(3, 10) - keeping.series(2, 10) == keeping.series(2, 10) - keeping.series(1, 10) > 0
 
 
 def test_the_store_merges_to_segments_of_the_size_planned_with() -> None:
