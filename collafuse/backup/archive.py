@@ -70,8 +70,15 @@ def read_manifest(backup: Path) -> Manifest:
         raise BackupDamaged(f"{path} is of format {fields.get('format')!r}, this version reads {FORMAT}")
     if digest != _digest(fields):
         raise BackupDamaged(f"{path} is not what was written: take another backup")
-    files = tuple(Copied(**each) for each in fields.pop("files"))
-    return Manifest(files=files, **{**fields, "left_out": tuple(fields["left_out"])})
+    try:
+        files = tuple(Copied(**each) for each in fields.pop("files"))
+        manifest = Manifest(files=files, **{**fields, "left_out": tuple(fields["left_out"])})
+        outside = [each.path for each in files if not _is_inside(each.path)]
+    except (KeyError, TypeError) as error:
+        raise BackupDamaged(f"{path} does not say what a {FORMAT} says ({error})") from error
+    if outside:
+        raise BackupDamaged(f"{path} names {outside[0]}, which is not in it")
+    return manifest
 
 
 def check(backup: Path, on_file: Callable[[Copied], None] | None = None) -> Manifest:
@@ -80,8 +87,6 @@ def check(backup: Path, on_file: Callable[[Copied], None] | None = None) -> Mani
     for each in manifest.files:
         path = backup / each.path
         try:
-            if not path.resolve().is_relative_to(backup.resolve()):
-                raise BackupDamaged(f"{backup}/{MANIFEST_NAME} names {each.path}, which is not in it")
             found = sha256_of(path)
         except OSError as error:
             raise BackupDamaged(f"{path} cannot be read ({error.strerror}): take another backup") from error
@@ -101,6 +106,11 @@ def sha256_of(path: Path) -> str:
         while piece := file.read(READ_BYTES):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a path names something below the folder that it counts from."""
+    return not path.startswith("/") and not {"..", "."} & set(path.split("/"))
 
 
 def _digest(fields: dict[str, Any]) -> str:

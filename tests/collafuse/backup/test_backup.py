@@ -272,12 +272,13 @@ def test_a_backup_goes_where_nothing_is_and_a_restore_too(lost: Lost, tmp_path: 
     assert lost.before <= {entry.message_id for entry in SampleStore(Storage(tmp_path / "server")).entries()}
 
 
-def test_a_backup_of_a_file_outside_itself_is_refused(tmp_path: Path) -> None:
-    outside = tmp_path / "secret"
-    outside.write_bytes(b"x")
+@pytest.mark.parametrize(
+    "path", ["../secret", "storage/../../secret", "storage/../definitions.json", "/etc/hostname"]
+)
+def test_a_backup_that_names_a_file_outside_itself_is_refused(tmp_path: Path, path: str) -> None:
     backup = tmp_path / "backup"
     backup.mkdir()
-    listed = Copied("../secret", 1, archive.sha256_of(outside))
+    listed = Copied(path, 1, 64 * "0")
     (backup / "backup.json").write_bytes(archive.Manifest(0.0, None, "s", (listed,)).to_bytes())
 
     with pytest.raises(BackupDamaged, match="not in it"):
