@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from benchmarks.devices import memory_bytes
 from benchmarks.report import Result
 from broker.depth import depth
 from broker.management import Management
@@ -12,7 +11,6 @@ from broker.topology import QUEUE_TELEMETRY
 from collafuse.plan.basis import Basis
 from collafuse.plan.demand import Demand
 from collafuse.plan.figures import kept
-from collafuse.plan.nodes import bytes_per_device
 from edge_agent.fleet.links import links_of
 from edge_agent.fleet.run import Devices, Place, simulate
 from edge_agent.fleet.simulation import Look, Plan
@@ -23,11 +21,10 @@ PREDICTION = "predicted by collafuse plan"
 
 @dataclass(eq=False)
 class _Scales:
-    """Weighs the broker and counts the bytes of every connection, once, when all is sent and every device is still there."""
+    """Counts the bytes of every connection, once, when all is sent and every device is still there."""
 
     local: LocalNode
     agents: int
-    memory_bytes: int = 0
     up_bytes: int = 0
     down_bytes: int = 0
     phases: list[str] = field(default_factory=list)
@@ -40,20 +37,19 @@ class _Scales:
 
     def look(self, look: Look) -> None:
         """How the fleet stands."""
-        if look.phase == "draining" and look.drained == self.agents and not self.memory_bytes:
+        if look.phase == "draining" and look.drained == self.agents and not self.up_bytes:
             self.up_bytes, self.down_bytes = _on_the_link(self.local)
-            self.memory_bytes = memory_bytes(self.local)
 
 
 def beside(local: LocalNode, agents: int, seconds: float, images: int) -> list[Result]:
     """Run a fleet whose links always stand, each image in a message of its own, and tell what was predicted as the rival.
 
-    A ratio above 1 is a prediction that is on the safe side.
+    A ratio above 1 is a prediction that is on the safe side. Memory is not among them: of so few devices it is the node's own
+    noise; what the plan reckons with was measured with hundreds.
     """
     node = local.status().info
     assert node is not None
     operator = BrokerSettings.from_url(node.amqp_url)
-    empty_bytes = memory_bytes(local)
     scales = _Scales(local, agents)
     devices = Devices(links_of("always", agents, seed=0), images=images)
     place = Place(state=None, credentials=None, keep=False, name=CLIENT)
@@ -62,16 +58,16 @@ def beside(local: LocalNode, agents: int, seconds: float, images: int) -> list[R
     told = depth(operator, QUEUE_TELEMETRY)
     reports = 0 if told is None else told.messages
     predicted = _predicted(agents, images, reports)
-    measured = (scales.up_bytes, scales.down_bytes, scales.memory_bytes - empty_bytes)
-    names = ("bytes from the devices", "bytes to the devices", "broker's memory for all devices")
+    measured = (scales.up_bytes, scales.down_bytes)
+    names = ("bytes from the devices", "bytes to the devices")
     return [
         Result(name, "bytes", found, PREDICTION, wanted, wanted / found, None, f"{agents} devices, one day")
         for name, found, wanted in zip(names, measured, predicted, strict=True)
     ]
 
 
-def _predicted(agents: int, images: int, reports: int) -> tuple[float, float, float]:
-    """Bytes up, bytes down and bytes of memory; `reports` came in such a short day, which the plan counts by the clock."""
+def _predicted(agents: int, images: int, reports: int) -> tuple[float, float]:
+    """Bytes up and bytes down; `reports` came in such a short day, which the plan counts by the clock."""
     demand = Demand(
         devices=agents, images_per_day=0, samples_per_day=images, batch=1, channels=1, image_size=8
     )
@@ -82,7 +78,7 @@ def _predicted(agents: int, images: int, reports: int) -> tuple[float, float, fl
     down = (
         batches * (sizes.samples.down_bytes + sizes.receipt.down_bytes) + reports * sizes.telemetry.down_bytes
     )
-    return float(up), float(down), agents * bytes_per_device(basis)
+    return float(up), float(down)
 
 
 def _on_the_link(local: LocalNode) -> tuple[int, int]:

@@ -102,15 +102,8 @@ def waiting(settings: BrokerSettings, queue: str) -> int:
     return found.messages
 
 
-def replace(old: Worker, start: Callable[[], Worker], ready: str) -> Worker:
-    """Start the next, and end the one before as a service manager does."""
-    new = start()
-    new.wait_for(ready, PATIENCE_SECONDS)
-    stop(old)
-    return new
-
-
 def stop(worker: Worker) -> None:
+    """As a service manager does."""
     worker.process.terminate()
     assert worker.end(PATIENCE_SECONDS) == 0, worker.log_path.read_text()
 
@@ -137,10 +130,11 @@ def test_nothing_is_lost_and_nothing_doubled_while_every_worker_is_replaced(
     load = Load(device())
     try:
         wait_until(lambda: bool(load.answered and load.receipted), "all were at work", PATIENCE_SECONDS)
+        for new in [denoiser(), denoiser()]:  # beside the old ones; both at once, for the time it takes
+            new.wait_for("warmed_up", PATIENCE_SECONDS)
         for one in first:
-            answered = len(load.answered)
-            replace(one, denoiser, "warmed_up")
-            more = partial(lambda before: len(load.answered) > before, answered)
+            stop(one)
+            more = partial(lambda before: len(load.answered) > before, len(load.answered))
             wait_until(more, "requests were answered on", PATIENCE_SECONDS)
         stop(training)  # two trainers at a time are ranks, and are told of each other
         training = trainer()

@@ -12,9 +12,6 @@ from collafuse.plan.figures import STORM_DEVICES, kept
 AGENTS = 50
 IMAGES = 10
 BYTES_FACTOR = 1.5
-MEMORY_FACTOR = 3.0
-"""Of so few devices a node's memory is mostly its own noise."""
-
 KEPT_FACTOR = 2.0
 
 
@@ -23,13 +20,14 @@ def kept_fleet(name: str) -> float:
     return float(next(each["ours"] for each in found["results"] if each["name"] == name))
 
 
-def test_a_small_fleet_sends_gets_and_costs_what_was_predicted() -> None:
+def test_a_small_fleet_sends_and_gets_what_was_predicted() -> None:
     with a_node() as local:
-        up, down, memory = fleet_plan.beside(local, AGENTS, seconds=3.0, images=IMAGES)
+        results = fleet_plan.beside(local, AGENTS, seconds=3.0, images=IMAGES)
 
-    for result, factor in ((up, BYTES_FACTOR), (down, BYTES_FACTOR), (memory, MEMORY_FACTOR)):
+    assert len(results) == 2
+    for result in results:
         assert result.ratio is not None
-        assert 1 / factor < result.ratio < factor, result
+        assert 1 / BYTES_FACTOR < result.ratio < BYTES_FACTOR, result
 
 
 def test_devices_come_in_as_fast_as_the_kept_fleet_did() -> None:
