@@ -1,6 +1,7 @@
 """A fleet of real agents through a day of links that come and go: nothing lost, how soon all is sent, and what each one costs.
 
 python -m benchmarks.fleet [--quick] [--json]
+python -m benchmarks.fleet --plan        what collafuse plan predicts for 60 devices, beside what they do
 """
 
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.devices import a_node, memory_bytes
+from benchmarks.fleet_plan import beside
 from benchmarks.fleet_rollout import rollout
 from benchmarks.report import Result, alone, emit, say
 from broker.management import Management
@@ -22,6 +24,7 @@ from monitoring import logs
 
 CLIENT = "bench"
 QUICK_ROLLOUT = 12
+PLANNED = 60
 ONE_DAY = "one day"
 
 
@@ -106,9 +109,17 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer devices; within a minute.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     agents: Annotated[int, typer.Option(help="Devices of a full run.")] = 500,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only what the planner predicts, beside what is measured.")
+    ] = False,
 ) -> None:
     """A day of a fleet. Nothing may be lost, and every outbox has to be empty at the end."""
     logs.configure("benchmark", level="warning")
+    if plan:
+        with a_node() as local:
+            found = beside(local, PLANNED, seconds=10.0, images=20)
+        emit("fleet", found, as_json=as_json, quick=True, links="always", day="10 s")
+        return
     number, seconds, images = (60, 10.0, 3) if quick else (agents, 90.0, 6)
     with a_node() as local:
         results = [

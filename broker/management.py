@@ -187,6 +187,15 @@ class Management:
         body = {"exchange": exchange, "write": write, "read": read}
         self._call("PUT", "topic-permissions", vhost, user, body=body)
 
+    def definitions(self) -> dict[str, Any]:
+        """Returns users, rights, queues and all else that the broker knows, but for messages; passwords as their hashes."""
+        found: dict[str, Any] = self._call("GET", "definitions").json()
+        return found
+
+    def put_definitions(self, definitions: Mapping[str, object]) -> None:
+        """Adds what is not there, and replaces users, rights and limits of the same names; queues that are there stay."""
+        self._call("POST", "definitions", body=definitions)
+
     def _call(
         self,
         method: str,

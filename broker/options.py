@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-
-from broker.settings import ProcessSettings
 
 Command = Callable[..., None]
 
 
-def options_of(settings: type[ProcessSettings]) -> Callable[[Command], Command]:
-    """Give a command one option per field of `settings`; the command receives them as keyword arguments, None if not given."""
+def options_of(settings: type[BaseModel], *, with_seconds: bool = False) -> Callable[[Command], Command]:
+    """Give a command one option per field of `settings`; the command receives them as keyword arguments, None if not given.
+
+    with_seconds: a field `step_seconds` becomes `--step-seconds`, which else would be `--step`.
+    """
 
     def decorate(command: Command) -> Command:
         given = [
@@ -22,7 +24,7 @@ def options_of(settings: type[ProcessSettings]) -> Callable[[Command], Command]:
             for parameter in inspect.signature(command).parameters.values()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        made = [_parameter(name, field) for name, field in settings.model_fields.items()]
+        made = [_parameter(name, field, with_seconds) for name, field in settings.model_fields.items()]
         parameters = [*given, *made]
         vars(command)["__signature__"] = inspect.Signature(parameters)
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -31,8 +33,8 @@ def options_of(settings: type[ProcessSettings]) -> Callable[[Command], Command]:
     return decorate
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    flag = f"--{name.replace('_', '-').removesuffix('-seconds')}"
+def _parameter(name: str, field: FieldInfo, with_seconds: bool) -> inspect.Parameter:
+    flag = f"--{name.replace('_', '-').removesuffix('' if with_seconds else '-seconds')}"
     kind = _option_type(field.annotation)
     names = [f"{flag}/--no-{flag[2:]}" if kind is bool else flag]
     if _is_list(field.annotation) and flag.endswith("s"):

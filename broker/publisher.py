@@ -236,7 +236,7 @@ class Publisher:
             message.exchange,
             message.routing_key,
             message.body,
-            _properties(message, self._loop.user),
+            properties_of(message, self._loop.user),
             mandatory=True,
         )
 
@@ -322,7 +322,7 @@ def _verdict(entry: _Entry) -> PublishFailed:
     )
 
 
-def _properties(message: Outgoing, user: str) -> pika.BasicProperties:
+def properties_of(message: Outgoing, user: str) -> pika.BasicProperties:
     """The envelope. The broker refuses a `user_id` that is not the connection's own, so readers can believe it."""
     expiration = None if message.ttl_seconds is None else str(max(1, round(message.ttl_seconds * 1000)))
     now = time.time()

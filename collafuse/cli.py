@@ -12,6 +12,8 @@ from monitoring.errors import CollafuseError
 ROOMS = {
     "demo": "collafuse.demo.cli",
     "doctor": "collafuse.doctor",
+    "plan": "collafuse.plan.cli",
+    "backup": "collafuse.backup.cli",
     "broker": "broker.cli",
     "worker": "server_worker.cli",
     "edge": "edge_agent.cli",

@@ -27,6 +27,7 @@ from server_worker.denoising.warm_up import LARGEST_BATCH
 from server_worker.denoising.watchdog import Watchdog
 from server_worker.denoising.worker import DenoiseWorker
 from server_worker.errors import DeviceUnavailable
+from server_worker.restoring import check_not_half_restored
 from server_worker.samples.contract import Contract, keep_contract
 from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
 from server_worker.samples.limits import StoreLimits
@@ -70,6 +71,7 @@ def run_train(settings: TrainSettings, stop: threading.Event) -> None:
 def prepare_training(settings: TrainSettings) -> Storage:
     """The storage, checked and swept. Raises StorageUnusable, or ContractMismatch when it is another federation's."""
     storage = Storage(settings.storage)
+    check_not_half_restored(storage)
     storage.check_writable()
     keep_contract(storage, _contract(settings))
     storage.sweep()
@@ -172,6 +174,7 @@ def run_denoise(settings: DenoiseSettings, stop: threading.Event) -> None:
     device = choose_device(settings.device, settings.threads)
     if settings.compile:
         check_compiler()
+    check_not_half_restored(Storage(settings.storage))
     registry = CollectorRegistry()
     metrics = DenoiseMetrics(registry)
     watchdog = Watchdog(settings.step_limit_seconds)

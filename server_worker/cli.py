@@ -18,6 +18,7 @@ from broker.names import user_name
 from broker.options import options_of
 from monitoring import logs
 from server_worker.errors import NothingToLift, StorageUnusable
+from server_worker.restoring import check_not_half_restored
 from server_worker.samples import forgetting, summary
 from server_worker.samples.store import SampleStore
 from server_worker.settings import DenoiseSettings, TrainSettings
@@ -154,6 +155,7 @@ def _existing(storage: str) -> Storage:
     place = Storage(storage)
     if not place.exists(""):
         raise StorageUnusable(f"there is no storage at {storage}: check --storage")
+    check_not_half_restored(place)
     return place
 
 

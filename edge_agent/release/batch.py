@@ -21,6 +21,9 @@ Dtype = Literal["float16", "float32", "int8"]
 
 TYPE_NAME: Final = SamplesV1.type_name
 
+BATCH_IMAGES = 64
+BATCH_BYTES = 2**20
+
 _SEAL = Seal()
 
 
@@ -56,6 +59,11 @@ class ReleasedBatch:
         return ReleasedBatch(
             tuple(releases), body, message_id, _SEAL.mark(_sealed(releases, body, message_id))
         )
+
+
+def images_per_message(image_bytes: int) -> int:
+    """So many releases of this size are put into one message, if there are as many."""
+    return max(1, min(BATCH_IMAGES, (BATCH_BYTES - 2**12) // image_bytes))
 
 
 def check_batch(batch: object) -> None:

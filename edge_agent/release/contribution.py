@@ -22,7 +22,7 @@ from edge_agent.errors import ContributionError
 from edge_agent.link import contract as contracts
 from edge_agent.link import outbox
 from edge_agent.release import ledger
-from edge_agent.release.batch import ReleasedBatch
+from edge_agent.release.batch import ReleasedBatch, images_per_message
 from edge_agent.release.images import Image, ImageSource
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage import loss
@@ -30,8 +30,6 @@ from edge_agent.storage.journal import Journal
 from edge_agent.storage.reconciliation import reconcile
 from edge_agent.storage.spool import Spool
 
-BATCH_IMAGES = 64
-BATCH_BYTES = 2**20
 _ITEM_BYTES = {"float16": 2, "float32": 4, "int8": 1}
 
 
@@ -197,7 +195,7 @@ class _Batches:
                 f"one image takes {image_bytes} bytes as {self._settings.release_dtype}, more than a message of"
                 f" {MAX_BODY_BYTES} holds: make the images smaller, or send int8"
             )
-        return max(1, min(BATCH_IMAGES, (BATCH_BYTES - 2**12) // image_bytes))
+        return images_per_message(image_bytes)
 
     def _flush(self, kind: tuple[int, bool]) -> None:
         releases = self._waiting.pop(kind, [])

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from server_worker.errors import Damaged
+from server_worker.local_files import Buffer
 from server_worker.samples.batch import Array, Kind, Payload, StoredBatch
-from server_worker.storage import Buffer
 
 FORMAT = "collafuse-samples-v2"
 SUFFIX = ".safetensors"

@@ -58,6 +58,13 @@ def test_an_unknown_command_is_one_clear_failure(tmp_path: Path) -> None:
         (("edge", "contribute", "absent", "--config", "device.toml"), ("absent",)),
         (("export", "inspect", "broken.bundle"), ("broken.bundle",)),
         (("export", "head", "broken.bundle", "--out", "x"), ("broken.bundle",)),
+        (("plan", "--devices", "0", "--images-per-day", "20"), ("--devices",)),
+        (("backup", "check", "absent"), ("absent",)),
+        (
+            ("backup", "create", "copy", "--storage", "absent", "--without-definitions"),
+            ("absent", "--storage"),
+        ),
+        (("backup", "restore", "absent", "--without-definitions"), ("absent",)),
         (("broker", "init", "--url", "amqp://u:hidden@127.0.0.1:1/v"), ("127.0.0.1:1",)),
     ],
 )

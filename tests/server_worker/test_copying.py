@@ -1,0 +1,213 @@
+"""Copies of a storage that is written to meanwhile, and their way back into place."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from broker.codec import digest, encode
+from server_worker import copying, restoring, versions
+from server_worker.copying import Copied, Copy, copy_of
+from server_worker.errors import StorageUnusable
+from server_worker.restoring import check_free, check_not_half_restored, put_in_place
+from server_worker.samples.store import SampleStore
+from server_worker.storage import Storage
+from server_worker.training import announcer, checkpoints
+from server_worker.training.checkpoints import Checkpoint
+from tests.server_worker.backbones import publish_backbone, sample_batch
+
+
+def add(store: SampleStore, seed: int, client: str = "clinic") -> str:
+    message = sample_batch(seed)
+    message_id = digest(encode(message))
+    store.add(message, message_id, client, "d")
+    return message_id
+
+
+def ids(storage: Storage) -> set[str]:
+    return {entry.message_id for entry in SampleStore(storage).entries()}
+
+
+def save(storage: Storage, step: int) -> None:
+    checkpoints.save(storage, Checkpoint(step, {"w": torch.full((4,), float(step))}, {"seed": 0}))
+
+
+def once(action: Callable[[], object]) -> Callable[[Copied], None]:
+    """Does something after the first file was copied."""
+    done: list[bool] = []
+
+    def on_file(_: Copied) -> None:
+        if not done:
+            done.append(True)
+            action()
+
+    return on_file
+
+
+def copied(storage: Storage, target: Path, on_file: Callable[[Copied], None] | None = None) -> Copy:
+    return copy_of(storage, Storage(target), on_file)
+
+
+def test_segments_that_are_merged_while_they_are_copied_are_in_the_copy(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "server")
+    store = SampleStore(storage)
+    before = {add(store, seed) for seed in range(6)}
+
+    made = copied(storage, tmp_path / "copy", once(store.compact))
+
+    assert len(storage.names("segments")) == 1, "they were merged behind the copy's back"
+    assert before <= ids(Storage(tmp_path / "copy"))
+    assert {each.path for each in made.files} == {each.path for each in Storage(tmp_path / "copy").files("")}
+
+
+def test_copies_under_load_hold_all_that_was_stored_when_they_began(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "server")
+    store = SampleStore(storage)
+    stored: list[str] = [add(store, seed) for seed in range(20)]
+    stop = threading.Event()
+
+    def load() -> None:
+        for seed in range(20, 2000):
+            if stop.is_set():
+                return
+            stored.append(add(store, seed))
+            if seed % 7 == 0:
+                store.compact()
+
+    writer = threading.Thread(target=load)
+    writer.start()
+    try:
+        for number in range(8):
+            before = set(stored)
+            copied(storage, tmp_path / f"copy-{number}")
+            assert before <= ids(Storage(tmp_path / f"copy-{number}"))
+    finally:
+        stop.set()
+        writer.join()
+    assert len(stored) > 40, "samples came all the time"
+
+
+def test_who_is_forgotten_while_a_copy_is_made_is_forgotten_in_it(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "server")
+    store = SampleStore(storage)
+    kept = {add(store, seed) for seed in range(3)}
+    gone = {add(store, seed, "leaver") for seed in range(10, 13)}
+
+    copied(storage, tmp_path / "copy", once(lambda: store.forget("leaver")))
+
+    restored = SampleStore(Storage(tmp_path / "copy"))
+    assert {entry.message_id for entry in restored.entries()} == kept
+    restored.maintain()
+    text = b"".join(path.read_bytes() for path in (tmp_path / "copy" / "segments").iterdir())
+    assert not any(message_id.encode() in text for message_id in gone), "what was copied of them is erased"
+
+
+def test_a_version_that_is_published_while_a_copy_is_made_is_in_it_or_nobody_names_it(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "server")
+    add(SampleStore(storage), 0)
+    publish_backbone(storage, 1)
+    versions.name_best(storage, 1)
+
+    def publish_and_prune() -> None:
+        weights = versions.load(storage, 1, torch.device("cpu")).network.state_dict()
+        manifest = versions.read_manifest(storage, 1)
+        versions.name_best(storage, 2)
+        versions.publish(storage, weights, manifest, keep=1)
+
+    copied(storage, tmp_path / "copy", once(publish_and_prune))
+
+    copy = Storage(tmp_path / "copy")
+    assert (versions.latest(copy), versions.best(copy)) == (2, 2)
+    assert versions.load(copy, 2, torch.device("cpu")).number == 2
+
+
+def test_the_newest_whole_checkpoint_is_copied_and_a_damaged_one_is_told_of(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "server")
+    save(storage, 10)
+    save(storage, 20)
+    tensors = tmp_path / "server" / "checkpoints" / f"{20:012d}" / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"?")
+
+    made = copied(storage, tmp_path / "copy")
+
+    assert made.left_out == (f"checkpoints/{20:012d}",)
+    newest = checkpoints.load_newest(Storage(tmp_path / "copy"))
+    assert newest is not None
+    assert newest.step == 10
+
+
+def test_the_files_are_those_that_the_workers_write() -> None:
+    assert copying.VERSIONS_FOLDER == versions.VERSIONS_FOLDER
+    assert set(copying.POINTERS) == {versions.LATEST_PATH, versions.BEST_PATH}
+    assert copying.VERSION_FILES == (versions.WEIGHTS_NAME, versions.MANIFEST_NAME, "weights_digest")
+    assert copying.CHECKPOINTS_FOLDER == checkpoints.CHECKPOINTS_FOLDER
+    assert copying.CHECKPOINT_FILES == (checkpoints.TENSORS_NAME, checkpoints.STATE_NAME, "digest")
+    assert copying.ROUND_PATH == announcer.ROUND_PATH
+
+
+def test_nothing_is_overwritten_unless_forced_and_then_it_is_kept_aside(tmp_path: Path) -> None:
+    old, new = Storage(tmp_path / "server"), Storage(tmp_path / "copy")
+    before, after = {add(SampleStore(old), 1)}, {add(SampleStore(new), 2)}
+    paths = [each.path for each in new.files("")]
+
+    with pytest.raises(StorageUnusable, match="not empty"):
+        check_free(old, force=False)
+    check_free(old, force=True)
+    aside = put_in_place(new, paths, old)
+
+    assert ids(old) == after
+    assert aside is not None
+    assert ids(Storage(tmp_path / "server" / aside)) == before
+    assert not (tmp_path / "server" / restoring.RESTORING_PATH).exists()
+
+
+def test_a_restore_that_cannot_read_its_source_changes_nothing(tmp_path: Path) -> None:
+    old, new = Storage(tmp_path / "server"), Storage(tmp_path / "copy")
+    before = {add(SampleStore(old), 1)}
+    add(SampleStore(new), 2)
+    paths = [each.path for each in new.files("")]
+
+    with pytest.raises(FileNotFoundError):
+        put_in_place(new, [*paths, "segments/not-there"], old)
+
+    check_not_half_restored(old)
+    assert ids(old) == before
+
+
+def test_a_restore_that_was_cut_short_is_told_to_every_worker_and_may_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = Storage(tmp_path / "server"), Storage(tmp_path / "copy")
+    add(SampleStore(old), 1)
+    after = {add(SampleStore(new), 2)}
+    paths = [each.path for each in new.files("")]
+
+    def power_cut(_: Path, __: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring, "_move", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            put_in_place(new, paths, old)
+    with pytest.raises(StorageUnusable, match="was not finished"):
+        check_not_half_restored(old)
+
+    check_free(old, force=True)
+    put_in_place(new, paths, old)
+
+    check_not_half_restored(old)
+    assert ids(old) == after
+
+
+def test_a_name_that_leads_nowhere_is_left_out(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "server")
+    publish_backbone(storage, 1)
+    storage.write(versions.BEST_PATH, b"7\n")
+
+    made = copied(storage, tmp_path / "copy")
+
+    assert versions.BEST_PATH in made.left_out
+    copy = Storage(tmp_path / "copy")
+    assert versions.best(copy) is None
