@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
+from monitoring.broker_reading import Inboxes, Reading
 from monitoring.exporter import BrokerCollector
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics
 
@@ -55,7 +56,7 @@ def catalogue() -> tuple[CataloguedMetric, ...]:
             found.append(
                 _catalogued(process, family.name, family.type, metric._labelnames, family.documentation)
             )
-    for family in BrokerCollector(list).describe():
+    for family in BrokerCollector(lambda: Reading((), Inboxes.of(()))).describe():
         labels = getattr(family, "_labelnames", ())
         found.append(_catalogued("exporter", family.name, family.type, labels, family.documentation))
     return tuple(found)

@@ -1,12 +1,19 @@
 """What the exporter can be told: flags before environment (`COLLAFUSE_MONITOR_…`) before a TOML file."""
 
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from broker.settings import ProcessSettings
+
+
+def _listed(value: Any) -> Any:
+    """A list in a file, or words parted by commas in a variable or a flag."""
+    if isinstance(value, str):
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+    return tuple(value) if isinstance(value, list) else value
 
 
 class MonitorSettings(ProcessSettings):
@@ -15,6 +22,10 @@ class MonitorSettings(ProcessSettings):
     model_config = SettingsConfigDict(env_prefix="COLLAFUSE_MONITOR_")
 
     management_url: SecretStr | None = Field(default=None, description="http[s]://user:password@host:port")
+    node_metrics_urls: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        default=(),
+        description="http[s]://host:15692 of every node of the cluster: RabbitMQ's own metrics, for the inboxes",
+    )
     vhost: str = Field(default="collafuse", min_length=1, description="the federation's virtual host")
     address: str = Field(default="127.0.0.1", description="the interface that /metrics is served on")
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(default=9419, description="0 for any free port")
@@ -32,6 +43,19 @@ class MonitorSettings(ProcessSettings):
         if not whole:
             raise ValueError("must read http[s]://user:password@host[:port]")
         return url
+
+    @field_validator("node_metrics_urls")
+    @classmethod
+    def _are_http(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            try:
+                parts = urlsplit(url)
+                whole = parts.scheme in {"http", "https"} and parts.hostname and parts.username is None
+            except ValueError:
+                whole = False
+            if not whole:
+                raise ValueError("must read http[s]://host[:port], one for each node, parted by commas")
+        return urls
 
     def management(self) -> tuple[str, str, SecretStr] | None:
         """The management API's address without credentials, the user and the password; None when not given."""
