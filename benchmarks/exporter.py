@@ -195,7 +195,7 @@ def compare(node: NodeInfo, wanted: Inboxes, rounds: int, count: int) -> tuple[d
         rivals = stack.enter_context(closing(Rivals(node)))
         ours = BrokerReader(management, node.vhost, [metrics])
         settle([ours, rivals.whole, rivals.columns, rivals.detailed], wanted)
-        reads = {
+        reads: dict[str, Callable[[], Reading]] = {
             OURS: ours,
             WHOLE: rivals.whole,
             COLUMNS_ONLY: rivals.columns,
@@ -269,7 +269,7 @@ def main(
 ) -> None:
     """Seconds and computing of a scrape at 2,000 inboxes."""
     logs.configure("benchmark", level="warning")
-    inboxes, rounds, count = (500, 3, 4) if quick else (2000, 15, 8)
+    inboxes, rounds, count = (500, 3, 4) if quick else (2000, 9, 8)
     with a_node() as local:
         node = local.status().info
         assert node is not None

@@ -105,14 +105,17 @@ class BrokerReader:
         """The quick way; None when the nodes did not tell of every queue."""
         some = self._management.queues_named(self._vhost, WATCHED_QUEUES, COLUMNS)
         depths: dict[str, QueueDepth] = {}
+        missed: str | None = None
         try:
             for node in self._nodes:
                 depths |= node.queues(self._vhost)
+            if len(depths) != some.total:
+                missed = f"the nodes' metrics tell of {len(depths)} queues, and there are {some.total}"
         except ManagementError as error:
-            return self._note(str(error))
-        if len(depths) != some.total:
-            return self._note(f"the nodes' metrics tell of {len(depths)} queues, and there are {some.total}")
-        self._note(None)
+            missed = str(error)
+        self._note(missed)
+        if missed is not None:
+            return None
         inboxes = [depth for name, depth in depths.items() if is_inbox(name)]
         return Reading(tuple(some.found), Inboxes.of(inboxes))
 

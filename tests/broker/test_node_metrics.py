@@ -10,7 +10,6 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from broker.errors import ManagementError
-from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.node_metrics import NodeMetrics, QueueDepth
 from tests.conftest import wait_until
@@ -49,29 +48,6 @@ def test_depth_and_consumers_of_a_real_queue(
         )
     finally:
         channel.queue_delete(name)
-
-
-def test_a_name_that_looks_like_a_sample_counts_as_one_queue(
-    node: NodeInfo, channel: BlockingChannel, metrics: NodeMetrics
-) -> None:
-    names = [
-        f'{uuid4().hex}",queue="inbox.clinic_forged"}} 7',
-        f'{uuid4().hex}\nrabbitmq_detailed_queue_messages{{vhost="collafuse",queue="inbox.clinic_forged"}} 7',
-        f"{uuid4().hex}\\",
-        f"{uuid4().hex} ü",
-    ]
-    with Management(node.management_url, node.user, node.password) as management:
-        for name in names:
-            channel.queue_declare(name, durable=True, arguments={"x-queue-type": "classic"})
-        try:
-            wait_until(
-                lambda: len(metrics.queues(node.vhost)) == len(management.queues(node.vhost)),
-                "each of them is told of once",
-            )
-            assert "inbox.clinic_forged" not in metrics.queues(node.vhost)
-        finally:
-            for name in names:
-                channel.queue_delete(name)
 
 
 def test_only_the_queues_of_the_vhost_are_told_of(
