@@ -1,4 +1,4 @@
-"""`collafuse monitor`: the exporter of the broker's queues, and the catalogue of every metric."""
+"""`collafuse monitor`: the exporter of the broker's queues and the fleet, and the catalogue of every metric."""
 
 import json
 import signal
@@ -13,6 +13,7 @@ import structlog
 import typer
 from prometheus_client import CollectorRegistry
 
+from broker.connection import Connection
 from broker.errors import ConfigError
 from broker.management import Management
 from broker.node.local_node import find
@@ -22,12 +23,18 @@ from monitoring.broker_reading import BrokerReader
 from monitoring.catalogue import as_markdown, catalogue
 from monitoring.endpoints import serve
 from monitoring.exporter import BrokerCollector
+from monitoring.fleet_metrics import FleetCollector
+from monitoring.fleet_reports import FleetReports
+from monitoring.metrics import BrokerMetrics
 from monitoring.settings import MonitorSettings
 
 MANAGEMENT_TIMEOUT_SECONDS = 5.0
 """Well below Prometheus' scrape timeout, so that a broker that hangs is reported as down instead of not at all."""
 
-app = typer.Typer(help="Metrics of the broker's queues for Prometheus.", no_args_is_help=True)
+TURN_SECONDS = 0.5
+"""How long it may take until a stop is noticed."""
+
+app = typer.Typer(help="Metrics of the broker's queues and of the fleet for Prometheus.", no_args_is_help=True)
 
 _log = structlog.get_logger(__name__)
 
@@ -57,7 +64,10 @@ def exporter(
     config: Annotated[Path | None, typer.Option("--config", help="TOML file with these settings.")] = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Serve depth, age and consumers of the queues at /metrics until told to stop."""
+    """Serve depth, age and consumers of the queues, and how the devices are, at /metrics until told to stop.
+
+    Of the devices it tells when it has a broker_url (--config, COLLAFUSE_BROKER_URL), of a user who may read the queue `telemetry`.
+    """
     logs.configure("exporter", level=log_level)
     settings = MonitorSettings.load(
         config,
@@ -77,6 +87,7 @@ def exporter(
             stack.enter_context(node)
         registry = CollectorRegistry()
         registry.register(BrokerCollector(BrokerReader(management, settings.vhost, nodes)))
+        reports = _reports(settings, registry, stack) if settings.hears_devices else None
         server = serve(registry, settings.port, settings.address)
         _log.info(
             "exporter_started",
@@ -85,8 +96,13 @@ def exporter(
             management=management.url,
             nodes=[node.url for node in nodes],
             vhost=settings.vhost,
+            hears_devices=reports is not None,
         )
-        stop.wait()
+        while not stop.is_set():
+            if reports is None:
+                stop.wait()
+            else:
+                reports.take(TURN_SECONDS)
         server.close()
         _log.info("exporter_stopped")
 
@@ -98,6 +114,16 @@ def metrics(as_json: Annotated[bool, typer.Option("--json", help="One JSON list.
         print(json.dumps([asdict(metric) for metric in catalogue()], ensure_ascii=False, indent=1))
     else:
         print(as_markdown(), end="")
+
+
+def _reports(settings: MonitorSettings, registry: CollectorRegistry, stack: ExitStack) -> FleetReports:
+    """The devices' reports, and their metrics; a broker that cannot be reached is tried again for ever, while scrapes go on."""
+    fleet = settings.fleet()
+    connection = Connection(settings.broker(), name="exporter", metrics=BrokerMetrics(registry))
+    reports = FleetReports(connection, fleet)
+    registry.register(FleetCollector(fleet))
+    stack.enter_context(connection)
+    return reports
 
 
 def _watched(settings: MonitorSettings) -> tuple[Management, list[NodeMetrics]]:

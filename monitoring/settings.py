@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from broker.settings import ProcessSettings
+from monitoring.fleet import DEVICE_EXPIRES_SECONDS, DEVICE_SERIES_MAX, DEVICES_MAX, Fleet
 
 
 def _listed(value: Any) -> Any:
@@ -29,6 +30,15 @@ class MonitorSettings(ProcessSettings):
     vhost: str = Field(default="collafuse", min_length=1, description="the federation's virtual host")
     address: str = Field(default="127.0.0.1", description="the interface that /metrics is served on")
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(default=9419, description="0 for any free port")
+    devices_max: int = Field(
+        default=DEVICES_MAX, ge=1, description="devices known at a time; beyond, who was heard of longest ago goes"
+    )
+    device_series_max: int = Field(
+        default=DEVICE_SERIES_MAX, ge=0, description="devices with series of their own, ten each; 0 for none"
+    )
+    device_expires_seconds: float = Field(
+        default=DEVICE_EXPIRES_SECONDS, gt=0, description="a device not heard of for so long is forgotten"
+    )
 
     @field_validator("management_url")
     @classmethod
@@ -56,6 +66,19 @@ class MonitorSettings(ProcessSettings):
             if not whole:
                 raise ValueError("must read http[s]://host[:port], one for each node, parted by commas")
         return urls
+
+    def fleet(self) -> Fleet:
+        """The picture of the fleet, empty, within these bounds."""
+        return Fleet(
+            devices_max=self.devices_max,
+            device_series_max=self.device_series_max,
+            device_expires_seconds=self.device_expires_seconds,
+        )
+
+    @property
+    def hears_devices(self) -> bool:
+        """Whether there is a link on which devices are heard: that of a broker_url, or of the private node."""
+        return self.broker_url is not None or self.management_url is None
 
     def management(self) -> tuple[str, str, SecretStr] | None:
         """The management API's address without credentials, the user and the password; None when not given."""

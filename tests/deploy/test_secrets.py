@@ -199,3 +199,17 @@ def test_the_exporters_user_may_look_and_nothing_else(node: NodeInfo, imported: 
         pytest.raises(pika.exceptions.ChannelClosedByBroker),
     ):
         amqp.channel().basic_get("samples")
+
+
+def test_the_exporter_reads_what_devices_report_and_writes_nowhere(node: NodeInfo, imported: Path) -> None:
+    settings = MonitorSettings.load(imported / "exporter.toml")
+    assert settings.hears_devices
+    assert (settings.broker().user, settings.broker().host, settings.broker().tls) == ("monitor", "rabbitmq", True)
+    url = here(settings.broker().url.get_secret_value(), node.ports.amqp)
+    with pika.BlockingConnection(pika.URLParameters(url)) as amqp:
+        amqp.channel().basic_get("telemetry")
+        for exchange in ("", "collafuse.up", "collafuse.down"):
+            channel = amqp.channel()
+            channel.confirm_delivery()
+            with pytest.raises(pika.exceptions.ChannelClosedByBroker):
+                channel.basic_publish(exchange, "telemetry", b"")

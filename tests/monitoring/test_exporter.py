@@ -209,11 +209,15 @@ def run_refused(tmp_path: Path, *options: str, **environment: str) -> str:
     return error[0]
 
 
-def test_the_command_serves_until_it_is_told_to_stop(node: NodeInfo, tmp_path: Path) -> None:
+@pytest.mark.parametrize("hears_devices", [False, True])
+def test_the_command_serves_until_it_is_told_to_stop(
+    node: NodeInfo, server_settings: BrokerSettings, tmp_path: Path, hears_devices: bool
+) -> None:
     url = node.management_url.replace("://", f"://{node.user}:{node.password}@")
+    told = {"COLLAFUSE_MONITOR_MANAGEMENT_URL": url}
     process = subprocess.Popen(
         [*COMMAND, "--vhost", node.vhost, "--port", "0"],
-        env=os.environ | {"COLLAFUSE_MONITOR_MANAGEMENT_URL": url},
+        env=os.environ | told | ({"COLLAFUSE_BROKER_URL": node.amqp_url} if hears_devices else {}),
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -223,11 +227,24 @@ def test_the_command_serves_until_it_is_told_to_stop(node: NodeInfo, tmp_path: P
     deadline.start()
     try:
         assert process.stderr is not None
-        started = json.loads(process.stderr.readline())
-        assert started["event"] == "exporter_started"
+        lines = (json.loads(line) for line in process.stderr)
+        started = next(line for line in lines if line["event"] == "exporter_started")
+        assert started["hears_devices"] == hears_devices
         assert node.password not in json.dumps(started)
-        with urllib.request.urlopen(f"http://127.0.0.1:{started['port']}/metrics", timeout=20) as answer:
-            assert "collafuse_broker_up 1.0" in answer.read().decode()
+
+        def scraped() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{started['port']}/metrics", timeout=20) as answer:
+                return str(answer.read().decode())
+
+        assert "collafuse_broker_up 1.0" in scraped()
+        assert ("collafuse_fleet_devices" in scraped()) == hears_devices
+        if hears_devices:
+            with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+                amqp.channel().basic_publish("", "telemetry", b"no report")
+            wait_until(
+                lambda: 'collafuse_fleet_reports_refused_total{reason="no_user_id"} 1.0' in scraped(),
+                "what is in the queue is read",
+            )
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
     finally:
