@@ -185,7 +185,7 @@ def server_user(management: Management, name: str, *, address: BrokerSettings) -
 
 
 def exporter_user(management: Management, name: str, *, address: BrokerSettings) -> BrokerSettings:
-    """Makes the exporter's user, or gives it a new password: it may look at the broker, read what devices report, and nothing else.
+    """Makes the exporter's user, or gives it a new password: it may look at the broker and read what devices report, no more.
 
     Args:
         management: with the tag `administrator`.

@@ -30,11 +30,11 @@ _INTRODUCTION = (
     "`_bucket`, `_sum` and `_count`.",
     "",
     "**The budget of series.** No process has a device as a label but the exporter, which gives at most",
-    f"{DEVICE_SERIES_MAX:,} devices series of their own (`device_series_max`; 0 for none), ten each at most: those whose names begin",
-    "with `collafuse_device_`. A device keeps them while it reports, and places that are free go to those heard of last; the",
-    "others are counted by `collafuse_fleet_devices_unlisted`, and all are in the sums that begin with `collafuse_fleet_`. Of heads",
-    "twenty are named, of clients with samples twenty; the rest is `other`. So the number of series does not grow with the fleet",
-    "beyond that. A device not heard of for a week (`device_expires_seconds`) is gone.",
+    f"{DEVICE_SERIES_MAX:,} devices series of their own (`device_series_max`; 0 for none), ten each at most: those whose names",
+    "begin with `collafuse_device_`. A device keeps them while it reports, and places that are free go to those heard of last;",
+    "the others are counted by `collafuse_fleet_devices_unlisted`, and all are in the sums that begin with `collafuse_fleet_`.",
+    "Of heads twenty are named, of clients with samples twenty; the rest is `other`. The number of series does not grow with",
+    "the fleet beyond that. A device not heard of for a week (`device_expires_seconds`) is gone.",
 )
 
 

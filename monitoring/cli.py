@@ -34,7 +34,9 @@ MANAGEMENT_TIMEOUT_SECONDS = 5.0
 TURN_SECONDS = 0.5
 """How long it may take until a stop is noticed."""
 
-app = typer.Typer(help="Metrics of the broker's queues and of the fleet for Prometheus.", no_args_is_help=True)
+app = typer.Typer(
+    help="Metrics of the broker's queues and of the fleet for Prometheus.", no_args_is_help=True
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -66,7 +68,7 @@ def exporter(
 ) -> None:
     """Serve depth, age and consumers of the queues, and how the devices are, at /metrics until told to stop.
 
-    Of the devices it tells when it has a broker_url (--config, COLLAFUSE_BROKER_URL), of a user who may read the queue `telemetry`.
+    Of the devices it tells when it has a broker_url (--config, COLLAFUSE_BROKER_URL) of a user who may read the queue telemetry.
     """
     logs.configure("exporter", level=log_level)
     settings = MonitorSettings.load(

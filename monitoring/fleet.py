@@ -1,7 +1,7 @@
 """The fleet as its devices tell of it: who reports, what they run, what they have done since somebody listens.
 
-Devices are known by the name that the broker vouches for. Memory is bounded, and so is what is shown: few heads by name, few devices
-one by one, the rest in sums.
+Devices are known by the name that the broker vouches for. Memory is bounded, and so is what is shown: few heads by name, few
+devices one by one, the rest in sums.
 """
 
 import threading
@@ -149,7 +149,9 @@ class Fleet:
                 heads=_most_run(state.shown_head for state in reporting),
                 updates=Counter(state.update for state in reporting if state.update is not None),
                 outbox_bytes=sum(state.outbox_bytes or 0.0 for state in reporting),
-                outbox_oldest_seconds=max(_said(state.outbox_oldest_seconds for state in reporting), default=None),
+                outbox_oldest_seconds=max(
+                    _said(state.outbox_oldest_seconds for state in reporting), default=None
+                ),
                 pool_images=sum(state.pool_images or 0.0 for state in reporting),
                 pool_wanted=sum(state.pool_wanted or 0.0 for state in reporting),
                 epsilon_max=max(_said(state.epsilon_max for state in reporting), default=None),
@@ -167,7 +169,9 @@ class Fleet:
             releases=self._releases,
             reports=self._reports,
             refused=dict(self._refused),
-            steps={provider: (tuple(steps.counts), steps.sum_seconds) for provider, steps in self._steps.items()},
+            steps={
+                provider: (tuple(steps.counts), steps.sum_seconds) for provider, steps in self._steps.items()
+            },
         )
 
     def _count(self, before: DeviceState, now: DeviceState) -> None:

@@ -76,7 +76,8 @@ class DeviceState:
     @classmethod
     def of(cls, report: TelemetryV1, before: Self | None, heard_seconds: float, heard_at: float) -> Self:
         """What a report makes of what was known before."""
-        head = report.head and Head(report.head.name, report.head.version, report.head.provider)
+        said = report.head
+        head = None if said is None else Head(said.name, said.version, said.provider)
         steps = plausible_steps(report.step_seconds)
         shortest, longest = _INTERVAL_SECONDS
         return cls(
@@ -91,7 +92,7 @@ class DeviceState:
             update=None if report.update is None else report.update.state,
             jobs=tuple(report.counters.get(f"jobs_{outcome}", 0) for outcome in OUTCOMES),
             releases=report.counters.get("releases", 0),
-            step_seconds=steps.sum_seconds / sum(steps.counts) if steps else before and before.step_seconds,
+            step_seconds=_mean_seconds(steps, before),
             **{name: _believed(report.gauges, name, most) for name, most in _MOST.items()},
         )
 
@@ -112,6 +113,12 @@ def plausible_steps(steps: StepTimes | None) -> StepTimes | None:
     count = sum(steps.counts)
     is_possible = 0 < count <= _MAX_STEPS and 0 <= steps.sum_seconds <= _MAX_STEP_SECONDS * count
     return steps if is_possible else None
+
+
+def _mean_seconds(steps: StepTimes | None, before: DeviceState | None) -> float | None:
+    if steps is not None:
+        return steps.sum_seconds / sum(steps.counts)
+    return None if before is None else before.step_seconds
 
 
 def _believed(gauges: Mapping[str, float], name: str, most: float) -> float | None:

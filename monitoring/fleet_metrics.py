@@ -34,7 +34,10 @@ GAUGES = {
         ("state",),
     ),
     "collafuse_fleet_outbox_bytes": ("Bytes in the outboxes of reporting devices together.", ()),
-    "collafuse_fleet_outbox_oldest_seconds": ("Age of the oldest message in an outbox of a reporting device.", ()),
+    "collafuse_fleet_outbox_oldest_seconds": (
+        "Age of the oldest message in an outbox of a reporting device.",
+        (),
+    ),
     "collafuse_fleet_pool_images": ("Samples at the cut in stock on reporting devices together.", ()),
     "collafuse_fleet_pool_wanted": ("Samples at the cut that there are to be in stock there.", ()),
     "collafuse_fleet_epsilon_max": (
@@ -45,30 +48,51 @@ GAUGES = {
         "Energy that a device took to finish an image, in the mean over reporting devices that know it.",
         (),
     ),
-    "collafuse_device_last_report_timestamp_seconds": ("When the device was last heard of, Unix time.", ("device",)),
+    "collafuse_device_last_report_timestamp_seconds": (
+        "When the device was last heard of, Unix time.",
+        ("device",),
+    ),
     "collafuse_device_reporting": ("1 while the device reports, 0 when it is silent.", ("device",)),
     "collafuse_device_outbox_bytes": ("Bytes in the device's outbox.", ("device",)),
-    "collafuse_device_outbox_oldest_seconds": ("Age of the oldest message in the device's outbox.", ("device",)),
+    "collafuse_device_outbox_oldest_seconds": (
+        "Age of the oldest message in the device's outbox.",
+        ("device",),
+    ),
     "collafuse_device_pool_images": ("Samples at the cut in stock on the device.", ("device",)),
-    "collafuse_device_head_info": ("1 for the head that the device runs.", ("device", "head", "version", "provider")),
+    "collafuse_device_head_info": (
+        "1 for the head that the device runs.",
+        ("device", "head", "version", "provider"),
+    ),
     "collafuse_device_head_step_seconds": (
         "Mean time of the head's steps, in the device's last report with any.",
         ("device",),
     ),
     "collafuse_device_epsilon_max": ("Epsilon of the device's image that has cost most.", ("device",)),
-    "collafuse_device_image_joules": ("Energy that the device takes to finish an image, in the mean.", ("device",)),
-    "collafuse_device_uptime_seconds": ("How long the device's agent had been running at its last report.", ("device",)),
+    "collafuse_device_image_joules": (
+        "Energy that the device takes to finish an image, in the mean.",
+        ("device",),
+    ),
+    "collafuse_device_uptime_seconds": (
+        "How long the device's agent had been running at its last report.",
+        ("device",),
+    ),
 }
 """Name → meaning and labels."""
 COUNTERS = {
-    "collafuse_fleet_jobs_total": ("Generation jobs that devices ended since the exporter heard of them.", ("outcome",)),
+    "collafuse_fleet_jobs_total": (
+        "Generation jobs that devices ended since the exporter heard of them.",
+        ("outcome",),
+    ),
     "collafuse_fleet_releases_total": ("Images that devices released since the exporter heard of them.", ()),
     "collafuse_fleet_reports_total": ("Reports of devices taken in.", ()),
-    "collafuse_fleet_reports_refused_total": ("Messages among the reports that are none, dropped.", ("reason",)),
+    "collafuse_fleet_reports_refused_total": (
+        "Messages among the reports that are none, dropped.",
+        ("reason",),
+    ),
 }
 STEPS = "collafuse_fleet_head_step_seconds"
 
-Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
+Family = GaugeMetricFamily | CounterMetricFamily
 
 
 class FleetCollector(Collector):
@@ -85,7 +109,7 @@ class FleetCollector(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """The metrics without samples."""
-        return [*_families().values()]
+        return [*_families().values(), _steps({})]
 
     def collect(self) -> Iterable[Metric]:
         """Every metric as of now."""
@@ -95,16 +119,25 @@ class FleetCollector(Collector):
         _add_totals(families, picture.totals)
         for user, state, is_reporting in picture.listed:
             _add_device(families, user, state, is_reporting)
-        return [*families.values()]
+        return [*families.values(), _steps(picture.totals.steps)]
 
 
 def _families() -> dict[str, Family]:
     gauges = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()}
-    counters = {name: CounterMetricFamily(name, text, labels=labels) for name, (text, labels) in COUNTERS.items()}
-    steps = HistogramMetricFamily(
+    counters = {
+        name: CounterMetricFamily(name, text, labels=labels) for name, (text, labels) in COUNTERS.items()
+    }
+    return {**gauges, **counters}
+
+
+def _steps(totals: Mapping[str, tuple[tuple[int, ...], float]]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(
         STEPS, "One network call with its sampler step, on the devices.", labels=("provider",)
     )
-    return {**gauges, **counters, STEPS: steps}
+    bounds = [*map(floatToGoString, STEP_BUCKETS_SECONDS), "+Inf"]
+    for provider, (counts, sum_seconds) in totals.items():
+        family.add_metric([provider], [*zip(bounds, accumulate(counts), strict=True)], sum_seconds)
+    return family
 
 
 def _add_fleet(families: Mapping[str, Family], picture: Picture) -> None:
@@ -130,10 +163,6 @@ def _add_totals(families: Mapping[str, Family], totals: Totals) -> None:
     _add(families, "collafuse_fleet_reports_total", totals.reports)
     for reason, count in totals.refused.items():
         _add(families, "collafuse_fleet_reports_refused_total", count, reason)
-    bounds = [*map(floatToGoString, STEP_BUCKETS_SECONDS), "+Inf"]
-    for provider, (counts, sum_seconds) in totals.steps.items():
-        below = zip(bounds, accumulate(counts), strict=True)
-        families[STEPS].add_metric([provider], buckets=[*below], sum_value=sum_seconds)
 
 
 def _add_device(families: Mapping[str, Family], user: str, state: DeviceState, is_reporting: bool) -> None:

@@ -66,7 +66,9 @@ class FleetReports:
 def judged(delivery: Delivery) -> tuple[str, TelemetryV1]:
     """The device that the broker vouches for, and what it reports. Raises Refused."""
     if delivery.user_id is None:
-        raise Refused("no_user_id", "the report carries no user_id, so the broker did not validate its sender")
+        raise Refused(
+            "no_user_id", "the report carries no user_id, so the broker did not validate its sender"
+        )
     try:
         split_user(delivery.user_id)
     except InvalidName as error:

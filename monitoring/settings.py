@@ -31,7 +31,9 @@ class MonitorSettings(ProcessSettings):
     address: str = Field(default="127.0.0.1", description="the interface that /metrics is served on")
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(default=9419, description="0 for any free port")
     devices_max: int = Field(
-        default=DEVICES_MAX, ge=1, description="devices known at a time; beyond, who was heard of longest ago goes"
+        default=DEVICES_MAX,
+        ge=1,
+        description="devices known at a time; beyond, who was heard of longest ago goes",
     )
     device_series_max: int = Field(
         default=DEVICE_SERIES_MAX, ge=0, description="devices with series of their own, ten each; 0 for none"

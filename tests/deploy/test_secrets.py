@@ -204,7 +204,11 @@ def test_the_exporters_user_may_look_and_nothing_else(node: NodeInfo, imported: 
 def test_the_exporter_reads_what_devices_report_and_writes_nowhere(node: NodeInfo, imported: Path) -> None:
     settings = MonitorSettings.load(imported / "exporter.toml")
     assert settings.hears_devices
-    assert (settings.broker().user, settings.broker().host, settings.broker().tls) == ("monitor", "rabbitmq", True)
+    assert (settings.broker().user, settings.broker().host, settings.broker().tls) == (
+        "monitor",
+        "rabbitmq",
+        True,
+    )
     url = here(settings.broker().url.get_secret_value(), node.ports.amqp)
     with pika.BlockingConnection(pika.URLParameters(url)) as amqp:
         amqp.channel().basic_get("telemetry")

@@ -6,7 +6,9 @@ from broker.contract.telemetry import HeadReport, StepTimes, TelemetryV1, Update
 
 
 def head(name: str = "ward", version: str = "1", provider: Any = "cpu") -> HeadReport:
-    return HeadReport(bundle="ab" * 32, name=name, version=version, counter=1, provider=provider, fallback=None)
+    return HeadReport(
+        bundle="ab" * 32, name=name, version=version, counter=1, provider=provider, fallback=None
+    )
 
 
 def update(state: UpdateState) -> UpdateReport:

@@ -190,7 +190,11 @@ def test_sums_are_of_the_devices_that_say_and_extremes_of_those_that_know() -> N
             dealt_with=update("installed"),
         ),
     )
-    note(fleet, "clinic_b", report(gauges={"outbox_bytes": 4.0, "image_joules": 3.0}, dealt_with=update("refused")))
+    note(
+        fleet,
+        "clinic_b",
+        report(gauges={"outbox_bytes": 4.0, "image_joules": 3.0}, dealt_with=update("refused")),
+    )
     note(fleet, "clinic_c", report(dealt_with=update("installed")))
 
     picture = fleet.picture(0)
@@ -220,7 +224,11 @@ def test_step_times_add_up_by_provider_and_the_device_shows_the_mean_of_the_last
     note(fleet, "clinic_a", report(1, runs=head(), steps=ours))
     note(fleet, "clinic_a", report(2, runs=head()))
     # Another program's bounds: 0.02 s lies within our 0.025 s.
-    note(fleet, "clinic_b", report(runs=head(provider="cuda"), steps=StepTimes(bounds=(0.02,), counts=(4, 1), sum_seconds=21.0)))
+    note(
+        fleet,
+        "clinic_b",
+        report(runs=head(provider="cuda"), steps=StepTimes(bounds=(0.02,), counts=(4, 1), sum_seconds=21.0)),
+    )
 
     picture = fleet.picture(0)
     counts, sum_seconds = picture.totals.steps["cpu"]
@@ -251,7 +259,9 @@ def test_step_times_that_cannot_be_are_left_out(steps: StepTimes) -> None:
     assert picture.listed[0][1].step_seconds is None
 
 
-def test_a_listed_device_stays_listed_while_it_reports_and_a_free_place_goes_to_who_was_heard_of_last() -> None:
+def test_a_listed_device_stays_listed_while_it_reports_and_a_free_place_goes_to_who_was_heard_of_last() -> (
+    None
+):
     fleet = Fleet(device_series_max=2)
 
     def listed(now_seconds: float) -> list[tuple[str, bool]]:

@@ -43,7 +43,9 @@ def full_fleet(devices: int, *, device_series_max: int) -> Fleet:
             1,
             counters={"jobs_completed": 1, "releases": 2},
             gauges=GAUGES_SAID,
-            runs=head(name=f"{number}" + "\N{DROMEDARY CAMEL}" * 50, version='"\n\\' + "x" * 55 + f"{number}"),
+            runs=head(
+                name=f"{number}" + "\N{DROMEDARY CAMEL}" * 50, version='"\n\\' + "x" * 55 + f"{number}"
+            ),
             dealt_with=update("installed"),
             steps=StepTimes(bounds=(0.1,), counts=(3, 1), sum_seconds=0.5),
         )

@@ -70,7 +70,9 @@ class Device:
     credentials: Credentials
     user: str
 
-    def say(self, message: Message | bytes, *, type_name: str | None = None, user_id: str | None = "own") -> None:
+    def say(
+        self, message: Message | bytes, *, type_name: str | None = None, user_id: str | None = "own"
+    ) -> None:
         body = message if isinstance(message, bytes) else encode(message)
         kind = type_name or (message.type_name if isinstance(message, Message) else "telemetry.v1")
         properties = pika.BasicProperties(type=kind, user_id=self.user if user_id == "own" else user_id)
@@ -103,7 +105,9 @@ def devices(node: NodeInfo) -> Iterator[tuple[Device, Device]]:
 
 
 @pytest.fixture
-def listening(node: NodeInfo, watcher: BrokerSettings, server_settings: BrokerSettings) -> Iterator[Listening]:
+def listening(
+    node: NodeInfo, watcher: BrokerSettings, server_settings: BrokerSettings
+) -> Iterator[Listening]:
     with ExitStack() as stack:
         link = Link(node.ports.amqp)
         stack.callback(link.cut)
@@ -164,7 +168,10 @@ def test_what_is_no_report_is_counted_dropped_and_stops_nothing(
     one.say(report(1), user_id=None)
     with pika.BlockingConnection(pika.URLParameters(server_settings.url.get_secret_value())) as amqp:
         amqp.channel().basic_publish(
-            "", "telemetry", encode(report(1)), pika.BasicProperties(type="telemetry.v1", user_id=server_settings.user)
+            "",
+            "telemetry",
+            encode(report(1)),
+            pika.BasicProperties(type="telemetry.v1", user_id=server_settings.user),
         )
     other.say(report(1))
 

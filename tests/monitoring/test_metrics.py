@@ -102,7 +102,9 @@ def test_a_process_shows_its_own_metrics_beside_those_of_its_connection(
     assert (checked.returncode, checked.stderr.decode()) == (0, "")
 
 
-def test_the_names_of_the_catalogue_are_ours_in_base_units_and_devices_are_labels_within_bounds_alone() -> None:
+def test_the_names_of_the_catalogue_are_ours_in_base_units_and_devices_are_labels_within_bounds_alone() -> (
+    None
+):
     metrics = catalogue()
     assert {metric.process for metric in metrics} == {
         "every process",

@@ -97,13 +97,17 @@ def test_a_jobs_facts_are_enough_to_make_its_pictures_again(finish: Finish, whol
     np.testing.assert_array_equal(np.load(folder / "latents.npy"), noise)
 
 
-def test_the_energy_of_an_image_is_the_mean_over_all_of_which_it_is_known(finish: Finish, spool: Spool) -> None:
+def test_the_energy_of_an_image_is_the_mean_over_all_of_which_it_is_known(
+    finish: Finish, spool: Spool
+) -> None:
     assert image_joules(spool) is None
     finish(1)
     assert image_joules(spool) is None
 
     # So many watts that milliseconds of the head's work are joules.
-    known = [json.loads((finish(count, EnergyMeter(power_watts=1e4)) / "job.json").read_text()) for count in (1, 3)]
+    known = [
+        json.loads((finish(count, EnergyMeter(power_watts=1e4)) / "job.json").read_text()) for count in (1, 3)
+    ]
     assert image_joules(spool) == pytest.approx(sum(facts["joules"] for facts in known) / 4, abs=1e-3)
 
 

@@ -93,7 +93,9 @@ def test_samples_are_shown_by_client_and_no_longer_when_they_are_forgotten(
     wait_until(lambda: (shown("clinic"), shown("plant")) == (8.0, 4.0), "both clients' samples are shown")
     running.store.forget("clinic", None)
     device("plant").send_samples(sample_batch(4))
-    wait_until(lambda: (shown("clinic"), shown("plant")) == (None, 8.0), "the forgotten client is shown no more")
+    wait_until(
+        lambda: (shown("clinic"), shown("plant")) == (None, 8.0), "the forgotten client is shown no more"
+    )
 
 
 def test_of_many_clients_those_with_most_samples_are_named() -> None:
