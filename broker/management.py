@@ -2,7 +2,7 @@
 
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -89,10 +89,37 @@ class Management:
         found: list[dict[str, Any]] = self._call("GET", "nodes").json()
         return found
 
-    def queues(self, vhost: str) -> list[dict[str, Any]]:
-        """Returns every queue of a vhost with its counts, as the API gives them."""
-        found: list[dict[str, Any]] = self._call("GET", "queues", vhost).json()
-        return found
+    def queues(self, vhost: str, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Returns every queue of a vhost with its counts, as the API gives them, or only some columns of each.
+
+        Raises:
+            ManagementError: if the API does not answer, refuses, or answers with something else.
+        """
+        return _objects(self._asked({"columns": ",".join(columns)} if columns else {}, "queues", vhost))
+
+    def queues_named(self, vhost: str, names: Iterable[str], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Returns some columns of those of the named queues that exist.
+
+        They are asked for one by one: to find a few among thousands RabbitMQ would list and sort them all.
+
+        Raises:
+            ManagementError: if the API does not answer, refuses, or answers with something else.
+        """
+        params = {"columns": ",".join(columns)}
+        found = [self._asked(params, "queues", vhost, name, absent_is_fine=True) for name in names]
+        return _objects([queue for queue in found if queue is not None])
+
+    def queue_total(self) -> int:
+        """Returns how many queues there are, of all vhosts that the user may look at.
+
+        Raises:
+            ManagementError: if the API does not answer, refuses, or answers with something else.
+        """
+        overview = self._asked({"columns": "object_totals"}, "overview")
+        totals = overview.get("object_totals") if isinstance(overview, dict) else None
+        if not isinstance(totals, dict) or not isinstance(totals.get("queues"), int):
+            raise ManagementError(f"the management API at {self.url} does not say how many queues there are")
+        return int(totals["queues"])
 
     def queue(self, vhost: str, name: str) -> dict[str, Any] | None:
         """Returns one queue, or None."""
@@ -196,16 +223,31 @@ class Management:
         """Adds what is not there, and replaces users, rights and limits of the same names; queues that are there stay."""
         self._call("POST", "definitions", body=definitions)
 
+    def _asked(self, params: Mapping[str, str], *path: str, absent_is_fine: bool = False) -> object:
+        """What a GET answers, as JSON tells it; None where nothing is, if that is fine."""
+        response = self._call("GET", *path, params=params, absent_is_fine=absent_is_fine)
+        if _absent(response):
+            return None
+        try:
+            return response.json()
+        except ValueError as error:
+            raise ManagementError(
+                f"what answers at {self.url} is no management API: it speaks no JSON"
+            ) from error
+
     def _call(
         self,
         method: str,
         *path: str,
         body: Mapping[str, object] | None = None,
+        params: Mapping[str, str] | None = None,
         absent_is_fine: bool = False,
     ) -> httpx.Response:
         target = "/".join(quote(part, safe="") for part in path)
         try:
-            response = self._client.request(method, target, json=None if body is None else dict(body))
+            response = self._client.request(
+                method, target, params=params or None, json=None if body is None else dict(body)
+            )
         except httpx.HTTPError as error:
             raise ManagementError(
                 f"the management API at {self.url} does not answer ({error}): is the plugin rabbitmq_management enabled?"
@@ -213,6 +255,13 @@ class Management:
         if response.is_success or (absent_is_fine and _absent(response)):
             return response
         raise ManagementError(f"the management API refused {method} {target}: {_refusal(response)}")
+
+
+def _objects(found: object) -> list[dict[str, Any]]:
+    """The list of named objects that an answer has to be."""
+    if not isinstance(found, list) or not all(isinstance(each, dict) and "name" in each for each in found):
+        raise ManagementError("what answers is no management API: it gave no list of named objects")
+    return found
 
 
 def _absent(response: httpx.Response) -> bool:

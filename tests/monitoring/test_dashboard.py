@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from broker import topology
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
+from monitoring.broker_reading import BrokerReader
 from monitoring.catalogue import catalogue
 from monitoring.endpoints import serve
 from monitoring.exporter import BrokerCollector
@@ -141,7 +141,7 @@ def traffic_and_prometheus(
     management = Management(node.management_url, node.user, node.password)
     management.declare(node.vhost, topology.inbox("clinic", "dashboard"))
     exported = CollectorRegistry()
-    exported.register(BrokerCollector(partial(management.queues, node.vhost)))
+    exported.register(BrokerCollector(BrokerReader(management, node.vhost)))
     processes = {"trainer": TrainMetrics, "denoiser": DenoiseMetrics, "edge": EdgeMetrics}
     registries = {job: CollectorRegistry() for job in processes}
     owners = [[BrokerMetrics(registries[job]), make(registries[job])] for job, make in processes.items()]
