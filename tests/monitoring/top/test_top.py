@@ -13,7 +13,6 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from broker import topology
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
+from monitoring.broker_reading import BrokerReader
 from monitoring.endpoints import Endpoints, serve
 from monitoring.exporter import BrokerCollector
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics
@@ -171,7 +171,7 @@ def test_endpoints_alone_tell_what_the_processes_do(
     node: NodeInfo, server_settings: BrokerSettings, management: Management, endpoint: Serve, tmp_path: Path
 ) -> None:
     exporter, worker, trainer, agent = (CollectorRegistry() for _ in range(4))
-    exporter.register(BrokerCollector(partial(management.queues, node.vhost)))
+    exporter.register(BrokerCollector(BrokerReader(management, node.vhost)))
     devices = Gauge("collafuse_fleet_devices", "As the exporter serves it.", ["state"], registry=exporter)
     devices.labels(state="reporting").set(7)
     heads = Gauge("collafuse_fleet_heads", "Likewise.", ["head", "version", "provider"], registry=exporter)
