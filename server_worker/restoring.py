@@ -52,8 +52,12 @@ def put_in_place(source: Storage, paths: Iterable[str], storage: Storage) -> str
         storage.delete(RESTORING_PATH)
         return None
     staged = local_files.temporary_name()
-    for path in paths:
-        storage.write(f"{staged}/{path}", source.read(path))
+    try:
+        for path in paths:
+            storage.write(f"{staged}/{path}", source.read(path))
+    except BaseException:
+        storage.delete(staged)
+        raise
     there = _entries(storage)
     storage.write(RESTORING_PATH, b"")
     with full_as_error(storage.url):

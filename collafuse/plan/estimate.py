@@ -7,6 +7,7 @@ from collafuse.plan.demand import Demand
 from collafuse.plan.figures import Figures, kept
 from collafuse.plan.item import Assumption, Item, Plan
 from collafuse.plan.nodes import Nodes
+from collafuse.plan.sizes import MANIFEST_BYTES
 from collafuse.plan.traffic import Stream, backlog_messages
 from collafuse.plan.workers import Workers
 
@@ -112,7 +113,8 @@ def _assumptions(basis: Basis) -> list[Assumption]:
             "a round is announced to every inbox, also of devices that are away, and expires there", "encoded"
         ),
         Assumption(
-            f"a head's manifest and signatures take {4096:,} bytes, and each head is sent once", "derived"
+            f"a head's manifest and signatures take {MANIFEST_BYTES:,} bytes, and each head is sent once",
+            "derived",
         ),
     ]
 

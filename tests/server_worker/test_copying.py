@@ -174,6 +174,7 @@ def test_a_restore_that_cannot_read_its_source_changes_nothing(tmp_path: Path) -
 
     check_not_half_restored(old)
     assert ids(old) == before
+    assert [path.name for path in (tmp_path / "server").iterdir()] == ["segments"], "nothing is left behind"
 
 
 def test_a_restore_that_was_cut_short_is_told_to_every_worker_and_may_be_made_again(
