@@ -12,6 +12,7 @@ from monitoring.errors import CollafuseError
 ROOMS = {
     "demo": "collafuse.demo.cli",
     "doctor": "collafuse.doctor",
+    "deploy": "collafuse.deploy.cli",
     "broker": "broker.cli",
     "worker": "server_worker.cli",
     "edge": "edge_agent.cli",
@@ -24,7 +25,8 @@ EXTRAS = {
     "torch": "server",
     "safetensors": "server",
     "fsspec": "server",
-    "httpx": "server",
+    "httpx": "operator",
+    "cryptography": "operator",
     "onnxruntime": "edge",
     "sse_starlette": "edge",
     "starlette": "edge",
