@@ -39,16 +39,19 @@ def inner_command(words: list[str]) -> list[str]:
                 _check_service(value.partition("=")[0])
     if verb in WITH_A_COMMAND:
         _check_service(rest[0])
-        if verb == "exec" or entrypoint or not rest[1:]:
-            return entrypoint + rest[1:]
-        (words,) = command_lines({**SERVICES[rest[0]], "command": rest[1:]})
-        return ["collafuse", *words]
+        begun = verb == "exec" or entrypoint or not rest[1:]
+        return entrypoint + rest[1:] if begun else _after_its_entrypoint(rest[0], rest[1:])
     for name in rest:
         if verb != "cp":
             _check_service(name)
         elif ":" in name:
             _check_service(name.partition(":")[0])
     return []
+
+
+def _after_its_entrypoint(service: str, command: list[str]) -> list[str]:
+    (words,) = command_lines({**SERVICES[service], "command": command})
+    return ["collafuse", *words]
 
 
 def _check_service(name: str) -> None:

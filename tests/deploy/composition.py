@@ -29,6 +29,7 @@ OWN_VARIABLES = {
 }
 """What compose.yaml reads itself, and what every process, or Python or torch itself, knows."""
 
+
 def load(name: str = "compose.yaml") -> dict[str, Any]:
     """The file as Compose reads it where no variable is set."""
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / name).read_text(encoding="utf-8"))
@@ -55,8 +56,7 @@ def environment(service: dict[str, Any]) -> dict[str, str]:
     for file in service.get("env_file", []):
         lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
         found |= dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    given: dict[str, str] = service.get("environment", {})
-    return found | given
+    return found | {name: str(value) for name, value in service.get("environment", {}).items()}
 
 
 def command_lines(service: dict[str, Any]) -> list[list[str]]:

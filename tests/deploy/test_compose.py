@@ -5,7 +5,19 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.composition import BY_HAND, COMPOSE, CONFIGURATION, DEVICES, JOBS, OURS, ROOT, SERVICES, SETTINGS, environment, load
+from tests.deploy.composition import (
+    BY_HAND,
+    COMPOSE,
+    CONFIGURATION,
+    DEVICES,
+    JOBS,
+    OURS,
+    ROOT,
+    SERVICES,
+    SETTINGS,
+    environment,
+    load,
+)
 
 
 def test_every_part_of_the_system_is_there() -> None:

@@ -1,4 +1,4 @@
-"""What compose.yaml says exists: commands, options, settings, ports, metric targets, and the scripts of its jobs do what they say."""
+"""What compose.yaml says exists: commands, options, settings, ports, metric targets; and the scripts of its jobs work."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,17 @@ import yaml
 
 from monitoring.settings import MonitorSettings
 from tests.deploy.commands import unknown_options
-from tests.deploy.composition import DEVICES, JOBS, OURS, OWN_VARIABLES, ROOT, SERVICES, SETTINGS, command_lines, environment, load
+from tests.deploy.composition import (
+    DEVICES,
+    JOBS,
+    OURS,
+    OWN_VARIABLES,
+    ROOT,
+    SERVICES,
+    SETTINGS,
+    command_lines,
+    environment,
+)
 
 
 def test_every_device_has_its_own_identity_and_state() -> None:
@@ -37,7 +47,9 @@ def test_every_command_and_option_exists(name: str) -> None:
         assert words == ["--help"] or not unknown_options(words)
 
 
-@pytest.mark.parametrize("name", sorted(name for name in OURS if SERVICES[name].get("entrypoint", [""])[0] == "sh"))
+@pytest.mark.parametrize(
+    "name", sorted(name for name in OURS if SERVICES[name].get("entrypoint", [""])[0] == "sh")
+)
 def test_a_job_that_is_the_operators_hands_on_the_url_and_every_word(name: str, tmp_path: Path) -> None:
     """Its script is run as it stands, with another `collafuse` that says what it was given."""
     (tmp_path / "operator_url").write_text("amqps://operator:x@rabbitmq:5671/collafuse\n")

@@ -136,7 +136,12 @@ def test_secrets_are_never_overwritten(secrets: Path) -> None:
 
 @pytest.mark.parametrize(
     "missing",
-    [("grafana_admin_password",), ("server.key",), ("rabbitmq_definitions.json",), ("trainer.toml", "rabbitmq_definitions.json")],
+    [
+        ("grafana_admin_password",),
+        ("server.key",),
+        ("rabbitmq_definitions.json",),
+        ("trainer.toml", "rabbitmq_definitions.json"),
+    ],
 )
 def test_what_is_missing_is_made_and_the_rest_is_kept(secrets: Path, missing: tuple[str, ...]) -> None:
     before = contents(secrets)
