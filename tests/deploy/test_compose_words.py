@@ -1,5 +1,6 @@
 """What compose.yaml says exists: commands, options, settings, ports, metric targets; and the scripts of its jobs work."""
 
+import shlex
 import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -130,7 +131,11 @@ def test_health_is_asked_where_metrics_are_served(name: str) -> None:
         ports.append(command[command.index("--port") + 1])
     (port,) = ports
     path = "livez" if name in {"trainer", "denoiser"} else "metrics"
-    assert f"http://127.0.0.1:{port}/{path}" in SERVICES[name]["healthcheck"]["test"][-1]
+    question = SERVICES[name]["healthcheck"]["test"]
+    assert f'"http://127.0.0.1:{port}/{path}"' in question
+    program, flag, code = shlex.split(question)
+    assert (program, flag) == ("python", "-c"), "one string, which every engine gives to a shell"
+    compile(code, name, "exec")
 
 
 def test_the_dashboard_asks_prometheus_and_begins_with_a_page_that_is_there() -> None:
