@@ -19,7 +19,8 @@ COPY monitoring monitoring
 COPY diffusion diffusion
 COPY evaluation evaluation
 COPY collafuse collafuse
-RUN pip install --only-binary=:all: --constraint constraints.txt --extra-index-url "${TORCH_INDEX}" ".[${EXTRAS}]"
+RUN pip install --only-binary=:all: --constraint constraints.txt --extra-index-url "${TORCH_INDEX}" ".[${EXTRAS}]" \
+    && cd /opt/collafuse/lib/python3.*/site-packages && rm -rf torch/test numpy/tests numpy/*/tests
 
 FROM python:3.11.11-slim-bookworm
 RUN useradd --uid 10001 --user-group --home-dir /nonexistent --no-create-home collafuse \

@@ -122,7 +122,8 @@ def make(path: Path, hosts: Sequence[str] = (), *, renew: bool = False) -> Secre
         certificate = _certificate(at)
     except OSError as error:
         raise DeployError(
-            f"cannot make the secrets in {path}: {error.strerror} ({error.filename}); be the owner of the directory"
+            f"cannot make the secrets in {path}: {error.strerror} ({error.filename}); only the owner of the directory"
+            " can, whom Compose is told with --user"
         ) from error
     return SecretFiles(tuple(at.made), _names(certificate), certificate.not_valid_after_utc)
 
