@@ -59,6 +59,13 @@ def test_no_container_runs_as_root() -> None:
     assert users == {"rabbitmq": "rabbitmq"}
 
 
+def test_what_is_called_by_hand_works_where_any_user_may_look() -> None:
+    """Whoever calls it says `--user`; the folder in which our images work is closed to all but their own."""
+    assert len(BY_HAND) == 2
+    for name in BY_HAND:
+        assert not SERVICES[name]["working_dir"].startswith("/var/lib/")
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_what_runs_starts_again_and_a_job_only_when_it_failed(name: str) -> None:
     if name in BY_HAND:
