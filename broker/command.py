@@ -88,8 +88,8 @@ def management_url(settings: BrokerSettings, url: str | None, directory: Path) -
         return url
     from broker.node.local_node import find  # noqa: PLC0415
 
-    node = find(directory)
-    if node is not None and is_loopback(settings.host) and settings.port == node.ports.amqp:
+    node = find(directory) if is_loopback(settings.host) else None
+    if node is not None and settings.port == node.ports.amqp:
         return node.management_url
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"https://{host}:15671" if settings.tls else f"http://{host}:15672"

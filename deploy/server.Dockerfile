@@ -1,12 +1,14 @@
 # syntax=docker/dockerfile:1
-# The server's processes: train worker, denoise worker, exporter, and the operator's commands.
+# The server's processes: train worker and denoise worker; with EXTRAS=operator the operator's commands and the exporter, without torch.
 #
 # torch comes as the CPU build; for NVIDIA GPUs build with --build-arg TORCH_INDEX=https://pypi.org/simple
 
 FROM python:3.11.11-slim-bookworm AS build
+ARG EXTRAS=server
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN python -m venv /opt/collafuse
+# pip works from here into the environment, which has none of its own: nothing is installed in a container afterwards.
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PYTHON=/opt/collafuse/bin/python
+RUN python -m venv --without-pip /opt/collafuse
 WORKDIR /src
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY broker broker
@@ -17,7 +19,8 @@ COPY monitoring monitoring
 COPY diffusion diffusion
 COPY evaluation evaluation
 COPY collafuse collafuse
-RUN /opt/collafuse/bin/pip install --constraint constraints.txt --extra-index-url "${TORCH_INDEX}" ".[server,monitoring]"
+RUN pip install --only-binary=:all: --constraint constraints.txt --extra-index-url "${TORCH_INDEX}" ".[${EXTRAS}]" \
+    && cd /opt/collafuse/lib/python3.*/site-packages && rm -rf torch/test numpy/tests numpy/*/tests
 
 FROM python:3.11.11-slim-bookworm
 RUN useradd --uid 10001 --user-group --home-dir /nonexistent --no-create-home collafuse \

@@ -82,5 +82,4 @@ if [ "$what" = test ]; then
     headers=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["include"] + "/Python.h")')
     [ -e "$headers" ] || install_packages "Python's headers are missing (torch.compile is tested with them)" python3-dev
     command -v chromedriver >/dev/null 2>&1 || install_packages "Chromium is missing (the device's page is tested in it)" chromium chromium-driver
-    command -v openssl >/dev/null 2>&1 || install_packages "openssl is missing (deploy/make-secrets makes certificates with it)" openssl
 fi

@@ -139,6 +139,13 @@ def test_a_broker_elsewhere_is_not_managed_through_a_private_node_with_its_port(
     assert management_url(far, None, node.directory) == "https://far.example:15671"
 
 
+def test_who_names_a_broker_elsewhere_needs_no_look_at_a_private_node(tmp_path: Path) -> None:
+    (tmp_path / "node.json").mkdir()
+    far = BrokerSettings.from_url("amqps://u:p@far.example/x")
+
+    assert management_url(far, None, tmp_path) == "https://far.example:15671"
+
+
 def test_loopback_is_known_by_its_name_and_its_addresses_alone() -> None:
     assert [is_loopback(host) for host in ("localhost", "::1", "127.1.2.3", "0.0.0.0", "localhost.")] == [
         True,

@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from collafuse.cli import ROOMS
+from collafuse.cli import EXTRAS, ROOMS
 from tests.conftest import WAIT_SECONDS
 
 HEAVY = ("torch", "onnxruntime", "sklearn", "scipy", "onnx")
@@ -40,6 +41,18 @@ def test_every_room_helps_without_loading_anything_heavy(room: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]", "these were loaded to print a help text"
+
+
+@pytest.mark.parametrize("module", EXTRAS)
+def test_the_extra_that_is_named_for_a_missing_package_brings_it(module: str) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    package = {"PIL": "pillow", "sklearn": "scikit-learn"}.get(module, module.replace("_", "-"))
+
+    brought = [line.partition(">=")[0] for line in project["optional-dependencies"][EXTRAS[module]]]
+
+    assert package in brought
 
 
 def test_an_unknown_command_is_one_clear_failure(tmp_path: Path) -> None:

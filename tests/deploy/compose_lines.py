@@ -1,12 +1,12 @@
 """Lines of `docker compose …` that pages tell people to give, held against compose.yaml and what Compose understands."""
 
-from tests.deploy.test_compose import SERVICES
+from tests.deploy.composition import SERVICES, command_lines
 
 OPTIONS: dict[str, dict[str, bool]] = {
     "ps": {"-a": False, "--format": True},
     "logs": {"--no-log-prefix": False, "--tail": True, "--since": True},
-    "up": {"-d": False, "--scale": True, "--force-recreate": False},
-    "run": {"--rm": False, "--no-deps": False, "--entrypoint": True},
+    "up": {"-d": False, "--build": False, "--scale": True, "--force-recreate": False},
+    "run": {"--rm": False, "--no-deps": False, "--entrypoint": True, "--user": True, "-v": True},
     "exec": {},
     "restart": {},
     "start": {},
@@ -39,13 +39,19 @@ def inner_command(words: list[str]) -> list[str]:
                 _check_service(value.partition("=")[0])
     if verb in WITH_A_COMMAND:
         _check_service(rest[0])
-        return entrypoint + rest[1:]
+        begun = verb == "exec" or entrypoint or not rest[1:]
+        return entrypoint + rest[1:] if begun else _after_its_entrypoint(rest[0], rest[1:])
     for name in rest:
         if verb != "cp":
             _check_service(name)
         elif ":" in name:
             _check_service(name.partition(":")[0])
     return []
+
+
+def _after_its_entrypoint(service: str, command: list[str]) -> list[str]:
+    (words,) = command_lines({**SERVICES[service], "command": command})
+    return ["collafuse", *words]
 
 
 def _check_service(name: str) -> None:

@@ -1,4 +1,4 @@
-"""A real broker with the lines of deploy/rabbitmq/collafuse.conf and the secrets that deploy/make-secrets made for it."""
+"""A real broker with the lines of deploy/rabbitmq/collafuse.conf and the secrets that `collafuse deploy init` made for it."""
 
 import socket
 import ssl
@@ -19,10 +19,11 @@ from broker.node.files import choose_ports
 from broker.node.local_node import LocalNode
 from broker.parameters import connection_parameters
 from broker.settings import BrokerSettings, ProcessSettings
+from collafuse.deploy.secret_files import make
 from edge_agent.settings import EdgeSettings
 from monitoring.settings import MonitorSettings
 from server_worker.settings import DenoiseSettings, TrainSettings
-from tests.deploy.test_secrets import ROOT, make_secrets
+from tests.deploy.test_secrets import ROOT
 
 CONFIGURATION = (ROOT / "deploy/rabbitmq/collafuse.conf").read_text(encoding="utf-8").splitlines()
 PLUGINS = (ROOT / "deploy/rabbitmq/enabled_plugins").read_text(encoding="utf-8").strip("[].\n").split(",")
@@ -53,7 +54,7 @@ class Composed:
 def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
     directory = tmp_path_factory.mktemp("composed")
     secrets = directory / "secrets"
-    assert make_secrets(secrets).returncode == 0
+    make(secrets)
     # A node of the tests is asked whether it is ready as its own administrator, who has to be there first, and on a listener of
     # its own. Every other line is as it stands, with the paths and ports of this machine.
     LocalNode(directory / "node").start()

@@ -1,10 +1,12 @@
 """The operator's manual speaks of commands, options, files and services that exist."""
 
 import re
+import shlex
 from pathlib import Path
 
-from tests.deploy.commands import commands_of, unknown_options
-from tests.deploy.test_compose import SERVICES
+from tests.deploy.commands import code_of, commands_of, complaint, unknown_options
+from tests.deploy.compose_lines import inner_command
+from tests.deploy.composition import JOBS, SERVICES
 
 ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -16,10 +18,18 @@ def test_the_manual_names_only_commands_and_options_that_exist() -> None:
         assert not unknown_options(words), words
 
 
+def test_every_line_by_which_the_system_is_installed_can_be_given() -> None:
+    section = MANUAL.split("## Installing with Compose")[1].split("\n## ")[0]
+    lines = [line for line in code_of(section) if line.startswith("docker compose ")]
+    assert len(lines) >= 7
+    for line in lines:
+        inner = inner_command(shlex.split(line)[2:])
+        assert not inner or complaint(inner[1:]) is None, line
+
+
 def test_the_manual_names_every_service_and_files_that_exist() -> None:
     parts = MANUAL.split("## The parts")[1].split("##")[0]
-    for name in SERVICES:
-        if not name.startswith("enroll-") and name != "init":
-            assert name in parts
+    for name in set(SERVICES) - JOBS:
+        assert name in parts
     for path in re.findall(r"`((?:deploy|monitoring)/[\w./-]+)`", MANUAL):
         assert (ROOT / path).exists(), path

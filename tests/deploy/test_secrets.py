@@ -1,10 +1,7 @@
 """The secrets of compose.yaml: complete, random, never overwritten, and a real broker takes them."""
 
 import json
-import os
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,11 +12,15 @@ import pika.exceptions
 import pytest
 import yaml
 from cryptography import x509
+from typer.testing import CliRunner
 
 from broker.certificates import Authority
-from broker.errors import ManagementError
+from broker.errors import CertificateError, ManagementError
 from broker.management import Management
 from broker.node.local_node import NodeInfo
+from collafuse.deploy.cli import app
+from collafuse.deploy.errors import DeployError
+from collafuse.deploy.secret_files import make
 from edge_agent.settings import EdgeSettings
 from monitoring.settings import MonitorSettings
 from server_worker.settings import DenoiseSettings, TrainSettings
@@ -29,50 +30,57 @@ ROOT = Path(__file__).parents[2]
 USERS = ("operator", "trainer", "denoiser", "monitor")
 
 
-def make_secrets(directory: Path, *more: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs the script, with another PATH if one is given."""
-    return subprocess.run(
-        [sys.executable, ROOT / "deploy" / "make-secrets", "--directory", directory, *more],
-        env=None if path is None else os.environ | {"PATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=WAIT_SECONDS,
-    )
-
-
 @pytest.fixture
 def secrets(tmp_path: Path) -> Path:
-    made = make_secrets(tmp_path / "secrets")
-    assert made.returncode == 0, made.stderr
+    make(tmp_path / "secrets")
     return tmp_path / "secrets"
+
+
+def contents(secrets: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in secrets.iterdir() if file.name != ".gitignore"}
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_every_secret_of_the_compose_file_is_made_and_no_other(secrets: Path) -> None:
     named = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["secrets"].values()
     wanted = {Path(secret["file"]).name for secret in named}
     # The authority's key signs certificates of devices; no container ever sees it.
-    assert {file.name for file in secrets.iterdir()} == wanted | {".gitignore", "ca.key"}
-    assert stat.S_IMODE((secrets / "ca.key").stat().st_mode) == 0o600
-    assert (secrets / ".gitignore").read_text(encoding="utf-8") == "*\n"
+    assert set(contents(secrets)) == wanted | {"ca.key"}
 
 
-def test_only_the_owner_can_enter_the_directory(secrets: Path) -> None:
-    assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
+def test_git_has_the_directory_and_never_what_is_in_it(secrets: Path) -> None:
+    """It is there before Compose mounts it, which would make it as root otherwise."""
+    for directory in (ROOT / "secrets", secrets):
+        assert (directory / ".gitignore").read_text(encoding="utf-8") == "*\n"
 
 
-def test_the_authoritys_key_is_its_owners_alone(secrets: Path) -> None:
-    assert stat.S_IMODE((secrets / "ca.key").stat().st_mode) == 0o600
+def test_only_the_owner_can_enter_the_directory_whoever_made_it(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    for directory in (tmp_path / "open", tmp_path / "new"):
+        make(directory)
+        assert mode(directory) == 0o700
+
+
+def test_containers_can_read_the_files_and_the_authoritys_key_is_its_owners_alone(secrets: Path) -> None:
+    (secrets / "server.key").chmod(0o600)
+    make(secrets)
+
+    modes = {name: mode(secrets / name) for name in contents(secrets)}
+    assert modes.pop("ca.key") == 0o600
+    assert set(modes.values()) == {0o644}
 
 
 def test_the_certificate_is_for_the_containers_this_machine_and_the_names_that_are_given(
     secrets: Path, tmp_path: Path
 ) -> None:
-    made = make_secrets(tmp_path / "more", "--host", "broker.example.org", "--host", "10.0.0.5")
-    assert made.returncode == 0, made.stderr
+    made = make(tmp_path / "more", ["broker.example.org", "10.0.0.5"])
 
     assert names_of(secrets) == {"rabbitmq", "localhost", "127.0.0.1", "::1"}
     assert names_of(tmp_path / "more") == names_of(secrets) | {"broker.example.org", "10.0.0.5"}
+    assert set(made.hosts) == names_of(tmp_path / "more")
 
 
 def names_of(secrets: Path) -> set[str]:
@@ -81,44 +89,118 @@ def names_of(secrets: Path) -> set[str]:
     return {str(name.value) for name in found}
 
 
+def test_a_renewed_certificate_keeps_its_names_and_its_authority(secrets: Path) -> None:
+    make(secrets, ["broker.example.org"], renew=True)
+    before = contents(secrets)
+
+    renewed = make(secrets, ["2001:DB8:0::5"], renew=True)
+
+    changed = {name for name, content in contents(secrets).items() if before[name] != content}
+    assert changed == set(renewed.made) == {"server.pem", "server.key"}
+    assert names_of(secrets) >= {"rabbitmq", "127.0.0.1", "broker.example.org", "2001:db8::5"}
+    certificate = x509.load_pem_x509_certificate((secrets / "server.pem").read_bytes())
+    certificate.verify_directly_issued_by(Authority.of(secrets, make=False).certificate)
+    assert make(secrets, ["2001:DB8::5", "broker.example.org"]).made == ()
+
+
+def test_a_name_that_the_certificate_lacks_is_not_passed_over(secrets: Path) -> None:
+    before = contents(secrets)
+
+    with pytest.raises(DeployError, match=r"not for broker\.example\.org; add --renew"):
+        make(secrets, ["localhost", "broker.example.org"])
+
+    assert contents(secrets) == before
+
+
 def test_the_authority_is_one_that_the_commands_take(secrets: Path) -> None:
     authority = Authority.of(secrets, make=False)
 
-    renewed = authority.server(["rabbitmq"])
-    (secrets / "again.pem").write_text(renewed.certificate)
-    for name in ("server.pem", "again.pem"):
-        certificate = x509.load_pem_x509_certificate((secrets / name).read_bytes())
-        certificate.verify_directly_issued_by(authority.certificate)
+    for text in ((secrets / "server.pem").read_text(), authority.server(["rabbitmq"]).certificate):
+        x509.load_pem_x509_certificate(text.encode()).verify_directly_issued_by(authority.certificate)
 
 
 @pytest.mark.parametrize("host", ["https://broker.example.org", "broker:5671", "a,DNS:b", ""])
-def test_what_is_no_host_is_refused_and_nothing_is_made(tmp_path: Path, host: str) -> None:
-    made = make_secrets(tmp_path / "secrets", "--host", host)
+def test_what_is_no_host_is_refused_and_no_password_is_made(tmp_path: Path, host: str) -> None:
+    with pytest.raises(CertificateError, match="not the name or address of a host"):
+        make(tmp_path / "secrets", [host])
 
-    assert made.returncode == 2
-    assert "not the name or address of a host" in made.stderr
-    assert not (tmp_path / "secrets").exists()
-
-
-def test_without_openssl_there_is_one_line_and_nothing_is_made(tmp_path: Path) -> None:
-    made = make_secrets(tmp_path / "secrets", path=str(tmp_path))
-
-    assert (made.returncode, made.stderr.count("\n")) == (1, 1)
-    assert "openssl is missing" in made.stderr
-    assert not (tmp_path / "secrets").exists()
+    assert set(contents(tmp_path / "secrets")) == {"ca.pem", "ca.key"}
 
 
 def test_secrets_are_never_overwritten(secrets: Path) -> None:
-    before = {file: file.read_bytes() for file in secrets.iterdir()}
-    again = make_secrets(secrets)
-    assert again.returncode == 1
-    assert again.stderr.startswith("error: ")
-    assert len(again.stderr.splitlines()) == 1
-    assert {file: file.read_bytes() for file in secrets.iterdir()} == before
+    before = contents(secrets)
+
+    assert make(secrets).made == ()
+
+    assert contents(secrets) == before
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ("grafana_admin_password",),
+        ("server.key",),
+        ("rabbitmq_definitions.json",),
+        ("trainer.toml", "rabbitmq_definitions.json"),
+    ],
+)
+def test_what_is_missing_is_made_and_the_rest_is_kept(secrets: Path, missing: tuple[str, ...]) -> None:
+    before = contents(secrets)
+    for name in missing:
+        (secrets / name).unlink()
+
+    made = make(secrets).made
+
+    assert set(missing) <= set(made)
+    after = contents(secrets)
+    assert {name for name in before if before[name] != after[name]} == set(made)
+    assert set(made) - set(missing) <= {"server.pem"}, "a key and its certificate are made together"
+
+
+def test_a_password_that_only_the_broker_knows_is_not_made_anew_in_silence(secrets: Path) -> None:
+    (secrets / "trainer.toml").unlink()
+    before = contents(secrets)
+
+    with pytest.raises(DeployError, match=r"trainer\.toml is missing.*delete rabbitmq_definitions\.json too"):
+        make(secrets)
+
+    assert contents(secrets) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("trainer.toml", 'broker_url = "'), ("operator_url", "amqps://rabbitmq/x"), ("server.pem", "none")],
+)
+def test_a_file_that_cannot_be_read_is_named(secrets: Path, name: str, content: str) -> None:
+    (secrets / "rabbitmq_definitions.json").unlink()
+    (secrets / name).write_text(content)
+
+    with pytest.raises(DeployError, match=rf"{name} .*delete it to have a new one made"):
+        make(secrets)
+
+
+def test_a_directory_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(DeployError, match=r"cannot make the secrets in .*file"):
+        make(tmp_path / "file")
+
+
+def test_the_command_says_what_was_made_until_when_and_no_secret(tmp_path: Path) -> None:
+    words = ["init", "--directory", str(tmp_path / "secrets")]
+    first = CliRunner().invoke(app, [*words, "--host", "broker.example.org"], catch_exceptions=False)
+    again = CliRunner().invoke(app, words, catch_exceptions=False)
+
+    assert (first.exit_code, again.exit_code) == (0, 0)
+    assert "made in " in first.stdout
+    assert "was left as it is" in again.stdout
+    for output in (first.stdout, again.stdout):
+        assert "broker.example.org; it ends on 20" in output
+        assert (tmp_path / "secrets" / "grafana_admin_password").read_text().strip() not in output
 
 
 def test_secrets_differ_from_one_another_and_from_time_to_time(secrets: Path, tmp_path: Path) -> None:
-    make_secrets(tmp_path / "others")
+    make(tmp_path / "others")
     passwords = []
     for directory in (secrets, tmp_path / "others"):
         urls = [(directory / "operator_url").read_text().strip(), str(monitor(directory))]

@@ -9,7 +9,7 @@ import yaml
 from monitoring.catalogue import catalogue
 from tests.deploy import compose_lines
 from tests.deploy.commands import complaint
-from tests.deploy.test_compose import SETTINGS
+from tests.deploy.composition import SETTINGS
 from tests.monitoring import runbook
 from tests.monitoring.runbook import PARTS, Runbook
 from tests.monitoring.test_dashboard import FOREIGN, metric_names, rules
