@@ -1,4 +1,4 @@
-"""`collafuse monitor`: the exporter of the broker's queues, and the catalogue of every metric."""
+"""`collafuse monitor`: the exporter of the broker's queues, the catalogue of every metric, and the dashboards."""
 
 import json
 import signal
@@ -18,6 +18,7 @@ from broker.management import Management
 from broker.node.local_node import find
 from monitoring import logs
 from monitoring.catalogue import as_markdown, catalogue
+from monitoring.dashboards import collection
 from monitoring.endpoints import serve
 from monitoring.exporter import BrokerCollector
 from monitoring.settings import MonitorSettings
@@ -78,6 +79,15 @@ def metrics(as_json: Annotated[bool, typer.Option("--json", help="One JSON list.
         print(json.dumps([asdict(metric) for metric in catalogue()], ensure_ascii=False, indent=1))
     else:
         print(as_markdown(), end="")
+
+
+@app.command()
+def dashboards(
+    folder: Annotated[Path, typer.Argument(help="An existing folder; every dashboard becomes a file there.")],
+) -> None:
+    """Write the Grafana dashboards; the repository keeps them in monitoring/grafana/dashboards."""
+    for path in collection.write(folder):
+        print(path)
 
 
 def _management(settings: MonitorSettings) -> Management:
