@@ -12,7 +12,7 @@ from rich.table import Table
 
 from broker import device_settings, names, topology
 from broker.command import Directory, Json, ManagementUrl, Status, Url, declare_on, management
-from broker.credentials import write_credentials, write_worker
+from broker.credentials import write_credentials, write_exporter, write_worker
 from broker.dead import cli as dead_cli
 from broker.errors import ConfigError, NotEnrolled
 from broker.node import cli as node_cli
@@ -267,6 +267,28 @@ def server_user(
         worker = identities.server_user(api, name, address=address)
     write_worker(worker, out)
     print(f"{name} may work in the vhost {worker.vhost}; its broker_url is in {out}")
+
+
+@app.command("exporter-user")
+def exporter_user(
+    name: Annotated[str, typer.Argument(help="Name of the exporter's user.")],
+    *,
+    out: Out,
+    url: Url = None,
+    management_url: ManagementUrl = None,
+    public_url: PublicUrl = None,
+    ca: Ca = None,
+    directory: Directory = NODE_DIRECTORY,
+) -> None:
+    """Make the exporter's user, or give it a new password, and write its broker_url and management_url."""
+    from broker import identities  # brings httpx, which the other commands do without
+
+    settings = broker_settings(url, directory)
+    address = _address(settings, public_url, ca)
+    with Status(f"making the user {name}"), management(settings, management_url, directory) as api:
+        made = identities.exporter_user(api, name, address=address)
+        write_exporter(made, api.url, out)
+    print(f"{name} may look at the broker and read what devices report; its settings are in {out}")
 
 
 def _address(settings: BrokerSettings, public_url: str | None, ca: str | None) -> BrokerSettings:

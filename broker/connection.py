@@ -32,6 +32,7 @@ from broker.errors import BrokerUnreachable, ConnectionLost
 from broker.names import is_inbox, is_reports
 from broker.parameters import connection_parameters
 from broker.publisher import Publisher
+from broker.topology import QUEUE_TELEMETRY
 from monitoring.metrics import BrokerMetrics
 
 log = structlog.get_logger(__name__)
@@ -197,10 +198,11 @@ class Connection:
     ) -> Consumer:
         """A consumer of `queue` that holds at most `prefetch` unacknowledged deliveries (the rest: see there).
 
-        What it refuses is set aside in the dead-letter queue with the reason; a device's inbox and an owner's reports have none,
-        since neither may write there: there a refused message is dropped.
+        What it refuses is set aside in the dead-letter queue with the reason; a device's inbox and what devices report have none,
+        since who reads them may not write there: there a refused message is dropped.
         """
-        dead_letters = None if is_inbox(queue) or is_reports(queue) else self.publisher(window=prefetch)
+        may_drop = is_inbox(queue) or is_reports(queue) or queue == QUEUE_TELEMETRY
+        dead_letters = None if may_drop else self.publisher(window=prefetch)
         consumer = Consumer(
             self,
             queue,

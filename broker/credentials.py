@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from broker import device_settings
 from broker.address import BrokerSettings
@@ -61,6 +62,27 @@ def write_worker(settings: BrokerSettings, path: Path) -> None:
     plaintext = settings.plaintext and not settings.tls
     lines = [f'broker_url = "{settings.url.get_secret_value()}"']
     lines += _link_lines(settings.ca, settings.certificate, key, plaintext)
+    write_secret("\n".join(lines) + "\n", path, replace=True)
+
+
+def write_exporter(settings: BrokerSettings, management_url: str, path: Path) -> None:
+    """Writes a TOML file that only its owner can read, with the exporter's broker_url, management_url and vhost.
+
+    Args:
+        settings: of the exporter's user.
+        management_url: of the API, without credentials; the user's are written into it.
+        path: of the file.
+
+    Raises:
+        ConfigError: if the file cannot be written.
+    """
+    login = f"{settings.user}:{quote(settings.password.get_secret_value(), safe='')}"
+    lines = [
+        f'broker_url = "{settings.url.get_secret_value()}"',
+        f'management_url = "{management_url.replace("://", f"://{login}@", 1)}"',
+        f'vhost = "{settings.vhost}"',
+    ]
+    lines += _link_lines(settings.ca, None, None, settings.plaintext and not settings.tls)
     write_secret("\n".join(lines) + "\n", path, replace=True)
 
 

@@ -175,14 +175,32 @@ def server_user(management: Management, name: str, *, address: BrokerSettings) -
         InvalidName: if the name is not usable.
         ManagementError: if the broker cannot be managed.
     """
-    if not names.valid_name(name):
-        raise InvalidName(
-            f"user name {name[:80]!r} is not usable: take lowercase letters, digits and hyphens"
-        )
+    _check_server_name(name)
     password = secrets.token_urlsafe(_PASSWORD_BYTES)
     management.put_user(name, password)
     management.put_permissions(
         address.vhost, name, configure=_EVERYTHING, write=_EVERYTHING, read=_EVERYTHING
+    )
+    return BrokerSettings.from_url(_url(address, name, password), ca=address.ca, plaintext=address.plaintext)
+
+
+def exporter_user(management: Management, name: str, *, address: BrokerSettings) -> BrokerSettings:
+    """Makes the exporter's user, or gives it a new password: it may look at the broker and read what devices report, no more.
+
+    Args:
+        management: with the tag `administrator`.
+        name: of the user; without an underscore, so that it can never be a device's.
+        address: scheme, host, port and vhost under which the exporter reaches the broker.
+
+    Raises:
+        InvalidName: if the name is not usable.
+        ManagementError: if the broker cannot be managed.
+    """
+    _check_server_name(name)
+    password = secrets.token_urlsafe(_PASSWORD_BYTES)
+    management.put_user(name, password, tags="monitoring")
+    management.put_permissions(
+        address.vhost, name, configure=_NOTHING, write=_NOTHING, read=_exactly(topology.QUEUE_TELEMETRY)
     )
     return BrokerSettings.from_url(_url(address, name, password), ca=address.ca, plaintext=address.plaintext)
 
@@ -231,6 +249,13 @@ def renew_reports(management: Management, client: str, *, vhost: str) -> None:
             f"{client} has no owner yet: make one with `collafuse broker owner {client} --out FILE`"
         )
     _declare_reports(management, vhost, client, _devices_of(management, client))
+
+
+def _check_server_name(name: str) -> None:
+    if not names.valid_name(name):
+        raise InvalidName(
+            f"user name {name[:80]!r} is not usable: take lowercase letters, digits and hyphens"
+        )
 
 
 def _check_certifiable(user: str, address: BrokerSettings) -> None:

@@ -1,8 +1,10 @@
 """RabbitMQ's management API, as far as we need it: users, rights, connections, queues and bindings."""
 
+import re
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -16,6 +18,16 @@ from broker.topology import Topology
 
 TIMEOUT_SECONDS = 15.0
 _CLOSE_ATTEMPTS, _CLOSE_PAUSE_SECONDS = 10, 0.1
+_PAGE_ITEMS = 500
+"""As many as RabbitMQ gives at once."""
+
+
+@dataclass(frozen=True)
+class SomeQueues:
+    """Queues that were asked for by name, and how many the vhost has in all."""
+
+    found: list[dict[str, Any]]
+    total: int
 
 
 class Management:
@@ -83,10 +95,38 @@ class Management:
         found: dict[str, Any] = self._call("GET", "overview").json()
         return found
 
-    def queues(self, vhost: str) -> list[dict[str, Any]]:
-        """Returns every queue of a vhost with its counts, as the API gives them."""
-        found: list[dict[str, Any]] = self._call("GET", "queues", vhost).json()
-        return found
+    def queues(self, vhost: str, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Returns every queue of a vhost with its counts, as the API gives them, or only some columns of each.
+
+        Raises:
+            ManagementError: if the API does not answer, refuses, or answers with something else.
+        """
+        return _objects(self._asked({"columns": ",".join(columns)} if columns else {}, "queues", vhost))
+
+    def queues_named(self, vhost: str, names: Collection[str], columns: Sequence[str]) -> SomeQueues:
+        """Returns some columns of those of the named queues that exist, and how many queues the vhost has.
+
+        RabbitMQ works the figures out for these queues alone, which at thousands of others is a small part of its time.
+
+        Raises:
+            ManagementError: if the API does not answer, refuses, or answers with something else.
+        """
+        page = self._asked(
+            {
+                "page": "1",
+                "page_size": str(_PAGE_ITEMS),
+                "use_regex": "true",
+                "name": f"^(?:{'|'.join(map(re.escape, names))})$",
+                "columns": ",".join(columns),
+            },
+            "queues",
+            vhost,
+        )
+        if not isinstance(page, dict) or not isinstance(page.get("total_count"), int):
+            raise ManagementError(f"the management API at {self.url} gave no page of queues")
+        # RabbitMQ takes capitals and small letters for the same here.
+        found = [queue for queue in _objects(page.get("items")) if queue["name"] in names]
+        return SomeQueues(found, page["total_count"])
 
     def queue(self, vhost: str, name: str) -> dict[str, Any] | None:
         """Returns one queue, or None."""
@@ -175,16 +215,29 @@ class Management:
         body = {"exchange": exchange, "write": write, "read": read}
         self._call("PUT", "topic-permissions", vhost, user, body=body)
 
+    def _asked(self, params: Mapping[str, str], *path: str) -> object:
+        """What a GET answers, as JSON tells it."""
+        response = self._call("GET", *path, params=params)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise ManagementError(
+                f"what answers at {self.url} is no management API: it speaks no JSON"
+            ) from error
+
     def _call(
         self,
         method: str,
         *path: str,
         body: Mapping[str, object] | None = None,
+        params: Mapping[str, str] | None = None,
         absent_is_fine: bool = False,
     ) -> httpx.Response:
         target = "/".join(quote(part, safe="") for part in path)
         try:
-            response = self._client.request(method, target, json=None if body is None else dict(body))
+            response = self._client.request(
+                method, target, params=params or None, json=None if body is None else dict(body)
+            )
         except httpx.HTTPError as error:
             raise ManagementError(
                 f"the management API at {self.url} does not answer ({error}): is the plugin rabbitmq_management enabled?"
@@ -192,6 +245,13 @@ class Management:
         if response.is_success or (absent_is_fine and _absent(response)):
             return response
         raise ManagementError(f"the management API refused {method} {target}: {_refusal(response)}")
+
+
+def _objects(found: object) -> list[dict[str, Any]]:
+    """The list of named objects that an answer has to be."""
+    if not isinstance(found, list) or not all(isinstance(each, dict) and "name" in each for each in found):
+        raise ManagementError("what answers is no management API: it gave no list of named objects")
+    return found
 
 
 def _absent(response: httpx.Response) -> bool:

@@ -14,6 +14,7 @@ from edge_agent import status
 from edge_agent.errors import OutboxFull
 from edge_agent.generation import jobs
 from edge_agent.heads import arrivals
+from edge_agent.heads.energy import image_joules
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.heads.judge import AGENT_VERSION
 from edge_agent.link import outbox
@@ -87,7 +88,7 @@ class Reporter:
                 head=self._head(),
                 update=update,
                 counters=counted,
-                gauges=_gauges(facts),
+                gauges=_gauges(facts, image_joules(self._spool)),
                 step_seconds=_since(self._told_steps, steps),
             )
             outbox.put_telemetry(transaction, message, self._settings.outbox_max_bytes)
@@ -123,8 +124,11 @@ def _counters(spool: Spool, facts: dict[str, Any]) -> dict[str, int]:
     return dict(sorted(fit.items())[:MAX_FIGURES])
 
 
-def _gauges(facts: dict[str, Any]) -> dict[str, float]:
-    """How things stand, by name; what this device does not have is left out."""
+def _gauges(facts: dict[str, Any], joules: float | None) -> dict[str, float]:
+    """How things stand, by name; what this device does not have, or know, is left out.
+
+    joules: to finish an image, in the mean.
+    """
     load, stock = facts["outbox"], facts["pool"]
     found: dict[str, float | None] = {
         "outbox_messages": load["messages"],
@@ -133,6 +137,7 @@ def _gauges(facts: dict[str, Any]) -> dict[str, float]:
         "epsilon_max": facts["ledger"]["epsilon_max"],
         "pool_images": sum(shelf["images"] for shelf in stock),
         "pool_wanted": sum(shelf["wanted"] for shelf in stock),
+        "image_joules": joules,
     }
     return {name: float(value) for name, value in found.items() if value is not None and abs(value) < 1e18}
 

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
+from monitoring.broker_reading import Inboxes, Reading
 from monitoring.exporter import BrokerCollector
+from monitoring.fleet import DEVICE_SERIES_MAX, Fleet
+from monitoring.fleet_metrics import FleetCollector
+from monitoring.gpus import GpuCollector
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics
 
 PROCESSES = {
@@ -23,8 +27,14 @@ _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"),
 _INTRODUCTION = (
     "Every process serves these at `/metrics`. This page is made from the code with `collafuse monitor metrics`;",
     "a test fails when the two differ. Times are in seconds, sizes in bytes. A histogram has the series",
-    "`_bucket`, `_sum` and `_count`. No metric has a client or a device as a label, so the number of series does",
-    "not grow with the fleet.",
+    "`_bucket`, `_sum` and `_count`.",
+    "",
+    "**The budget of series.** No process has a device as a label but the exporter, which gives at most",
+    f"{DEVICE_SERIES_MAX:,} devices series of their own (`device_series_max`; 0 for none), ten each at most: those whose names",
+    "begin with `collafuse_device_`. A device keeps them while it reports, and places that are free go to those heard of last;",
+    "the others are counted by `collafuse_fleet_devices_unlisted`, and all are in the sums that begin with `collafuse_fleet_`.",
+    "Of heads twenty are named, of clients with samples twenty; the rest is `other`. The number of series does not grow with",
+    "the fleet beyond that. A device not heard of for a week (`device_expires_seconds`) is gone.",
 )
 
 
@@ -55,9 +65,15 @@ def catalogue() -> tuple[CataloguedMetric, ...]:
             found.append(
                 _catalogued(process, family.name, family.type, metric._labelnames, family.documentation)
             )
-    for family in BrokerCollector(list).describe():
-        labels = getattr(family, "_labelnames", ())
-        found.append(_catalogued("exporter", family.name, family.type, labels, family.documentation))
+    collectors = (
+        ("train or denoise worker on a machine with an NVIDIA GPU", GpuCollector(())),
+        ("exporter", BrokerCollector(lambda: Reading((), Inboxes.of(())))),
+        ("exporter", FleetCollector(Fleet())),
+    )
+    for process, collector in collectors:
+        for family in collector.describe():
+            labels = getattr(family, "_labelnames", ())
+            found.append(_catalogued(process, family.name, family.type, labels, family.documentation))
     return tuple(found)
 
 

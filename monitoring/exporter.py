@@ -1,4 +1,4 @@
-"""What Prometheus is to know of the broker's queues, read afresh from the management API at every scrape.
+"""What Prometheus is to know of the broker's queues, read afresh at every scrape.
 
 The queues of the federation are labelled one by one; the inboxes, of which there is one per device, are
 only counted and summed, so that the number of time series does not grow with the fleet. A broker that does
@@ -8,8 +8,7 @@ scrape succeeds.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 from prometheus_client import Metric
@@ -17,14 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from broker.errors import BrokerError
-from broker.topology import FEDERATION
+from monitoring.broker_reading import WATCHED_QUEUES, Inboxes, Queue, Reading, messages
 from monitoring.oldest_age import QueueHistory
-
-WATCHED_QUEUES = tuple(queue.name for queue in FEDERATION.queues)
-INBOX_PREFIX = "inbox."
-
-Queue = Mapping[str, Any]
-"""One queue as the management API describes it."""
 
 Family = GaugeMetricFamily | CounterMetricFamily
 
@@ -32,18 +25,15 @@ _log = structlog.get_logger(__name__)
 
 
 class BrokerCollector(Collector):
-    """Turns the management API's list of queues into metrics.
+    """Turns what the broker tells into metrics.
 
     Args:
-        read_queues: asks the broker for every queue of the federation's vhost; a `BrokerError` or a `ValueError`
-            says that it cannot or that the answer makes no sense.
+        read: asks the broker; a `BrokerError` or a `ValueError` says that it cannot or that the answer makes no sense.
         clock: a monotonic clock in seconds, for the ages of messages.
     """
 
-    def __init__(
-        self, read_queues: Callable[[], Sequence[Queue]], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._read_queues = read_queues
+    def __init__(self, read: Callable[[], Reading], clock: Callable[[], float] = time.monotonic) -> None:
+        self._read = read
         self._clock = clock
         self._lock = threading.Lock()
         self._histories: dict[str, QueueHistory] = {name: QueueHistory() for name in WATCHED_QUEUES}
@@ -58,20 +48,18 @@ class BrokerCollector(Collector):
         with self._lock:
             families = _families()
             begin = self._clock()
-            queues = self._queues()
-            up = queues is not None
-            for queue in queues or ():
-                if queue["name"] in self._histories:
+            reading = self._reading()
+            if reading is not None:
+                for queue in reading.queues:
                     self._add_queue(families, queue)
-            if queues is not None:
-                _add_inboxes(families, [q for q in queues if q["name"].startswith(INBOX_PREFIX)])
-            families["up"].add_metric([], float(up))
+                _add_inboxes(families, reading.inboxes)
+            families["up"].add_metric([], float(reading is not None))
             families["read"].add_metric([], self._clock() - begin)
             return [*families.values()]
 
-    def _queues(self) -> Sequence[Queue] | None:
+    def _reading(self) -> Reading | None:
         try:
-            queues = self._read_queues()
+            reading = self._read()
         except (BrokerError, ValueError) as error:
             if self._up is not False:
                 _log.warning("broker_unreachable", error=str(error))
@@ -80,13 +68,13 @@ class BrokerCollector(Collector):
         if self._up is False:
             _log.info("broker_reachable_again")
         self._up = True
-        return queues
+        return reading
 
     def _add_queue(self, families: Mapping[str, Family], queue: Queue) -> None:
         name = queue["name"]
         statistics = queue.get("message_stats") or {}
         published, acknowledged = statistics.get("publish"), statistics.get("ack")
-        age = self._histories[name].observe(self._clock(), published, _messages(queue))
+        age = self._histories[name].observe(self._clock(), published, messages(queue))
         families["messages"].add_metric([name, "ready"], queue.get("messages_ready") or 0)
         families["messages"].add_metric([name, "unacked"], queue.get("messages_unacknowledged") or 0)
         families["bytes"].add_metric([name], queue.get("message_bytes") or 0)
@@ -96,17 +84,11 @@ class BrokerCollector(Collector):
         families["acknowledged"].add_metric([name], acknowledged or 0)
 
 
-def _add_inboxes(families: Mapping[str, Family], inboxes: Sequence[Queue]) -> None:
-    depths = [_messages(queue) for queue in inboxes]
-    families["inboxes"].add_metric([], len(inboxes))
-    families["inboxes_read"].add_metric([], sum(bool(queue.get("consumers")) for queue in inboxes))
-    families["inbox_messages"].add_metric([], sum(depths))
-    families["inbox_messages_max"].add_metric([], max(depths, default=0))
-
-
-def _messages(queue: Queue) -> int:
-    """A queue that has only just been declared has no counts yet."""
-    return int(queue.get("messages") or 0)
+def _add_inboxes(families: Mapping[str, Family], inboxes: Inboxes) -> None:
+    families["inboxes"].add_metric([], inboxes.count)
+    families["inboxes_read"].add_metric([], inboxes.read)
+    families["inbox_messages"].add_metric([], inboxes.messages)
+    families["inbox_messages_max"].add_metric([], inboxes.messages_max)
 
 
 def _families() -> dict[str, Family]:

@@ -96,6 +96,12 @@ class TrainMetrics:
         self.store_samples = Gauge(
             "collafuse_store_samples", "Samples in the store that training draws from.", registry=registry
         )
+        self.store_client_samples = Gauge(
+            "collafuse_store_client_samples",
+            "Samples in the store by client; beyond the twenty with most, client is other.",
+            ["client"],
+            registry=registry,
+        )
         self.store_bytes = Gauge("collafuse_store_bytes", "Bytes of the sample store.", registry=registry)
         self.ingest_paused = Gauge(
             "collafuse_ingest_paused", "1 while the store is full or read-only.", registry=registry
@@ -163,6 +169,12 @@ class DenoiseMetrics:
             "collafuse_request_seconds",
             "From taking a request to publishing its last part.",
             buckets=WAIT_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self.end_to_end_seconds = Histogram(
+            "collafuse_denoise_end_to_end_seconds",
+            "From a device's publishing a request, by its clock, to the broker's confirm of the last part of the answer.",
+            buckets=LAG_BUCKETS_SECONDS,
             registry=registry,
         )
         self.samples_running = Gauge(

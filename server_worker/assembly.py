@@ -14,6 +14,7 @@ from broker.topology import QUEUE_DENOISE, QUEUE_PREFETCH, QUEUE_SAMPLES
 from diffusion.network import UNet
 from diffusion.schedule import NoiseSchedule
 from monitoring.endpoints import Endpoints, Probe, nothing_wrong, serve
+from monitoring.gpus import watch_gpus
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics, TrainMetrics
 from server_worker.compute import check_compiler, choose_device
 from server_worker.denoising.desk import RequestDesk
@@ -51,6 +52,7 @@ def run_train(settings: TrainSettings, stop: threading.Event) -> None:
     storage = prepare_training(settings)
     registry = CollectorRegistry()
     metrics = TrainMetrics(registry)
+    watch_gpus(registry)
     ranks = join(device)
     check_batch(settings, ranks.size)
     with Connection(
@@ -174,6 +176,7 @@ def run_denoise(settings: DenoiseSettings, stop: threading.Event) -> None:
         check_compiler()
     registry = CollectorRegistry()
     metrics = DenoiseMetrics(registry)
+    watch_gpus(registry)
     watchdog = Watchdog(settings.step_limit_seconds)
     with Connection(settings.broker(), name="denoise", metrics=BrokerMetrics(registry)) as connection:
         worker = _denoise_worker(settings, connection, device, metrics, watchdog)

@@ -21,7 +21,7 @@ from edge_agent.generation import jobs, latents, pool, results
 from edge_agent.generation.jobs import Job
 from edge_agent.generation.recipe import Recipe, noise_keys
 from edge_agent.heads.calibration import HEAD_BATCH
-from edge_agent.heads.energy import EnergyMeter
+from edge_agent.heads.energy import EnergyMeter, note_energy
 from edge_agent.heads.head_slot import HeadSlot, Loaded
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
@@ -86,6 +86,7 @@ def finish(
     Raises JobFailed when that is not possible, Interrupted when the agent is stopping, SpoolFull when the disk has no room for
     the pictures: the job stays as it is, with its samples.
     """
+    joules: float | None = None
     if not state.results(job.job_id).exists():
         assert job.recipe is not None
         recipe = Recipe.from_json(job.recipe)
@@ -103,10 +104,13 @@ def finish(
             return  # the next look at the clock ends it, or it was cancelled
         facts = _facts(job, recipe, at_cut, finished, energy)
         results.save(state, job.job_id, finished.images, at_cut.x, steps=finished.steps, facts=facts)
+        joules = finished.joules
     with spool.transaction() as transaction:
         completed = jobs.end(transaction, job.job_id, "completed")
         if completed:
             transaction.execute("UPDATE jobs SET done = count WHERE job_id = ?", (job.job_id,))
+            if joules is not None:
+                note_energy(transaction, job.count, joules)
     if not completed and _ended(spool, job):
         results.discard(state, job.job_id)
         return

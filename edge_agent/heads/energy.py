@@ -1,13 +1,17 @@
 """What computing costs in energy: counted by the processor where it may be read, else estimated from what the device draws."""
 
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from edge_agent.errors import EnergyUnknown
+from edge_agent.storage import counters
+from edge_agent.storage.spool import Spool
 
 POWERCAP = Path("/sys/class/powercap")
 _JOULES = 1e-6  # the kernel counts microjoules
+_METERED_IMAGES, _METERED_MILLIJOULES = "metered_images", "metered_millijoules"
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,21 @@ class EnergyMeter:
             )
 
 
+def note_energy(transaction: sqlite3.Connection, images: int, joules: float) -> None:
+    """Count what the head took to finish so many images, of which it is known."""
+    counters.add(transaction, _METERED_IMAGES, images)
+    counters.add(transaction, _METERED_MILLIJOULES, round(1000 * joules))
+
+
+def image_joules(spool: Spool) -> float | None:
+    """What the head took to finish an image here, in the mean over all of which it is known; None when it is of none."""
+    images = counters.value(spool, _METERED_IMAGES)
+    return counters.value(spool, _METERED_MILLIJOULES) / 1000 / images if images else None
+
+
 def _readable_counters(powercap: Path) -> tuple[_Counter, ...]:
     """One per package; its parts, such as intel-rapl:0:1, are counted in it."""
-    counters = []
+    found = []
     for zone in sorted(powercap.glob("intel-rapl:*")):
         try:
             if zone.name.count(":") > 1 or not (zone / "name").read_text().startswith("package"):
@@ -77,5 +93,5 @@ def _readable_counters(powercap: Path) -> tuple[_Counter, ...]:
             counter.read()
         except (OSError, ValueError):
             continue  # on most systems only root may read them
-        counters.append(counter)
-    return tuple(counters)
+        found.append(counter)
+    return tuple(found)

@@ -105,7 +105,7 @@ _WORK = Row(
         Series(
             "Privacy",
             "Epsilon of the image that has cost most on any reporting device.",
-            "above what was promised to the people whose images they are; infinite where nothing can be promised.",
+            "above what was promised to the people whose images they are. A device that can promise nothing tells none.",
             (Query("collafuse_fleet_epsilon_max", "epsilon of the dearest image"),),
         ),
         Series(

@@ -12,6 +12,7 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
+from broker.contract.fields import MAX_SECONDS
 from broker.delivery import Delivery, expect_user
 from broker.errors import InvalidName, Refused, Unroutable
 from broker.names import user_name
@@ -226,6 +227,11 @@ class RequestDesk:
         seconds = time.monotonic() - held.taken_seconds
         self._metrics.requests_total.labels(outcome=held.outcome).inc()
         self._metrics.request_seconds.observe(seconds)
+        if held.outcome == "completed" and held.delivery.published_at is not None:
+            # By two machines' clocks: what cannot be is a clock that is set wrong.
+            since_published = max(0.0, time.time() - held.delivery.published_at)
+            if since_published <= MAX_SECONDS:
+                self._metrics.end_to_end_seconds.observe(since_published)
         log.info(
             "request_ended",
             request_id=held.request.request_id,

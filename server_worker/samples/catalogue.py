@@ -37,6 +37,7 @@ class Catalogue:
         self.samples = 0
         self.size_bytes = 0
         self.client_bytes: dict[str, int] = {}
+        self.client_samples: dict[str, int] = {}
         self.changes = 0
         self.moves = 0
         self._others: dict[str, list[Place]] = {}
@@ -107,4 +108,5 @@ class Catalogue:
 
     def _count(self, entry: StoredBatch, sign: int) -> None:
         self.samples += sign * entry.samples
+        self.client_samples[entry.client] = self.client_samples.get(entry.client, 0) + sign * entry.samples
         self.client_bytes[entry.client] = self.client_bytes.get(entry.client, 0) + sign * entry.size_bytes

@@ -87,6 +87,11 @@ class Index:
         """The size of the tensors of one client."""
         return self._catalogue.client_bytes.get(client, 0)
 
+    def client_samples(self) -> dict[str, int]:
+        """How many samples there are of each client that has any."""
+        with self._lock:
+            return {client: samples for client, samples in self._catalogue.client_samples.items() if samples}
+
     def entries(self) -> list[StoredBatch]:
         """Every batch, in the order of the ids."""
         with self._lock:

@@ -6,8 +6,9 @@ with a message sends it to the dead-letter queue with the reason; what is wrong 
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future
+from heapq import nlargest
 from typing import NamedTuple
 
 import structlog
@@ -37,6 +38,9 @@ RECEIPTS_IN_FLIGHT = 256
 GROUP_BYTES = 32 << 20
 """Of messages that are stored together."""
 MAINTENANCE_SECONDS = 3600.0
+CLIENTS_SHOWN = 20
+"""With series of their own, of those with most samples."""
+OTHER_CLIENTS = "other"
 ROOM_BYTES = 64 << 20
 """No more than this, or than the largest message in hand, is written to see whether there is room."""
 
@@ -80,6 +84,7 @@ class Ingest:
         self._maintains = maintains
         self._maintain_at = float("-inf")
         self._receipts_free = threading.BoundedSemaphore(RECEIPTS_IN_FLIGHT)
+        self._clients_shown: Set[str] = frozenset()
         self._show_store()
 
     def run(self, stop: threading.Event) -> None:
@@ -257,6 +262,21 @@ class Ingest:
     def _show_store(self) -> None:
         self._metrics.store_samples.set(self._store.samples)
         self._metrics.store_bytes.set(self._store.size_bytes)
+        shown = shown_clients(self._store.client_samples)
+        for client in self._clients_shown - shown.keys():
+            self._metrics.store_client_samples.remove(client)
+        for client, samples in shown.items():
+            self._metrics.store_client_samples.labels(client=client).set(samples)
+        self._clients_shown = shown.keys()
+
+
+def shown_clients(samples: Mapping[str, int]) -> dict[str, int]:
+    """The clients with most samples, and all others together as `other`: a bounded number of series."""
+    # A client may be called `other`; its samples are then among those of the others.
+    named = {client: count for client, count in samples.items() if client != OTHER_CLIENTS}
+    shown = dict(nlargest(CLIENTS_SHOWN, named.items(), key=lambda item: (item[1], item[0])))
+    others = sum(samples.values()) - sum(shown.values())
+    return shown | ({OTHER_CLIENTS: others} if others else {})
 
 
 def _unplaced(

@@ -81,6 +81,11 @@ class SampleStore:
         return self._index.samples
 
     @property
+    def client_samples(self) -> dict[str, int]:
+        """How many samples are stored of each client that has any."""
+        return self._index.client_samples()
+
+    @property
     def held_out_samples(self) -> int:
         """How many of those that are drawn from are kept from training."""
         return self._index.table(held_out=True).samples

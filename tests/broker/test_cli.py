@@ -5,6 +5,7 @@ import stat
 import tomllib
 from pathlib import Path
 
+import pika
 import pytest
 from typer.testing import CliRunner
 
@@ -17,8 +18,10 @@ from broker.errors import (
     InvalidName,
     NotEnrolled,
 )
+from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BROKER_URL_VARIABLE, BrokerSettings
+from monitoring.settings import MonitorSettings
 
 
 @pytest.fixture(autouse=True)
@@ -203,6 +206,22 @@ def test_a_worker_gets_a_user_that_can_declare(node: NodeInfo, tmp_path: Path) -
 
     url = tomllib.loads(out.read_text())["broker_url"]
     assert "samples" in output("init", "--url", url)
+
+
+def test_the_exporter_gets_a_user_with_which_it_reads_the_broker(node: NodeInfo, tmp_path: Path) -> None:
+    out = tmp_path / "exporter.toml"
+
+    output("exporter-user", "exporter", "--dir", node.directory, "--out", out)
+
+    settings = MonitorSettings.load(out)
+    assert (settings.vhost, settings.hears_devices) == (node.vhost, True)
+    with pika.BlockingConnection(pika.URLParameters(settings.broker().url.get_secret_value())) as amqp:
+        amqp.channel().basic_get("telemetry")
+    given = settings.management()
+    assert given is not None
+    url, user, password = given
+    with Management(url, user, password.get_secret_value()) as api:
+        assert api.queues(node.vhost)
 
 
 def test_the_status_of_a_node_is_shown_without_its_password(node: NodeInfo) -> None:

@@ -196,9 +196,50 @@ def test_a_worker_may_use_the_whole_vhost_and_not_the_broker(
         management.delete_user("denoiser")
 
 
+EXPORTER_FORBIDDEN: dict[str, Callable[[BlockingChannel], Any]] = {
+    "read the samples": lambda channel: channel.basic_get("samples"),
+    "read the dead letters": lambda channel: channel.basic_get("dead"),
+    "read an inbox": lambda channel: channel.basic_get("inbox.clinic-a_pc-1"),
+    "read where a name is longer": lambda channel: channel.basic_get("telemetry-2"),
+    "purge the samples": lambda channel: channel.queue_purge("samples"),
+    "delete what it reads": lambda channel: channel.queue_delete("telemetry"),
+    "make a queue": lambda channel: channel.queue_declare("mine", durable=True),
+    "send down": sends(topology.EXCHANGE_DOWN, "all"),
+    "send up": sends(topology.EXCHANGE_UP, "clinic-a_pc-1.telemetry"),
+    "set something aside": sends("", "dead"),
+}
+
+
+@pytest.fixture(scope="module")
+def exporter(node: NodeInfo) -> Iterator[BrokerSettings]:
+    with Management(node.management_url, node.user, node.password) as management:
+        yield identities.exporter_user(management, "watcher", address=BrokerSettings.from_url(node.amqp_url))
+        management.delete_user("watcher")
+
+
+def test_the_exporter_may_look_at_the_broker_and_read_what_devices_report(
+    exporter: BrokerSettings, node: NodeInfo
+) -> None:
+    credentials = Credentials("", "", exporter.url.get_secret_value())
+    assert attempt(credentials, lambda channel: channel.basic_get("telemetry")) == 0
+    with Management(node.management_url, exporter.user, exporter.password.get_secret_value()) as own:
+        assert "samples" in {queue["name"] for queue in own.queues(node.vhost)}
+        with pytest.raises(ManagementError):
+            own.put_user("intruder", "x")
+
+
+@pytest.mark.parametrize("act", EXPORTER_FORBIDDEN.values(), ids=EXPORTER_FORBIDDEN)
+def test_the_exporter_may_do_nothing_else(
+    exporter: BrokerSettings, two: tuple[Credentials, Credentials], act: Callable[[BlockingChannel], Any]
+) -> None:
+    assert attempt(Credentials("", "", exporter.url.get_secret_value()), act) == ACCESS_REFUSED
+
+
 def test_a_worker_can_never_have_a_devices_name(management: Management, address: BrokerSettings) -> None:
     with pytest.raises(InvalidName):
         identities.server_user(management, "clinic-a_pc-1", address=address)
+    with pytest.raises(InvalidName):
+        identities.exporter_user(management, "clinic-a_pc-1", address=address)
 
 
 def test_credentials_are_readable_by_their_owner_alone_and_are_settings(

@@ -180,6 +180,13 @@ def test_a_real_broker_takes_the_users_with_these_passwords(node: NodeInfo, impo
             amqp.channel().queue_declare("samples", passive=True)
 
 
+def test_the_exporter_reads_the_metrics_that_prometheus_reads(secrets: Path) -> None:
+    prometheus = (ROOT / "monitoring/prometheus/prometheus.yml").read_text(encoding="utf-8")
+    jobs = {job["job_name"]: job for job in yaml.safe_load(prometheus)["scrape_configs"]}
+    (target,) = jobs["rabbitmq"]["static_configs"][0]["targets"]
+    assert MonitorSettings.load(secrets / "exporter.toml").node_metrics_urls == (f"http://{target}",)
+
+
 def test_the_exporters_user_may_look_and_nothing_else(node: NodeInfo, imported: Path) -> None:
     parts = urlsplit(monitor(imported))
     with Management(node.management_url, str(parts.username), str(parts.password)) as looking:
@@ -192,3 +199,21 @@ def test_the_exporters_user_may_look_and_nothing_else(node: NodeInfo, imported: 
         pytest.raises(pika.exceptions.ChannelClosedByBroker),
     ):
         amqp.channel().basic_get("samples")
+
+
+def test_the_exporter_reads_what_devices_report_and_writes_nowhere(node: NodeInfo, imported: Path) -> None:
+    settings = MonitorSettings.load(imported / "exporter.toml")
+    assert settings.hears_devices
+    assert (settings.broker().user, settings.broker().host, settings.broker().tls) == (
+        "monitor",
+        "rabbitmq",
+        True,
+    )
+    url = here(settings.broker().url.get_secret_value(), node.ports.amqp)
+    with pika.BlockingConnection(pika.URLParameters(url)) as amqp:
+        amqp.channel().basic_get("telemetry")
+        for exchange in ("", "collafuse.up", "collafuse.down"):
+            channel = amqp.channel()
+            channel.confirm_delivery()
+            with pytest.raises(pika.exceptions.ChannelClosedByBroker):
+                channel.basic_publish(exchange, "telemetry", b"")

@@ -10,6 +10,7 @@ from broker import codec
 from broker.contract.telemetry import TelemetryV1
 from edge_agent import status
 from edge_agent.heads import store
+from edge_agent.heads.energy import note_energy
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import outbox
 from edge_agent.settings import EdgeSettings
@@ -127,6 +128,21 @@ def test_it_counts_and_measures(
     assert sum(message.step_seconds.counts) == 2
     assert message.step_seconds.counts[-1] == 1
     assert message.step_seconds.sum_seconds == pytest.approx(1e6 + 0.001)
+
+
+def test_it_says_what_an_image_takes_of_energy_once_it_knows(
+    spool: Spool, reporter: Callable[..., Reporter]
+) -> None:
+    device = reporter()
+    something_happens(spool, "a", "refused")
+    device.turn()
+    assert "image_joules" not in waiting(spool)[0].gauges
+
+    with spool.transaction() as transaction:
+        note_energy(transaction, 4, 10.0)
+    something_happens(spool, "b", "refused")
+    device.turn()
+    assert waiting(spool)[0].gauges["image_joules"] == 2.5
 
 
 def test_jobs_that_housekeeping_forgot_stay_counted(

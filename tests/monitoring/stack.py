@@ -10,8 +10,8 @@ import numpy as np
 import pika
 
 from broker.contract.denoise import DenoiseV1, LatentsV1
-from broker.credentials import write_credentials, write_secret
-from broker.identities import enroll, server_user
+from broker.credentials import write_credentials, write_exporter, write_worker
+from broker.identities import enroll, exporter_user, server_user
 from broker.management import Management
 from broker.node.local_node import LocalNode, NodeInfo
 from broker.settings import BrokerSettings
@@ -33,6 +33,8 @@ CLASSES = 3
 SHAPE = (1, 8, 8)
 VERSIONS = 2
 """So many the trainer publishes, and then it is done."""
+CLIP_NORM = 8.0
+"""Of every release, so that an epsilon can be said."""
 STEPS = 20
 """Of training, for each version."""
 START_SECONDS = 120.0
@@ -61,6 +63,7 @@ class Agent:
             schedule_steps=SCHEDULE.T,
             cut_ratio=T_CUT / SCHEDULE.T,
             releases=releases,
+            clip_norm=CLIP_NORM,
         )
         with contribution_lock(self.state):
             images = open_images(self.folder / "images.npz")
@@ -145,7 +148,15 @@ class Stack:
             arguments = ["--config", agent.folder / "device.toml", "--state", agent.state.path, *SCHEDULED]
             arguments += ["--head", self._root / "head.bundle", "--provider", "cpu", "--threads", 1]
             arguments += ["--cut-ratio", T_CUT / SCHEDULE.T, "--server-steps", 3, "--head-steps", 1]
-            arguments += ["--telemetry", 1, "--power-watts", 5, *self._metrics(agent.client)]
+            arguments += [
+                "--clip-norm",
+                CLIP_NORM,
+                "--telemetry",
+                1,
+                "--power-watts",
+                5,
+                *self._metrics(agent.client),
+            ]
             agent.process = self._start(agent.client, "edge", "run", "--no-api", *arguments)
 
     def _watch_agents(self) -> None:
@@ -210,14 +221,9 @@ class Stack:
     def _make_server_users(self, management: Management) -> None:
         address = BrokerSettings.from_url(self._info.amqp_url)
         worker = server_user(management, "worker", address=address)
-        url = worker.url.get_secret_value()
-        write_secret(f'broker_url = "{url}"\n', self._root / "worker.toml", replace=True)
-        managed = self._info.management_url.replace("://", f"://{self._info.user}:{self._info.password}@")
-        write_secret(
-            f'broker_url = "{url}"\nmanagement_url = "{managed}"\nvhost = "{self._info.vhost}"\nport = 0\n',
-            self._root / "exporter.toml",
-            replace=True,
-        )
+        write_worker(worker, self._root / "worker.toml")
+        exporter = exporter_user(management, "exporter", address=address)
+        write_exporter(exporter, management.url, self._root / "exporter.toml")
 
     def _make_devices(self, management: Management) -> None:
         address = BrokerSettings.from_url(self._info.amqp_url)

@@ -9,7 +9,8 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
-from functools import partial
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pika
@@ -20,7 +21,9 @@ from broker import topology
 from broker.management import Management
 from broker.names import is_inbox
 from broker.node.local_node import NodeInfo
+from broker.node_metrics import NodeMetrics
 from broker.settings import BrokerSettings
+from monitoring.broker_reading import BrokerReader
 from monitoring.exporter import BrokerCollector
 from tests.conftest import wait_until
 
@@ -31,6 +34,14 @@ COMMAND = [sys.executable, "-m", "collafuse", "monitor", "exporter"]
 def management(node: NodeInfo) -> Iterator[Management]:
     with Management(node.management_url, node.user, node.password) as opened:
         yield opened
+
+
+@pytest.fixture(params=["with the node's metrics", "by the management API alone"])
+def reader(request: pytest.FixtureRequest, node: NodeInfo, management: Management) -> Iterator[BrokerReader]:
+    """Each of the exporter's two ways to ask."""
+    with NodeMetrics(node.prometheus_url) as metrics:
+        nodes = [metrics] if request.param.startswith("with") else []
+        yield BrokerReader(management, node.vhost, nodes)
 
 
 class Clock:
@@ -54,10 +65,10 @@ def free_port() -> int:
 
 
 def test_depth_age_and_counts_follow_a_real_queue(
-    node: NodeInfo, server_settings: BrokerSettings, management: Management
+    server_settings: BrokerSettings, reader: BrokerReader
 ) -> None:
     clock, registry = Clock(), CollectorRegistry()
-    registry.register(BrokerCollector(partial(management.queues, node.vhost), clock))
+    registry.register(BrokerCollector(reader, clock))
 
     def depth(state: str) -> float | None:
         return value(registry, "collafuse_queue_messages", queue="denoise", state=state)
@@ -94,7 +105,9 @@ def test_depth_age_and_counts_follow_a_real_queue(
     }
 
 
-def test_inboxes_are_counted_together_and_not_named(node: NodeInfo, management: Management) -> None:
+def test_inboxes_are_counted_together_and_not_named(
+    node: NodeInfo, management: Management, reader: BrokerReader
+) -> None:
     for left in management.queues(
         node.vhost
     ):  # what other tests' devices have in their inboxes would be counted too
@@ -103,7 +116,7 @@ def test_inboxes_are_counted_together_and_not_named(node: NodeInfo, management: 
     for device in ("exporter-one", "exporter-two"):
         management.declare(node.vhost, topology.inbox("clinic", device))
     registry = CollectorRegistry()
-    registry.register(BrokerCollector(partial(management.queues, node.vhost)))
+    registry.register(BrokerCollector(reader))
     try:
         with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
             channel = amqp.channel()
@@ -128,27 +141,54 @@ def test_inboxes_are_counted_together_and_not_named(node: NodeInfo, management: 
 
 def test_without_a_broker_the_scrape_still_answers() -> None:
     registry = CollectorRegistry()
-    with Management(f"http://127.0.0.1:{free_port()}", "monitor", "wrong") as nowhere:
-        registry.register(BrokerCollector(partial(nowhere.queues, "collafuse")))
+    url = f"http://127.0.0.1:{free_port()}"
+    with Management(url, "monitor", "wrong") as nowhere, NodeMetrics(url) as no_metrics:
+        registry.register(BrokerCollector(BrokerReader(nowhere, "collafuse", [no_metrics])))
         assert value(registry, "collafuse_broker_up") == 0
         assert value(registry, "collafuse_inboxes") is None
         assert value(registry, "collafuse_queue_messages", queue="samples", state="ready") is None
 
 
-def test_a_broker_that_answers_nonsense_counts_as_down() -> None:
-    def nonsense() -> list[dict[str, object]]:
-        parsed: list[dict[str, object]] = json.loads("<html>")
-        return parsed
-
+@pytest.mark.parametrize(
+    "answer", [b"<html>", b"[1]", b"null", b'{"items": 5}', b'{"total_count": 1, "items": [{}]}', b"\xff"]
+)
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_broker_that_answers_nonsense_counts_as_down(answer: bytes, quick: bool) -> None:
     registry = CollectorRegistry()
-    registry.register(BrokerCollector(nonsense))
-    assert value(registry, "collafuse_broker_up") == 0
+    with answering(answer) as url, Management(url, "monitor", "x") as odd, NodeMetrics(url) as metrics:
+        registry.register(BrokerCollector(BrokerReader(odd, "collafuse", [metrics] if quick else [])))
+        assert value(registry, "collafuse_broker_up") == 0
+        assert value(registry, "collafuse_inboxes") is None
+
+
+@contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """The URL of a server that says the same to everybody, whatever is asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name is the standard library's
+            """Nothing: the test's output is not for this."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_wrong_password_counts_as_down(node: NodeInfo) -> None:
     registry = CollectorRegistry()
     with Management(node.management_url, node.user, "wrong") as refused:
-        registry.register(BrokerCollector(partial(refused.queues, node.vhost)))
+        registry.register(BrokerCollector(BrokerReader(refused, node.vhost)))
         assert value(registry, "collafuse_broker_up") == 0
 
 
@@ -169,11 +209,15 @@ def run_refused(tmp_path: Path, *options: str, **environment: str) -> str:
     return error[0]
 
 
-def test_the_command_serves_until_it_is_told_to_stop(node: NodeInfo, tmp_path: Path) -> None:
+@pytest.mark.parametrize("hears_devices", [False, True])
+def test_the_command_serves_until_it_is_told_to_stop(
+    node: NodeInfo, server_settings: BrokerSettings, tmp_path: Path, hears_devices: bool
+) -> None:
     url = node.management_url.replace("://", f"://{node.user}:{node.password}@")
+    told = {"COLLAFUSE_MONITOR_MANAGEMENT_URL": url}
     process = subprocess.Popen(
         [*COMMAND, "--vhost", node.vhost, "--port", "0"],
-        env=os.environ | {"COLLAFUSE_MONITOR_MANAGEMENT_URL": url},
+        env=os.environ | told | ({"COLLAFUSE_BROKER_URL": node.amqp_url} if hears_devices else {}),
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -183,11 +227,24 @@ def test_the_command_serves_until_it_is_told_to_stop(node: NodeInfo, tmp_path: P
     deadline.start()
     try:
         assert process.stderr is not None
-        started = json.loads(process.stderr.readline())
-        assert started["event"] == "exporter_started"
+        lines = (json.loads(line) for line in process.stderr)
+        started = next(line for line in lines if line["event"] == "exporter_started")
+        assert started["hears_devices"] == hears_devices
         assert node.password not in json.dumps(started)
-        with urllib.request.urlopen(f"http://127.0.0.1:{started['port']}/metrics", timeout=20) as answer:
-            assert "collafuse_broker_up 1.0" in answer.read().decode()
+
+        def scraped() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{started['port']}/metrics", timeout=20) as answer:
+                return str(answer.read().decode())
+
+        assert "collafuse_broker_up 1.0" in scraped()
+        assert ("collafuse_fleet_devices" in scraped()) == hears_devices
+        if hears_devices:
+            with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+                amqp.channel().basic_publish("", "telemetry", b"no report")
+            wait_until(
+                lambda: 'collafuse_fleet_reports_refused_total{reason="no_user_id"} 1.0' in scraped(),
+                "what is in the queue is read",
+            )
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
     finally:
@@ -205,4 +262,8 @@ def test_bad_settings_of_the_command_are_one_line_each(tmp_path: Path) -> None:
         assert f"127.0.0.1:{port}" in run_refused(tmp_path, "--management-url", url, "--port", port)
     assert "COLLAFUSE_MONITOR_PROT" in run_refused(tmp_path, COLLAFUSE_MONITOR_PROT="9419")
     assert "http[s]://user:password@host" in run_refused(tmp_path, "--management-url", "http://127.0.0.1:1")
+    bad = "http://127.0.0.1:15692,15692"
+    assert "node_metrics_urls: must read http[s]://host" in run_refused(
+        tmp_path, "--management-url", url, "--node-metrics-urls", bad
+    )
     assert "no broker to watch" in run_refused(tmp_path)

@@ -14,7 +14,7 @@ from edge_agent import clock
 from edge_agent.errors import SpoolFull, StateError
 from edge_agent.generation import finishing, jobs, lifecycle, results
 from edge_agent.generation.finishing import Interrupted
-from edge_agent.heads.energy import EnergyMeter
+from edge_agent.heads.energy import EnergyMeter, image_joules
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.settings import EdgeSettings
 from edge_agent.storage.spool import Spool
@@ -95,6 +95,20 @@ def test_a_jobs_facts_are_enough_to_make_its_pictures_again(finish: Finish, whol
     assert images == [{"seed": 4, "sample": sample, "backbone_version": None} for sample in (0, 1)]
     noise = initial_noise(np.array([4, 4]), np.array([0, 1]), SCHEDULE.T, (1, 8, 8))
     np.testing.assert_array_equal(np.load(folder / "latents.npy"), noise)
+
+
+def test_the_energy_of_an_image_is_the_mean_over_all_of_which_it_is_known(
+    finish: Finish, spool: Spool
+) -> None:
+    assert image_joules(spool) is None
+    finish(1)
+    assert image_joules(spool) is None
+
+    # So many watts that milliseconds of the head's work are joules.
+    known = [
+        json.loads((finish(count, EnergyMeter(power_watts=1e4)) / "job.json").read_text()) for count in (1, 3)
+    ]
+    assert image_joules(spool) == pytest.approx(sum(facts["joules"] for facts in known) / 4, abs=1e-3)
 
 
 def test_steps_of_which_there_are_too_many_are_not_kept(

@@ -148,6 +148,11 @@ def test_requests_of_all_kinds_are_answered_in_bounded_parts(
         "all requests were ended",
     )
     wait_until(lambda: queue_depth(QUEUE_DENOISE) + queue_depth(QUEUE_PREFETCH) == 0, "the queues were empty")
+    assert running.metric("collafuse_denoise_end_to_end_seconds_count") == 4
+    assert (
+        running.metric("collafuse_denoise_end_to_end_seconds_sum")
+        > running.metric("collafuse_request_seconds_sum") - 0.1
+    )
     assert running.metric("collafuse_network_calls_total") < sum(len(each.plan) - 1 for _, each in asked) + 7
     assert running.engine.versions_in_use == frozenset()
 

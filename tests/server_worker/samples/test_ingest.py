@@ -15,7 +15,13 @@ from broker.contract.samples import SamplesV1
 from broker.settings import BrokerSettings
 from broker.topology import DELIVERY_LIMIT, QUEUE_SAMPLES
 from monitoring.metrics import TrainMetrics
-from server_worker.samples.ingest import RECEIPTS_IN_FLIGHT, Ingest
+from server_worker.samples.ingest import (
+    CLIENTS_SHOWN,
+    OTHER_CLIENTS,
+    RECEIPTS_IN_FLIGHT,
+    Ingest,
+    shown_clients,
+)
 from server_worker.samples.limits import StoreLimits
 from server_worker.samples.store import NO_LIMITS, SampleStore
 from server_worker.storage import Storage
@@ -71,6 +77,36 @@ def test_a_batch_is_stored_under_its_sender_and_a_receipt_comes_back(
     assert (entry.client, f"{entry.client}_{entry.device}") == ("clinic", sender.user)
     assert entry.message_id == batch_id
     wait_until(lambda: queue_depth(QUEUE_SAMPLES) == 0, "the queue was empty")
+
+
+def test_samples_are_shown_by_client_and_no_longer_when_they_are_forgotten(
+    running: Running, device: Callable[..., Device]
+) -> None:
+    for client, numbers in (("clinic", (1, 2)), ("plant", (3,))):
+        sender = device(client)
+        for number in numbers:
+            sender.send_samples(sample_batch(number))
+
+    def shown(client: str) -> float | None:
+        return running.registry.get_sample_value("collafuse_store_client_samples", {"client": client})
+
+    wait_until(lambda: (shown("clinic"), shown("plant")) == (8.0, 4.0), "both clients' samples are shown")
+    running.store.forget("clinic", None)
+    device("plant").send_samples(sample_batch(4))
+    wait_until(
+        lambda: (shown("clinic"), shown("plant")) == (None, 8.0), "the forgotten client is shown no more"
+    )
+
+
+def test_of_many_clients_those_with_most_samples_are_named() -> None:
+    samples = {f"client-{number:02d}": 100 + number for number in range(30)} | {"other": 10_000}
+
+    shown = shown_clients(samples)
+
+    assert len(shown) == CLIENTS_SHOWN + 1
+    assert set(shown) == {f"client-{number:02d}" for number in range(10, 30)} | {OTHER_CLIENTS}
+    assert sum(shown.values()) == sum(samples.values())
+    assert shown_clients({"clinic": 4}) == {"clinic": 4}
 
 
 def test_a_batch_delivered_again_and_again_is_stored_once(

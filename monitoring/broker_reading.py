@@ -1,0 +1,143 @@
+"""What the exporter asks of RabbitMQ at a scrape, so that thousands of inboxes cost it little.
+
+The management API works out many figures for every queue it is asked for, wanted or not, so it is asked for the queues of the
+federation alone; it tells beside them how many queues there are. The inboxes come from each node's own metrics, if their URLs are
+known. A node that does not answer, was forgotten, or has not told of every queue yet is noticed by that number, and then the
+management API is asked for all of them: slower, and complete.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import structlog
+
+from broker.errors import ManagementError
+from broker.management import Management
+from broker.names import is_inbox
+from broker.node_metrics import NodeMetrics, QueueDepth
+from broker.topology import FEDERATION
+
+WATCHED_QUEUES = tuple(queue.name for queue in FEDERATION.queues)
+
+Queue = Mapping[str, Any]
+"""One queue as the management API describes it."""
+
+COLUMNS = (
+    "name",
+    "messages",
+    "messages_ready",
+    "messages_unacknowledged",
+    "message_bytes",
+    "consumers",
+    "message_stats.publish",
+    "message_stats.ack",
+)
+"""What is read of a queue; RabbitMQ leaves out the rest of its answer."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Inboxes:
+    """All inboxes together.
+
+    Attributes:
+        count: how many there are.
+        read: those with a consumer.
+        messages: in all of them.
+        messages_max: in the fullest.
+    """
+
+    count: int
+    read: int
+    messages: int
+    messages_max: int
+
+    @classmethod
+    def of(cls, depths: Sequence[QueueDepth]) -> Self:
+        """Adds every inbox up."""
+        return cls(
+            count=len(depths),
+            read=sum(depth.consumers > 0 for depth in depths),
+            messages=sum(depth.messages for depth in depths),
+            messages_max=max((depth.messages for depth in depths), default=0),
+        )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the broker told at one scrape: the federation's queues one by one, the inboxes together."""
+
+    queues: tuple[Queue, ...]
+    inboxes: Inboxes
+
+
+class BrokerReader:
+    """Reads the queues of one vhost: with one request to the API and one to each node's metrics, or with one to the API alone.
+
+    Args:
+        management: the API of any node.
+        vhost: the federation's.
+        nodes: the metrics of every node of the cluster; without them the API is asked for all queues.
+
+    Attributes:
+        missed: why the last reading asked the API for all queues although there are nodes' metrics; None when it did not.
+    """
+
+    def __init__(self, management: Management, vhost: str, nodes: Sequence[NodeMetrics] = ()) -> None:
+        self._management = management
+        self._vhost = vhost
+        self._nodes = tuple(nodes)
+        self.missed: str | None = None
+
+    def __call__(self) -> Reading:
+        """Asks the broker.
+
+        Raises:
+            BrokerError: if it does not answer, refuses, or the answer makes no sense.
+        """
+        return (self._from_nodes() if self._nodes else None) or reading_of(
+            self._management.queues(self._vhost, COLUMNS)
+        )
+
+    def _from_nodes(self) -> Reading | None:
+        """The quick way; None when the nodes did not tell of every queue."""
+        some = self._management.queues_named(self._vhost, WATCHED_QUEUES, COLUMNS)
+        depths: dict[str, QueueDepth] = {}
+        missed: str | None = None
+        try:
+            for node in self._nodes:
+                depths |= node.queues(self._vhost)
+            if len(depths) != some.total:
+                missed = f"the nodes' metrics tell of {len(depths)} queues, and there are {some.total}"
+        except ManagementError as error:
+            missed = str(error)
+        self._note(missed)
+        if missed is not None:
+            return None
+        inboxes = [depth for name, depth in depths.items() if is_inbox(name)]
+        return Reading(tuple(some.found), Inboxes.of(inboxes))
+
+    def _note(self, missed: str | None) -> None:
+        """Logs when the quick way begins to fail, and when it works again."""
+        if missed is not None and self.missed is None:
+            _log.warning("node_metrics_incomplete", reason=missed)
+        if missed is None and self.missed is not None:
+            _log.info("node_metrics_complete_again")
+        self.missed = missed
+
+
+def reading_of(queues: Sequence[Queue]) -> Reading:
+    """What all queues of the vhost amount to."""
+    inboxes = [
+        QueueDepth(messages(queue), int(queue.get("consumers") or 0))
+        for queue in queues
+        if is_inbox(queue["name"])
+    ]
+    return Reading(tuple(queue for queue in queues if queue["name"] in WATCHED_QUEUES), Inboxes.of(inboxes))
+
+
+def messages(queue: Queue) -> int:
+    """How many messages a queue holds; one that has only just been declared has no counts yet."""
+    return int(queue.get("messages") or 0)

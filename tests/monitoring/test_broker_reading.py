@@ -1,0 +1,113 @@
+"""The two ways in which the exporter reads a real broker: they tell the same, and the quick one never tells less."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pika
+import structlog
+
+from broker import topology
+from broker.management import Management
+from broker.node.local_node import NodeInfo
+from broker.node_metrics import NodeMetrics
+from broker.settings import BrokerSettings
+from monitoring.broker_reading import COLUMNS, WATCHED_QUEUES, BrokerReader, Inboxes, Reading
+from tests.brokers import Brokers
+from tests.conftest import wait_until
+from tests.link import Link
+
+INCOMPLETE, COMPLETE_AGAIN = "node_metrics_incomplete", "node_metrics_complete_again"
+
+
+@contextmanager
+def two_inboxes(*nodes: NodeInfo) -> Iterator[None]:
+    """An inbox on each node, and a letter in each; what other tests' devices left is gone."""
+    with ExitStack() as stack:
+        management = stack.enter_context(
+            Management(nodes[0].management_url, nodes[0].user, nodes[0].password)
+        )
+        for left in management.queues(nodes[0].vhost, ["name"]):
+            if left["name"].startswith("inbox."):
+                management.delete_queue(nodes[0].vhost, left["name"])
+        for number, node in enumerate(nodes):
+            amqp = stack.enter_context(pika.BlockingConnection(pika.URLParameters(node.amqp_url)))
+            channel = amqp.channel()
+            channel.confirm_delivery()
+            topology.declare(channel, topology.inbox("reading", f"device-{number}"))
+            stack.callback(management.delete_queue, node.vhost, f"inbox.reading_device-{number}")
+            channel.basic_publish(
+                topology.EXCHANGE_DOWN, f"device.reading_device-{number}", b"\x80", mandatory=True
+            )
+            channel.basic_consume(f"inbox.reading_device-{number}", lambda *_: None)
+        yield
+
+
+@contextmanager
+def readers(api: NodeInfo, *ports: int) -> Iterator[tuple[BrokerReader, BrokerReader]]:
+    """One that asks the metrics on these ports of this machine too, and one that asks the management API alone."""
+    with ExitStack() as stack:
+        management = stack.enter_context(Management(api.management_url, api.user, api.password))
+        nodes = [stack.enter_context(NodeMetrics(f"http://127.0.0.1:{port}")) for port in ports]
+        yield BrokerReader(management, api.vhost, nodes), BrokerReader(management, api.vhost)
+
+
+def by_name(reading: Reading) -> dict[str, object]:
+    return {queue["name"]: queue for queue in reading.queues}
+
+
+def is_quick(reader: BrokerReader) -> bool:
+    """Reads once more: whether the nodes' metrics were enough."""
+    reader()
+    return reader.missed is None
+
+
+def test_both_ways_tell_the_same(node: NodeInfo, server_settings: BrokerSettings) -> None:
+    wanted = Inboxes(count=1, read=1, messages=1, messages_max=1)
+    with two_inboxes(node), readers(node, node.ports.prometheus) as (quick, slow):
+        wait_until(lambda: slow().inboxes == wanted, "the management API tells of the inbox")
+        wait_until(lambda: quick().inboxes == wanted, "the nodes' metrics tell of it")
+        wait_until(lambda: is_quick(quick), "the nodes' metrics tell of every queue")
+        wait_until(
+            lambda: by_name(quick()) == by_name(slow()), "each tells the same of the federation's queues"
+        )
+        assert set(by_name(quick())) == set(WATCHED_QUEUES)
+        told = {column.partition(".")[0] for column in COLUMNS}
+        assert all(set(queue) <= told for queue in quick().queues)
+
+
+def test_metrics_that_do_not_answer_are_made_up_for_and_told_of_once(
+    node: NodeInfo, server_settings: BrokerSettings
+) -> None:
+    wanted = Inboxes(count=1, read=1, messages=1, messages_max=1)
+    with (
+        two_inboxes(node),
+        Link(node.ports.prometheus) as link,
+        readers(node, link.port) as (quick, slow),
+    ):
+        wait_until(lambda: slow().inboxes == wanted, "the management API tells of the inbox")
+        link.refuses = True
+        link.cut()
+        with structlog.testing.capture_logs() as logs:
+            assert [quick().inboxes, quick().inboxes] == [wanted, wanted]
+            assert set(by_name(quick())) == set(WATCHED_QUEUES)
+        assert [entry["event"] for entry in logs] == [INCOMPLETE]
+        assert "rabbitmq_prometheus" in logs[0]["reason"]
+
+        link.refuses = False
+        with structlog.testing.capture_logs() as logs:
+            wait_until(lambda: is_quick(quick), "the metrics are read again")
+        assert [entry["event"] for entry in logs] == [COMPLETE_AGAIN]
+
+
+def test_the_inboxes_of_a_cluster_are_those_of_all_its_nodes(tmp_path: Path) -> None:
+    wanted = Inboxes(count=2, read=2, messages=2, messages_max=1)
+    with Brokers(tmp_path, count=2) as cluster, two_inboxes(*cluster.infos):
+        first, second = (info.ports.prometheus for info in cluster.infos)
+        with readers(cluster.first, first, second) as (every, slow):
+            wait_until(lambda: slow().inboxes == wanted, "the management API tells of both inboxes")
+            wait_until(lambda: is_quick(every), "both nodes' metrics tell of every queue")
+            assert every().inboxes == wanted
+        with readers(cluster.first, first) as (forgetful, _):
+            assert forgetful().inboxes == wanted
+            assert "and there are" in str(forgetful.missed)
