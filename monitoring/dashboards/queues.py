@@ -118,7 +118,7 @@ _DEAD = Row(
             "Refused, by reason",
             "Messages set aside in the last quarter of an hour, by queue and reason.",
             "a hundred for one reason: one sender is wrong throughout, and `collafuse broker dead list` says which.",
-            (increase("collafuse_refused_total", "{{queue}}: {{reason}}", "queue, reason", "15m"),),
+            (Query("collafuse:refused:increase15m", "{{queue}}: {{reason}}"),),
             steps=above(100),
             alerts=("CollafuseDeadLettersGrowing",),
             width=18,

@@ -76,7 +76,7 @@ def hurried(rules: str, haste: float) -> str:
         return f"{found['before']}{float(found['number']) / haste:g}"
 
     duration = r"(?P<number>\d+)(?P<unit>ms|[smhd])\b"
-    for before in (r"^ *for: ", r"^ *interval: ", r"\["):
+    for before in (r"^ *for: ", r"^ *interval: ", r"\[", r"\boffset "):
         rules = re.sub(rf"(?P<before>{before}){duration}", shorter, rules, flags=re.MULTILINE)
     waiting = r"\w+:?\w+(?:_age|_lag|_oldest)_seconds(?::p95)?(?:\{[^}]*\})? > "
     return re.sub(rf"(?P<before>{waiting})(?P<number>\d+)", less, rules)

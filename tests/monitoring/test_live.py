@@ -66,13 +66,13 @@ def wait_silent(stack: Stack, names: set[str]) -> None:
 @pytest.mark.parametrize("name", ["alerts.yml", "recording.yml"])
 def test_haste_divides_times_and_changes_nothing_else(name: str) -> None:
     def times(text: str) -> list[float]:
-        found = re.findall(r"(?:for: |interval: |\[)(\d+)(ms|[smhd])\b", text)
+        found = re.findall(r"(?:for: |interval: |\[|offset )(\d+)(ms|[smhd])\b", text)
         return [float(number) * DURATION_SECONDS[unit] for number, unit in found]
 
     text = (PROMETHEUS / name).read_text(encoding="utf-8")
     hurried_text = hurried(text, HASTE)
     assert times(hurried_text) == pytest.approx([seconds / HASTE for seconds in times(text)])
-    assert len(times(text)) == len(re.findall(r"^ *(?:for|interval):|\[\w+\]", text, re.MULTILINE))
+    assert len(times(text)) == len(re.findall(r"^ *(?:for|interval):|\[\w+\]|\boffset ", text, re.MULTILINE))
     changed = [
         (before, after)
         for before, after in zip(text.splitlines(), hurried_text.splitlines(), strict=True)
