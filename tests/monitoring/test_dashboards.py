@@ -13,7 +13,6 @@ from monitoring.catalogue import catalogue
 from monitoring.cli import app
 from monitoring.dashboards.collection import DASHBOARDS, as_text
 from monitoring.errors import MonitoringError
-from tests.deploy.test_compose import SERVICES, environment
 from tests.monitoring import runbook
 from tests.monitoring.grafana_models import UNITS, complaints
 from tests.monitoring.test_rules import alerts
@@ -232,12 +231,12 @@ def test_the_device_is_chosen_from_those_that_have_reported() -> None:
 
 
 def test_grafana_is_given_the_folder_the_first_page_and_the_runbooks() -> None:
-    mounts = dict(volume.split(":")[:2] for volume in SERVICES["grafana"]["volumes"])
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]["grafana"]
+    mounts = dict(volume.split(":")[:2] for volume in service["volumes"])
     (provider,) = provisioned("dashboards/collafuse.yml")["providers"]
     folder = provider["options"]["path"]
     assert mounts[f"./{FOLDER.relative_to(ROOT)}"] == folder
-    home = environment(SERVICES["grafana"])["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
-    assert home == f"{folder}/overview.json"
+    assert service["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{folder}/overview.json"
     # What lies below Grafana's folder `public` is served under that path.
     served = mounts[f"./{runbook.RUNBOOKS.relative_to(ROOT)}"].removeprefix("/usr/share/grafana")
     for dashboard in dashboards().values():
