@@ -17,7 +17,7 @@ DASHBOARDS = (OVERVIEW, QUEUES, DENOISING, TRAINING, FLEET, DEVICE)
 
 def as_text(dashboard: Dashboard) -> str:
     """The file of a dashboard."""
-    return json.dumps(dashboard.to_json(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(dashboard.to_json(), indent=1, ensure_ascii=False) + "\n"
 
 
 def write(folder: Path) -> list[Path]:
