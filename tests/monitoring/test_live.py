@@ -180,7 +180,7 @@ def test_three_things_that_go_wrong_at_once_are_told_apart_until_each_is_mended(
     wait_shown(stack, "overview", "Devices connected", lambda share: share == 1)
 
     stack.send_garbage("samples", "samples.v1", 3)
-    wait_shown(stack, "queues", "Refused, by reason", lambda letters: letters == 3)
+    wait_shown(stack, "queues", "Refused, by reason", lambda letters: letters > 2)
     for agent in stack.agents:
         assert agent.process is not None
         agent.process.stop()
