@@ -139,8 +139,8 @@ class Rivals:
 
     def detailed(self) -> Reading:
         """Depths and consumers, as they lie in the tables of the node."""
-        depths = self._metrics.queues(self._vhost)
-        return Reading((), Inboxes.of([depth for name, depth in depths.items() if is_inbox(name)]))
+        depths = self._metrics.queues()
+        return Reading((), Inboxes.of([depth for (_, name), depth in depths.items() if is_inbox(name)]))
 
 
 @contextmanager

@@ -1,10 +1,8 @@
 """RabbitMQ's management API, as far as we need it: users, rights, connections, queues and bindings."""
 
-import re
 import ssl
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -18,16 +16,6 @@ from broker.topology import Topology
 
 TIMEOUT_SECONDS = 15.0
 _CLOSE_ATTEMPTS, _CLOSE_PAUSE_SECONDS = 10, 0.1
-_PAGE_ITEMS = 500
-"""As many as RabbitMQ gives at once."""
-
-
-@dataclass(frozen=True)
-class SomeQueues:
-    """Queues that were asked for by name, and how many the vhost has in all."""
-
-    found: list[dict[str, Any]]
-    total: int
 
 
 class Management:
@@ -103,30 +91,29 @@ class Management:
         """
         return _objects(self._asked({"columns": ",".join(columns)} if columns else {}, "queues", vhost))
 
-    def queues_named(self, vhost: str, names: Collection[str], columns: Sequence[str]) -> SomeQueues:
-        """Returns some columns of those of the named queues that exist, and how many queues the vhost has.
+    def queues_named(self, vhost: str, names: Iterable[str], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Returns some columns of those of the named queues that exist.
 
-        RabbitMQ works the figures out for these queues alone, which at thousands of others is a small part of its time.
+        They are asked for one by one: to find a few among thousands RabbitMQ would list and sort them all.
 
         Raises:
             ManagementError: if the API does not answer, refuses, or answers with something else.
         """
-        page = self._asked(
-            {
-                "page": "1",
-                "page_size": str(_PAGE_ITEMS),
-                "use_regex": "true",
-                "name": f"^(?:{'|'.join(map(re.escape, names))})$",
-                "columns": ",".join(columns),
-            },
-            "queues",
-            vhost,
-        )
-        if not isinstance(page, dict) or not isinstance(page.get("total_count"), int):
-            raise ManagementError(f"the management API at {self.url} gave no page of queues")
-        # RabbitMQ takes capitals and small letters for the same here.
-        found = [queue for queue in _objects(page.get("items")) if queue["name"] in names]
-        return SomeQueues(found, page["total_count"])
+        params = {"columns": ",".join(columns)}
+        found = [self._asked(params, "queues", vhost, name, absent_is_fine=True) for name in names]
+        return _objects([queue for queue in found if queue is not None])
+
+    def queue_total(self) -> int:
+        """Returns how many queues there are, of all vhosts that the user may look at.
+
+        Raises:
+            ManagementError: if the API does not answer, refuses, or answers with something else.
+        """
+        overview = self._asked({"columns": "object_totals"}, "overview")
+        totals = overview.get("object_totals") if isinstance(overview, dict) else None
+        if not isinstance(totals, dict) or not isinstance(totals.get("queues"), int):
+            raise ManagementError(f"the management API at {self.url} does not say how many queues there are")
+        return int(totals["queues"])
 
     def queue(self, vhost: str, name: str) -> dict[str, Any] | None:
         """Returns one queue, or None."""
@@ -215,9 +202,11 @@ class Management:
         body = {"exchange": exchange, "write": write, "read": read}
         self._call("PUT", "topic-permissions", vhost, user, body=body)
 
-    def _asked(self, params: Mapping[str, str], *path: str) -> object:
-        """What a GET answers, as JSON tells it."""
-        response = self._call("GET", *path, params=params)
+    def _asked(self, params: Mapping[str, str], *path: str, absent_is_fine: bool = False) -> object:
+        """What a GET answers, as JSON tells it; None where nothing is, if that is fine."""
+        response = self._call("GET", *path, params=params, absent_is_fine=absent_is_fine)
+        if _absent(response):
+            return None
         try:
             return response.json()
         except ValueError as error:

@@ -17,9 +17,12 @@ from broker.errors import ManagementError
 TIMEOUT_SECONDS = 2.0
 _FAMILIES = ("queue_coarse_metrics", "queue_consumer_count")
 _SAMPLE = re.compile(
-    rb'^rabbitmq_detailed_queue_(messages|consumers)\{(?:[^\n]*?,)?queue="((?:[^"\\\n]|\\.)*)"[^\n]*\} (\d+)$',
+    rb"^rabbitmq_detailed_queue_(messages|consumers)"
+    rb'\{vhost="((?:[^"\\\n]|\\.)*)",queue="((?:[^"\\\n]|\\.)*)"[^\n]*\} (\d+)$',
     re.MULTILINE,
 )
+
+_ESCAPE = re.compile(r"\\(.)")
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class NodeMetrics:
         """Closes the connection."""
         self._client.close()
 
-    def queues(self, vhost: str) -> dict[str, QueueDepth]:
-        """Returns name → depth of the queues of a vhost that live on this node, counts as of the last seconds.
+    def queues(self) -> dict[tuple[str, str], QueueDepth]:
+        """Returns (vhost, name) → depth of the queues that live on this node, counts as of the last seconds.
 
         A queue of which the node has told nothing yet is missing: it was declared a moment ago.
 
@@ -80,9 +83,7 @@ class NodeMetrics:
             ManagementError: if the node does not answer, or with something else.
         """
         try:
-            response = self._client.get(
-                "/metrics/detailed", params={"vhost": vhost, "family": list(_FAMILIES)}
-            )
+            response = self._client.get("/metrics/detailed", params={"family": list(_FAMILIES)})
         except httpx.HTTPError as error:
             raise ManagementError(
                 f"the metrics of RabbitMQ at {self.url} do not answer ({error}): is the plugin rabbitmq_prometheus enabled?"
@@ -92,12 +93,20 @@ class NodeMetrics:
         return _depths(response.content)
 
 
-def _depths(text: bytes) -> dict[str, QueueDepth]:
-    counts: dict[bytes, dict[bytes, int]] = {b"messages": {}, b"consumers": {}}
-    for kind, name, value in _SAMPLE.findall(text):
-        counts[kind][name] = int(value)
+def _depths(text: bytes) -> dict[tuple[str, str], QueueDepth]:
+    counts: dict[bytes, dict[tuple[bytes, bytes], int]] = {b"messages": {}, b"consumers": {}}
+    for kind, vhost, name, value in _SAMPLE.findall(text):
+        counts[kind][vhost, name] = int(value)
     readers = counts[b"consumers"]
     return {
-        name.decode("utf-8", "replace"): QueueDepth(messages, readers.get(name, 0))
-        for name, messages in counts[b"messages"].items()
+        (_plain(queue[0]), _plain(queue[1])): QueueDepth(messages, readers.get(queue, 0))
+        for queue, messages in counts[b"messages"].items()
     }
+
+
+def _plain(label: bytes) -> str:
+    """A label's value without the escapes of Prometheus' text format."""
+    text = label.decode("utf-8", "replace")
+    return (
+        text if "\\" not in text else _ESCAPE.sub(lambda found: "\n" if found[1] == "n" else found[1], text)
+    )

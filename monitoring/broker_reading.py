@@ -1,7 +1,7 @@
 """What the exporter asks of RabbitMQ at a scrape, so that thousands of inboxes cost it little.
 
 The management API works out many figures for every queue it is asked for, wanted or not, so it is asked for the queues of the
-federation alone; it tells beside them how many queues there are. The inboxes come from each node's own metrics, if their URLs are
+federation alone, one by one, and for how many queues there are. The inboxes come from each node's own metrics, if their URLs are
 known. A node that does not answer, was forgotten, or has not told of every queue yet is noticed by that number, and then the
 management API is asked for all of them: slower, and complete.
 """
@@ -74,7 +74,7 @@ class Reading:
 
 
 class BrokerReader:
-    """Reads the queues of one vhost: with one request to the API and one to each node's metrics, or with one to the API alone.
+    """Reads the queues of one vhost: with small requests to the API and one to each node's metrics, or a large one to the API.
 
     Args:
         management: the API of any node.
@@ -103,21 +103,24 @@ class BrokerReader:
 
     def _from_nodes(self) -> Reading | None:
         """The quick way; None when the nodes did not tell of every queue."""
-        some = self._management.queues_named(self._vhost, WATCHED_QUEUES, COLUMNS)
-        depths: dict[str, QueueDepth] = {}
+        queues = self._management.queues_named(self._vhost, WATCHED_QUEUES, COLUMNS)
+        total = self._management.queue_total()
+        depths: dict[tuple[str, str], QueueDepth] = {}
         missed: str | None = None
         try:
             for node in self._nodes:
-                depths |= node.queues(self._vhost)
-            if len(depths) != some.total:
-                missed = f"the nodes' metrics tell of {len(depths)} queues, and there are {some.total}"
+                depths |= node.queues()
+            if len(depths) != total:
+                missed = f"the nodes' metrics tell of {len(depths)} queues, and there are {total}"
         except ManagementError as error:
             missed = str(error)
         self._note(missed)
         if missed is not None:
             return None
-        inboxes = [depth for name, depth in depths.items() if is_inbox(name)]
-        return Reading(tuple(some.found), Inboxes.of(inboxes))
+        inboxes = [
+            depth for (vhost, name), depth in depths.items() if vhost == self._vhost and is_inbox(name)
+        ]
+        return Reading(tuple(queues), Inboxes.of(inboxes))
 
     def _note(self, missed: str | None) -> None:
         """Logs when the quick way begins to fail, and when it works again."""

@@ -11,7 +11,7 @@ OUTCOMES = ("completed", "failed", "expired")
 SILENT_AFTER_INTERVALS = 3
 _INTERVAL_SECONDS = (1.0, 86_400.0)
 """The shortest and the longest that an agent can be set to; what a device says beyond them is not believed."""
-_MOST = {
+MOST_BELIEVED = {
     "outbox_bytes": 1e15,
     "outbox_oldest_seconds": 1e9,
     "pool_images": 1e9,
@@ -93,7 +93,7 @@ class DeviceState:
             jobs=tuple(report.counters.get(f"jobs_{outcome}", 0) for outcome in OUTCOMES),
             releases=report.counters.get("releases", 0),
             step_seconds=_mean_seconds(steps, before),
-            **{name: _believed(report.gauges, name, most) for name, most in _MOST.items()},
+            **{name: _believed(report.gauges, name, most) for name, most in MOST_BELIEVED.items()},
         )
 
     @property

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from broker import codec
 from broker.contract.telemetry import TelemetryV1
-from edge_agent import status
+from edge_agent import status, telemetry
 from edge_agent.heads import store
 from edge_agent.heads.energy import note_energy
 from edge_agent.heads.head_slot import HeadSlot
@@ -18,6 +18,7 @@ from edge_agent.storage.counters import add
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from edge_agent.telemetry import Reporter
+from monitoring.fleet_device import MOST_BELIEVED, OUTCOMES
 from monitoring.metrics import EdgeMetrics
 from tests.conftest import wait_until
 from tests.edge_agent.rows import put
@@ -143,6 +144,22 @@ def test_it_says_what_an_image_takes_of_energy_once_it_knows(
     something_happens(spool, "b", "refused")
     device.turn()
     assert waiting(spool)[0].gauges["image_joules"] == 2.5
+
+
+def test_what_the_exporter_reads_of_a_report_is_what_a_device_says(
+    state: StateDirectory,
+    spool: Spool,
+    settings: Callable[..., EdgeSettings],
+    reporter: Callable[..., Reporter],
+) -> None:
+    facts = status.collect(state, spool, settings())
+    facts["ledger"]["epsilon_max"] = 2.0
+    assert telemetry._gauges(facts, 1.0).keys() >= MOST_BELIEVED.keys()
+
+    device = reporter()
+    something_happens(spool, "a", "refused")
+    device.turn()
+    assert waiting(spool)[0].counters.keys() >= {"releases", *(f"jobs_{outcome}" for outcome in OUTCOMES)}
 
 
 def test_jobs_that_housekeeping_forgot_stay_counted(

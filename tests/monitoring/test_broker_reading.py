@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
+import httpx
 import pika
 import structlog
 
@@ -98,6 +100,29 @@ def test_metrics_that_do_not_answer_are_made_up_for_and_told_of_once(
         with structlog.testing.capture_logs() as logs:
             wait_until(lambda: is_quick(quick), "the metrics are read again")
         assert [entry["event"] for entry in logs] == [COMPLETE_AGAIN]
+
+
+def test_queues_of_other_vhosts_are_neither_counted_nor_missed(
+    node: NodeInfo, server_settings: BrokerSettings
+) -> None:
+    wanted = Inboxes(count=1, read=1, messages=1, messages_max=1)
+    elsewhere = f"elsewhere-{uuid4().hex}"
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    with (
+        two_inboxes(node),
+        readers(node, node.ports.prometheus) as (quick, _),
+        httpx.Client(
+            base_url=f"{node.management_url}/api", auth=(node.user, node.password), timeout=20
+        ) as api,
+    ):
+        assert api.put(f"/vhosts/{elsewhere}").is_success
+        try:
+            assert api.put(f"/permissions/{elsewhere}/{node.user}", json=everything).is_success
+            assert api.put(f"/queues/{elsewhere}/inbox.reading_far", json={"durable": True}).is_success
+            wait_until(lambda: is_quick(quick), "the node's metrics tell of every queue")
+            wait_until(lambda: quick().inboxes == wanted, "those of this vhost alone are counted")
+        finally:
+            api.delete(f"/vhosts/{elsewhere}")
 
 
 def test_the_inboxes_of_a_cluster_are_those_of_all_its_nodes(tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ def test_depth_age_and_counts_follow_a_real_queue(
     def consumers() -> float | None:
         return value(registry, "collafuse_queue_consumers", queue="denoise")
 
+    # What another test left is still told of for a while after it was purged.
+    wait_until(lambda: (depth("ready"), depth("unacked")) == (0, 0), "the exporter sees an empty queue")
     before = published()
     with pika.BlockingConnection(pika.URLParameters(server_settings.url.get_secret_value())) as amqp:
         channel = amqp.channel()
