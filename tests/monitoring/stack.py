@@ -203,14 +203,16 @@ class Stack:
             )
             (self._root / "head.bundle").write_bytes(exported())
             wait_until(lambda: bool(trainer.events("round_opened")), "a round is open", START_SECONDS)
+            self.prometheus.watch("trainer", self._port_of("trainer"))
             self._make_devices(management)
         self._start_agents()
+        # Only what grows between two scrapes is a rate.
+        wait_until(self._is_trainer_seen, "Prometheus has seen the trainer idle", START_SECONDS)
         for agent in self.agents:
             agent.contribute(releases=1)
         wait_until(lambda: bool(exporter.events("exporter_started")), "the exporter serves", START_SECONDS)
         self.prometheus.watch("exporter", exporter.events("exporter_started")[0]["port"])
-        for job in ("trainer", "denoiser"):
-            self.prometheus.watch(job, self._port_of(job))
+        self.watch_denoiser()
         self._watch_agents()
         wait_until(
             self._has_worked,
@@ -247,6 +249,9 @@ class Stack:
     def _start_denoiser(self, name: str, storage: Path) -> Process:
         one_at_a_time = ["--max-batch", 1, "--requests-in-hand", 1]
         return self._start(name, "worker", "denoise", *self._shared(name, storage), *one_at_a_time)
+
+    def _is_trainer_seen(self) -> bool:
+        return bool(self.prometheus.query("collafuse_train_steps_total"))
 
     def _has_worked(self) -> bool:
         for agent in self.agents:

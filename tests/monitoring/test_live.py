@@ -42,8 +42,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def asked(expression: str) -> str:
-    """An expression of a panel as Grafana would send it."""
-    return expression.replace("$__rate_interval", "1m").replace("$device", DEVICE)
+    """An expression of a panel as Grafana would send it for a long stretch of time, so that all the stack has done counts."""
+    return expression.replace("$__rate_interval", "10m").replace("$device", DEVICE)
 
 
 def rule_operands() -> dict[str, str]:
@@ -187,6 +187,7 @@ def test_three_things_that_go_wrong_at_once_are_told_apart_until_each_is_mended(
     stale = stack.start_stale_denoiser()
     wait_shown(stack, "overview", "Dead letters", lambda letters: letters == 3)
     wait_shown(stack, "overview", "Devices silent", lambda devices: devices == 2)
+    wait_shown(stack, "device", "Reports", lambda reports: reports == 0)
     wait_shown(stack, "overview", "Devices connected", lambda share: share < 0.5)
     wait_shown(stack, "overview", "Versions behind", lambda versions: versions == 1)
     wait_fires(stack, told)
@@ -200,4 +201,5 @@ def test_three_things_that_go_wrong_at_once_are_told_apart_until_each_is_mended(
     wait_shown(stack, "overview", "Dead letters", lambda letters: letters == 0)
     wait_shown(stack, "overview", "Versions behind", lambda versions: versions == 0)
     wait_shown(stack, "overview", "Devices connected", lambda share: share == 1)
+    wait_shown(stack, "device", "Reports", lambda reports: reports == 1)
     wait_silent(stack, told)
