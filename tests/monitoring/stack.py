@@ -130,13 +130,15 @@ class Stack:
         self.prometheus.watch("denoiser", self._port_of("denoiser"))
 
     def start_stale_denoiser(self) -> Process:
-        """Start another on a copy of the storage that knows nothing of the newest version, and have Prometheus look at both."""
+        """Start another on a copy of the storage that knows nothing of the newest version."""
         old = self._root / "old-copy"
         shutil.copytree(self.storage / "versions", old / "versions")
         (old / "versions" / "LATEST").write_text("1\n")
-        process = self._start_denoiser("stale-denoiser", old)
+        return self._start_denoiser("stale-denoiser", old)
+
+    def watch_both_denoisers(self) -> None:
+        """Have Prometheus look at the denoise worker and at the one that was started on a copy."""
         self.prometheus.watch("denoiser", self._port_of("denoiser"), self._port_of("stale-denoiser"))
-        return process
 
     def start_agents(self) -> None:
         """Start both, and have Prometheus look at them."""

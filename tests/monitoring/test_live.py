@@ -179,12 +179,13 @@ def test_three_things_that_go_wrong_at_once_are_told_apart_until_each_is_mended(
     wait_shown(stack, "overview", "Versions behind", lambda versions: versions == 0)
     wait_shown(stack, "overview", "Devices connected", lambda share: share == 1)
 
+    stale = stack.start_stale_denoiser()
     stack.send_garbage("samples", "samples.v1", 3)
     wait_shown(stack, "queues", "Refused, by reason", lambda letters: letters > 2)
     for agent in stack.agents:
         assert agent.process is not None
         agent.process.stop()
-    stale = stack.start_stale_denoiser()
+    stack.watch_both_denoisers()
     wait_shown(stack, "overview", "Dead letters", lambda letters: letters == 3)
     wait_shown(stack, "overview", "Devices silent", lambda devices: devices == 2)
     wait_shown(stack, "device", "Reports", lambda reports: reports == 0)

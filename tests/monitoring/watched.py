@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ FOREIGN = {
 Document = dict[str, Any]
 
 
+@cache
 def dashboards() -> dict[str, Document]:
-    """File name without its ending → what Grafana loads."""
+    """File name without its ending → what Grafana loads; read once, and changed by nobody."""
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.iterdir())}
 
 
