@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pika
 import pytest
+from pika.adapters.blocking_connection import BlockingChannel
 from prometheus_client import CollectorRegistry
 
 from broker import identities, topology
@@ -17,7 +18,7 @@ from broker.credentials import Credentials
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
-from monitoring.fleet import Fleet
+from monitoring.fleet import DEVICE_SERIES_MAX, Fleet
 from monitoring.fleet_metrics import FleetCollector
 from monitoring.fleet_reports import FleetReports
 from monitoring.metrics import BrokerMetrics
@@ -28,6 +29,7 @@ from tests.link import Link
 from tests.monitoring.reports import head, report
 
 WATCHER = "watcher"
+DEVICES = 5000
 
 
 class Clock:
@@ -154,6 +156,56 @@ def test_two_devices_report_and_one_falls_silent_and_goes(
     assert listening.value("collafuse_fleet_devices", state="silent") == 0
     assert listening.value("collafuse_device_reporting", device=one.user) is None
     assert listening.value("collafuse_fleet_jobs_total", outcome="completed") == 2
+
+
+@pytest.fixture
+def crowd(node: NodeInfo) -> Iterator[BlockingChannel]:
+    """A channel that may publish in any device's name, which RabbitMQ lets nobody do without the tag for it."""
+    with Management(node.management_url, node.user, node.password) as management:
+        management.put_user("crowd", "crowd", tags="impersonator")
+        management.put_permissions(node.vhost, "crowd", configure="^$", write=".*", read="^$")
+        url = f"amqp://crowd:crowd@127.0.0.1:{node.ports.amqp}/{node.vhost}"
+        with pika.BlockingConnection(pika.URLParameters(url)) as amqp:
+            yield amqp.channel()
+        management.delete_user("crowd")
+
+
+def test_five_thousand_devices_are_heard_and_their_series_keep_to_the_budget(
+    listening: Listening, crowd: BlockingChannel
+) -> None:
+    counted: list[float] = []
+
+    def all_say(sequence: int) -> None:
+        body = encode(
+            report(
+                sequence, counters={"jobs_completed": 3 * sequence}, gauges={"outbox_bytes": 2.0}, runs=head()
+            )
+        )
+        for number in range(DEVICES):
+            user = f"clinic-{number % 50}_device-{number}"
+            properties = pika.BasicProperties(type="telemetry.v1", user_id=user)
+            crowd.basic_publish(topology.EXCHANGE_UP, topology.up_key(user, "telemetry"), body, properties)
+
+    for sequence in (1, 2):
+        all_say(sequence)
+        for number in range(DEVICES):
+            assert listening.reports.take(30.0)
+            if number % 1000 == 0:
+                counted.append(listening.value("collafuse_fleet_jobs_total", outcome="completed") or 0.0)
+
+    assert listening.value("collafuse_fleet_jobs_total", outcome="completed") == 3 * DEVICES
+    assert counted == sorted(counted)
+    assert listening.value("collafuse_fleet_devices", state="reporting") == DEVICES
+    assert listening.value("collafuse_fleet_outbox_bytes") == 2 * DEVICES
+    assert listening.value("collafuse_fleet_devices_unlisted") == DEVICES - DEVICE_SERIES_MAX
+    own = [
+        sample.labels["device"]
+        for family in listening.registry.collect()
+        for sample in family.samples
+        if sample.name.startswith("collafuse_device_")
+    ]
+    assert len(set(own)) == DEVICE_SERIES_MAX
+    assert len(own) <= 10 * DEVICE_SERIES_MAX
 
 
 def test_what_is_no_report_is_counted_dropped_and_stops_nothing(
