@@ -2,7 +2,7 @@
 # Makes this checkout ready: a virtual environment with the pinned packages, and the distribution's programs that are missing.
 #
 #   deploy/setup.sh demo    RabbitMQ
-#   deploy/setup.sh test    RabbitMQ, Prometheus, with which the rules and the dashboard are tested, Chromium, a C++ compiler
+#   deploy/setup.sh test    RabbitMQ, Prometheus, with which the rules and the dashboards are tested, Chromium, a C++ compiler
 #
 # Does nothing, quickly, when all is there. Starts no service and stops none.
 set -eu

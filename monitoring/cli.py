@@ -1,4 +1,4 @@
-"""`collafuse monitor`: the exporter of the broker's queues and the fleet, and the catalogue of every metric."""
+"""`collafuse monitor`: the exporter of the broker's queues and the fleet, the catalogue of every metric, and the dashboards."""
 
 import json
 import signal
@@ -21,6 +21,7 @@ from broker.node_metrics import NodeMetrics
 from monitoring import logs
 from monitoring.broker_reading import BrokerReader
 from monitoring.catalogue import as_markdown, catalogue
+from monitoring.dashboards import collection
 from monitoring.endpoints import serve
 from monitoring.exporter import BrokerCollector
 from monitoring.fleet_metrics import FleetCollector
@@ -116,6 +117,15 @@ def metrics(as_json: Annotated[bool, typer.Option("--json", help="One JSON list.
         print(json.dumps([asdict(metric) for metric in catalogue()], ensure_ascii=False, indent=1))
     else:
         print(as_markdown(), end="")
+
+
+@app.command()
+def dashboards(
+    folder: Annotated[Path, typer.Argument(help="An existing folder; every dashboard becomes a file there.")],
+) -> None:
+    """Write the Grafana dashboards; the repository keeps them in monitoring/grafana/dashboards."""
+    for path in collection.write(folder):
+        print(path)
 
 
 def _reports(settings: MonitorSettings, registry: CollectorRegistry, stack: ExitStack) -> FleetReports:

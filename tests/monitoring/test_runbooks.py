@@ -12,8 +12,8 @@ from tests.deploy.commands import complaint
 from tests.deploy.composition import SETTINGS
 from tests.monitoring import runbook
 from tests.monitoring.runbook import PARTS, Runbook
-from tests.monitoring.test_dashboard import FOREIGN, metric_names, rules
 from tests.monitoring.test_rules import alerts, promtool
+from tests.monitoring.watched import FOREIGN, metric_names, rules
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("broker", "server_worker", "edge_agent", "monitoring")
