@@ -9,6 +9,7 @@ from broker.topology import QUEUE_DENOISE, QUEUE_PREFETCH
 from monitoring.settings import MonitorSettings
 from server_worker.settings import DenoiseSettings
 from tests.deploy.commands import unknown_options
+from tests.deploy.composition import OWN_VARIABLES, SERVICES, SETTINGS, environment
 from tests.deploy.kustomize import ROOT, Resource, containers_of
 from tests.deploy.manifests import (
     BROKER,
@@ -25,7 +26,6 @@ from tests.deploy.manifests import (
     words_after_collafuse,
 )
 from tests.deploy.policies import matches
-from tests.deploy.test_compose import OWN_VARIABLES, SERVICES, SETTINGS, environment
 
 
 def test_every_process_of_the_server_is_there() -> None:
@@ -138,7 +138,8 @@ def test_images_are_pinned(overlay: list[Resource]) -> None:
     for image in images:
         assert re.fullmatch(r"[a-z/-]+:\d+\.\d+\.\d+(-[a-z]+)?", image)
     assert BROKER["spec"]["image"] == SERVICES["rabbitmq"]["image"]
-    assert container("trainer")["image"] == SERVICES["trainer"]["image"]
+    for name in WORKLOADS:
+        assert container(name)["image"] == SERVICES[name]["image"]
 
 
 def test_the_overlay_for_gpus_gives_the_workers_one_each() -> None:

@@ -18,11 +18,11 @@ def test_pods_speak_as_they_have_to_and_nobody_else_does() -> None:
     assert set(metrics) == SERVING
     assert one_sided(policies, PODS) == set()
     assert flows(policies, PODS) == (
-        {(name, "rabbitmq", 5671) for name in ("init", "trainer", "denoiser")}
+        {(name, "rabbitmq", 5671) for name in ("init", "trainer", "denoiser", "exporter")}
         | {(name, "rabbitmq", 15671) for name in ("exporter", "keda", "rabbitmq-system")}
         | {("rabbitmq", "rabbitmq", port) for port in (4369, 25672, "35672-35682")}
         | {("monitoring", name, port) for name, port in metrics.items()}
-        | {("monitoring", "rabbitmq", 15691)}
+        | {(name, "rabbitmq", 15691) for name in ("exporter", "monitoring")}
         | {(pod.name, "kube-system", 53) for pod in PODS}
         | {("rabbitmq", ANYWHERE, port) for port in (443, 6443)}
     )

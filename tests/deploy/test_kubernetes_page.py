@@ -13,9 +13,9 @@ import yaml
 
 from monitoring.settings import MonitorSettings
 from tests.deploy.commands import code_of, commands_of, unknown_options
+from tests.deploy.composition import COMPOSE
 from tests.deploy.kustomize import KUBERNETES, ROOT, containers_of
 from tests.deploy.manifests import BROKER, BY_NAME, CPU, DEVICES, PODS, WORKLOADS, of_kind, pod_spec
-from tests.deploy.test_compose import COMPOSE
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 LINES = code_of(PAGE)
@@ -100,7 +100,10 @@ def test_the_certificate_is_for_every_name_by_which_the_broker_is_asked() -> Non
     assert name in named, "the secrets' URLs, and Prometheus, say so"
     assert f"*.{name}-nodes.{namespace}.svc" in named
     text = "".join(path.read_text(encoding="utf-8") for path in KUBERNETES.rglob("*.yaml"))
-    assert set(re.findall(r"https://([\w.-]+):", text)) <= named
+    nodes = {f"{name}-server-{k}.{name}-nodes.{namespace}.svc" for k in range(BROKER["spec"]["replicas"])}
+    asked = set(re.findall(r"https://([\w.-]+):", text))
+    assert nodes < asked
+    assert asked - nodes <= named
     assert set(re.findall(r"serverName: (\S+)", text)) <= named
 
 
