@@ -22,8 +22,6 @@ _SAMPLE = re.compile(
     re.MULTILINE,
 )
 
-_ESCAPE = re.compile(r"\\(.)")
-
 
 @dataclass(frozen=True)
 class QueueDepth:
@@ -77,7 +75,8 @@ class NodeMetrics:
     def queues(self) -> dict[tuple[str, str], QueueDepth]:
         """Returns (vhost, name) → depth of the queues that live on this node, counts as of the last seconds.
 
-        A queue of which the node has told nothing yet is missing: it was declared a moment ago.
+        A queue of which the node has told nothing yet is missing: it was declared a moment ago. A name with a quote may come
+        mutilated, for RabbitMQ 3.10 does not escape it.
 
         Raises:
             ManagementError: if the node does not answer, or with something else.
@@ -99,14 +98,8 @@ def _depths(text: bytes) -> dict[tuple[str, str], QueueDepth]:
         counts[kind][vhost, name] = int(value)
     readers = counts[b"consumers"]
     return {
-        (_plain(queue[0]), _plain(queue[1])): QueueDepth(messages, readers.get(queue, 0))
-        for queue, messages in counts[b"messages"].items()
+        (vhost.decode("utf-8", "replace"), name.decode("utf-8", "replace")): QueueDepth(
+            messages, readers.get((vhost, name), 0)
+        )
+        for (vhost, name), messages in counts[b"messages"].items()
     }
-
-
-def _plain(label: bytes) -> str:
-    """A label's value without the escapes of Prometheus' text format."""
-    text = label.decode("utf-8", "replace")
-    return (
-        text if "\\" not in text else _ESCAPE.sub(lambda found: "\n" if found[1] == "n" else found[1], text)
-    )

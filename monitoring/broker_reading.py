@@ -88,7 +88,8 @@ class BrokerReader:
     def __init__(self, management: Management, vhost: str, nodes: Sequence[NodeMetrics] = ()) -> None:
         self._management = management
         self._vhost = vhost
-        self._nodes = tuple(nodes)
+        # The nodes may tell of such a name in another form, and then they would seem to have no queues of this vhost.
+        self._nodes = () if {'"', "\\"} & set(vhost) else tuple(nodes)
         self.missed: str | None = None
 
     def __call__(self) -> Reading:

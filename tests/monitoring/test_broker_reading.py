@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
 import pika
+import pytest
 import structlog
 
 from broker import topology
@@ -123,6 +125,47 @@ def test_queues_of_other_vhosts_are_neither_counted_nor_missed(
             wait_until(lambda: quick().inboxes == wanted, "those of this vhost alone are counted")
         finally:
             api.delete(f"/vhosts/{elsewhere}")
+
+
+@pytest.mark.parametrize("name", ['quote"', "back\\slash", 'like,queue="inbox.reading_x"} 5', "\N{SNOWMAN}"])
+def test_a_queue_with_an_odd_name_disturbs_nothing(
+    node: NodeInfo, server_settings: BrokerSettings, name: str
+) -> None:
+    wanted = Inboxes(count=1, read=1, messages=1, messages_max=1)
+    with (
+        two_inboxes(node),
+        readers(node, node.ports.prometheus) as (quick, slow),
+        pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp,
+    ):
+        channel = amqp.channel()
+        channel.queue_declare(name, durable=True, arguments={"x-queue-type": "classic"})
+        try:
+            wait_until(lambda: quick().inboxes == slow().inboxes == wanted, "both ways tell of one inbox")
+            wait_until(lambda: is_quick(quick), "the node's metrics tell of every queue")
+            assert quick().inboxes == wanted
+        finally:
+            channel.queue_delete(name)
+
+
+def test_the_inboxes_of_a_vhost_with_an_odd_name_are_told(node: NodeInfo) -> None:
+    vhost = 'odd"vhost'
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    with (
+        httpx.Client(
+            base_url=f"{node.management_url}/api", auth=(node.user, node.password), timeout=20
+        ) as api,
+        Management(node.management_url, node.user, node.password) as management,
+        NodeMetrics(node.prometheus_url) as metrics,
+    ):
+        place = quote(vhost, safe="")
+        assert api.put(f"/vhosts/{place}").is_success
+        try:
+            assert api.put(f"/permissions/{place}/{node.user}", json=everything).is_success
+            assert api.put(f"/queues/{place}/inbox.reading_odd", json={"durable": True}).is_success
+            reader = BrokerReader(management, vhost, [metrics])
+            wait_until(lambda: reader().inboxes.count == 1, "its inbox is told of")
+        finally:
+            api.delete(f"/vhosts/{place}")
 
 
 def test_the_inboxes_of_a_cluster_are_those_of_all_its_nodes(tmp_path: Path) -> None:
