@@ -89,6 +89,9 @@ class Stack:
         self._stack = ExitStack()
         self._started = 0
         self.node = LocalNode(root / "node", config=["collect_statistics_interval = 1000"])
+        self.node.directory.mkdir(mode=0o700)
+        # What rabbitmq.conf has no word for: how often a quorum queue tells its figures.
+        (self.node.directory / "advanced.config").write_text("[{rabbit, [{quorum_tick_interval, 1000}]}].\n")
         self.agents: list[Agent] = []
         self.prometheus: LivePrometheus
         self.denoiser: Process
