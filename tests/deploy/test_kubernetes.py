@@ -139,6 +139,18 @@ def test_torch_starts_as_many_threads_as_there_are_cores_for_it() -> None:
         assert variables(name)[f"COLLAFUSE_{prefix}_THREADS"] == container(name)["resources"]["limits"]["cpu"]
 
 
+def test_nobody_has_less_memory_than_in_compose() -> None:
+    units = {"g": 2**30, "m": 2**20, "Gi": 2**30, "Mi": 2**20}
+
+    def size_bytes(text: str) -> int:
+        number, unit = re.fullmatch(r"(\d+)(\w+)", text).groups()  # type: ignore[union-attr]
+        return int(number) * units[unit]
+
+    for name in SERVING:
+        given = container(name)["resources"]["limits"]["memory"]
+        assert size_bytes(given) >= size_bytes(SERVICES[name]["mem_limit"]), name
+
+
 def test_there_is_one_trainer_and_never_two() -> None:
     trainer = BY_NAME["StatefulSet", "trainer"]
     assert trainer["spec"]["replicas"] == 1
