@@ -7,6 +7,7 @@ storage/…              the worker's storage: samples, tombstones, versions, th
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -94,12 +95,15 @@ def check(backup: Path, on_file: Callable[[Copied], None] | None = None) -> Mani
     for each in manifest.files:
         path = backup / each.path
         try:
-            found = sha256_of(path)
+            # A link, a pipe or a longer file is none of ours, and reading it might never end.
+            about = path.lstat()
+            ours = stat.S_ISREG(about.st_mode) and about.st_size == each.size_bytes
+            found = sha256_of(path) if ours else None
         except OSError as error:
             raise BackupDamaged(f"{path} cannot be read ({error.strerror}): take another backup") from error
         if found != each.sha256:
             raise BackupDamaged(
-                f"{path} is damaged: its digest is not the one that was written; take another backup"
+                f"{path} is damaged: its size or digest is not the one that was written; take another backup"
             )
         if on_file is not None:
             on_file(each)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -314,6 +315,24 @@ def test_a_list_of_files_that_is_none_is_one_line(tmp_path: Path, field: str, va
     backup = written(tmp_path / "backup", replace(Manifest(0.0, None, "s", ()), **listed))
 
     with pytest.raises(BackupDamaged, match=rf"does not say .* \({field}[^\n]*$"):
+        archive.check(backup)
+
+
+@pytest.mark.parametrize("what", ["a link", "a pipe", "a longer file"])
+def test_what_stands_in_the_place_of_a_file_is_not_read(tmp_path: Path, what: str) -> None:
+    backup = written(tmp_path / "backup", Manifest(0.0, "v", None, ()), b"{}")
+    listed = backup / "definitions.json"
+    archive.check(backup)
+    if what == "a longer file":
+        listed.write_bytes(b"{}" + bytes(10))
+    elif what == "a link":
+        listed.rename(tmp_path / "elsewhere")
+        listed.symlink_to(tmp_path / "elsewhere")
+    else:
+        listed.unlink()
+        os.mkfifo(listed)
+
+    with pytest.raises(BackupDamaged, match=r"definitions\.json is damaged: its size or digest"):
         archive.check(backup)
 
 
