@@ -69,9 +69,11 @@ class Authority:
             certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
             key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
         except FileNotFoundError as error:
+            advice = "make one with `collafuse broker certs`, or name the directory that has it"
+            if certificate_path.exists() or key_path.exists():
+                advice = "restore it from a copy, or move the other half away to have a new authority made"
             raise CertificateError(
-                f"there is no authority in {directory} ({Path(error.filename).name} is missing): make one with"
-                " `collafuse broker certs`, or name the directory that has it"
+                f"there is no authority in {directory} ({Path(error.filename).name} is missing): {advice}"
             ) from error
         except OSError as error:
             raise CertificateError(f"cannot use the authority in {directory}: {error.strerror}") from error

@@ -23,7 +23,10 @@ def check_not_half_restored(storage: Storage) -> None:
 
 
 def check_free(storage: Storage, *, force: bool) -> None:
-    """Raises StorageUnusable when there is something that must not be overwritten: anything in a bucket, or without `force`."""
+    """Raises StorageUnusable when there is something that must not be overwritten: anything in a bucket, or without `force`.
+
+    So it does where no storage can be, as in the place of a file.
+    """
     there = _entries(storage)
     if not there:
         return
@@ -48,13 +51,13 @@ def put_in_place(source: Storage, paths: Iterable[str], storage: Storage) -> str
     if not storage.local:
         storage.write(RESTORING_PATH, b"")
         for path in paths:
-            storage.write(path, source.read(path))
+            storage.write(path, _read(source, path))
         storage.delete(RESTORING_PATH)
         return None
     staged = local_files.temporary_name()
     try:
         for path in paths:
-            storage.write(f"{staged}/{path}", source.read(path))
+            storage.write(f"{staged}/{path}", _read(source, path))
     except BaseException:
         storage.delete(staged)
         raise
@@ -66,6 +69,15 @@ def put_in_place(source: Storage, paths: Iterable[str], storage: Storage) -> str
         storage.local_path(staged).rmdir()
     storage.remove([RESTORING_PATH])
     return aside
+
+
+def _read(source: Storage, path: str) -> bytes:
+    try:
+        return source.read(path)
+    except OSError as error:
+        raise StorageUnusable(
+            f"{source.url}/{path} cannot be read any more: {error.strerror or error}"
+        ) from error
 
 
 def _move_aside(storage: Storage, names: list[str]) -> str | None:
@@ -90,7 +102,10 @@ def _entries(storage: Storage) -> list[str]:
     """What stands in the root of a storage, but for earlier restores and what never was finished."""
     if not storage.exists(""):
         return []
-    names = {*storage.folders(""), *storage.names("")}
+    try:
+        names = {*storage.folders(""), *storage.names("")}
+    except OSError as error:
+        raise StorageUnusable(f"{storage.url} cannot be used: {error.strerror or error}") from error
     return sorted(
         name for name in names if name != RESTORING_PATH and not name.startswith((ASIDE_PREFIX, "lost+found"))
     )

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from broker.definitions import other_passwords
+from broker.definitions import of_vhost, other_passwords
+from broker.errors import ManagementError
 from broker.management import Management
 from collafuse.backup import archive
 from collafuse.backup.archive import DEFINITIONS_NAME, STORAGE_NAME, Manifest
@@ -53,13 +54,13 @@ def restore(
 
 
 def _definitions(backup: Path, manifest: Manifest) -> dict[str, Any]:
+    """What is restored of the definitions: whatever their file says, nothing but the vhost's and no user with a tag."""
     if manifest.vhost is None:
         raise BackupRefused(f"{backup} holds no definitions: give --without-definitions to restore the rest")
     try:
-        found: dict[str, Any] = json.loads((backup / DEFINITIONS_NAME).read_bytes())
-    except (OSError, ValueError) as error:
+        return of_vhost(json.loads((backup / DEFINITIONS_NAME).read_bytes()), manifest.vhost)
+    except (OSError, ValueError, RecursionError, ManagementError) as error:
         raise BackupDamaged(f"{backup}/{DEFINITIONS_NAME} cannot be read: {error}") from error
-    return found
 
 
 def _put_definitions(

@@ -22,6 +22,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from broker.certificates import (
     CERTIFICATE_NAME,
@@ -108,8 +109,8 @@ def make(path: Path, hosts: Sequence[str] = (), *, renew: bool = False) -> Secre
         renew: make the broker's certificate anew, for the names of the present one and for `hosts`.
 
     Raises:
-        DeployError: if a file cannot be read or written, if the broker knows a password that nobody has, or if the present
-            certificate lacks one of `hosts` and is not to be renewed.
+        DeployError: if a file cannot be read or written, if the broker knows a password that nobody has, if the authority of
+            what is there is gone, or if the present certificate lacks one of `hosts` and is not to be renewed.
         CertificateError: if a host is none, or the authority that is there cannot be used.
     """
     at = _Directory(path)
@@ -133,20 +134,35 @@ def make(path: Path, hosts: Sequence[str] = (), *, renew: bool = False) -> Secre
 
 def _make_certificates(at: _Directory, hosts: Sequence[str], *, renew: bool) -> None:
     new = not at.has(CERTIFICATE_NAME)
+    if new and not at.has(KEY_NAME) and at.has(SERVER_CERTIFICATE_NAME):
+        raise DeployError(
+            f"{at.path} has secrets of an authority that is gone: restore {CERTIFICATE_NAME} and {KEY_NAME} from a copy, or move"
+            " all of it away to begin anew, when every device needs a new file"
+        )
     authority = Authority.of(at.path, make=True)
     if new:
         at.made += [CERTIFICATE_NAME, KEY_NAME]
-    whole = at.has(SERVER_CERTIFICATE_NAME) and at.has(SERVER_KEY_NAME)
     present = _names(_certificate(at)) if at.has(SERVER_CERTIFICATE_NAME) else HOSTS
     wanted = dict.fromkeys([*present, *(_normal(host) for host in hosts)])
-    if whole and not renew:
-        if missing := ", ".join(list(wanted)[len(present) :]):
+    if not renew and _has_its_key(at):
+        if missing := list(wanted)[len(present) :]:
             raise DeployError(
-                f"the broker's certificate in {at.path} is not for {missing}; add --renew to make it anew"
+                f"the broker's certificate in {at.path} is not for {', '.join(map(repr, missing))}; add --renew to make it anew"
             )
         return
     write_server(authority.server(list(wanted)), at.path)
     at.made += [SERVER_CERTIFICATE_NAME, SERVER_KEY_NAME]
+
+
+def _has_its_key(at: _Directory) -> bool:
+    """Whether the broker's certificate is there with the key that belongs to it: a call may have ended between the two."""
+    if not (at.has(SERVER_CERTIFICATE_NAME) and at.has(SERVER_KEY_NAME)):
+        return False
+    try:
+        key = load_pem_private_key((at.path / SERVER_KEY_NAME).read_bytes(), password=None)
+    except (ValueError, TypeError):
+        return False
+    return key.public_key() == _certificate(at).public_key()
 
 
 def _normal(host: str) -> str:
@@ -177,8 +193,8 @@ def _password(at: _Directory, user: str) -> str:
     name = HOLDERS[user]
     if not at.has(name):
         at.write(name, _CONTENTS[user](_random(), at.read(CERTIFICATE_NAME).strip()))
-    text = at.read(name)
     try:
+        text = at.read(name)
         values = {"url": text.strip()} if user == "operator" else tomllib.loads(text)
         (password,) = {urlsplit(str(value)).password for key, value in values.items() if key.endswith("url")}
     except ValueError:
@@ -246,12 +262,15 @@ def _rabbitmq_hash(password: str) -> str:
 
 
 def _certificate(at: _Directory) -> x509.Certificate:
+    """The broker's, which has names."""
     try:
-        return x509.load_pem_x509_certificate((at.path / SERVER_CERTIFICATE_NAME).read_bytes())
-    except ValueError as error:
+        found = x509.load_pem_x509_certificate((at.path / SERVER_CERTIFICATE_NAME).read_bytes())
+        _names(found)
+    except (ValueError, x509.ExtensionNotFound) as error:
         raise DeployError(
-            f"{at.path / SERVER_CERTIFICATE_NAME} is no certificate: delete it to have a new one made"
+            f"{at.path / SERVER_CERTIFICATE_NAME} is no certificate of a broker: delete it to have a new one made"
         ) from error
+    return found
 
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:

@@ -15,14 +15,17 @@ def queued_bytes(basis: Basis, stream: Stream, limit_bytes: int) -> float:
     return min(limit_bytes, backlog_messages(stream, basis.demand.hours_away) * stream.weight.body_bytes)
 
 
-def disk_bytes(basis: Basis, nodes: int) -> float:
-    """On each node: the messages that wait, with their properties, at every member, and the write-ahead log."""
+def disk_bytes(basis: Basis) -> float:
+    """On a node with a member of each queue: the messages that wait, with their properties, and the write-ahead log.
+
+    A member has the whole of its queue, so that more nodes than members leave those that have one as full as before.
+    """
     traffic = basis.traffic
     waiting = 0.0
     for stream, limit in ((traffic.samples, SAMPLES_MAX_BYTES), (traffic.requests, DENOISE_MAX_BYTES)):
         whole = stream.weight.up_bytes / stream.weight.body_bytes
         waiting += queued_bytes(basis, stream, limit) * whole
-    return waiting * basis.demand.members / nodes + WRITE_AHEAD_LOG_BYTES
+    return waiting + WRITE_AHEAD_LOG_BYTES
 
 
 def device_bytes(basis: Basis) -> float:
@@ -34,7 +37,7 @@ def device_bytes(basis: Basis) -> float:
     return left / basis.demand.devices
 
 
-def items(basis: Basis, nodes: int) -> list[Item]:
+def items(basis: Basis) -> list[Item]:
     """The lines on what waits for the workers."""
     traffic, hours, of = basis.traffic, basis.demand.hours_away, _SECTION.item
     worst = f"--hours-away {hours:g}, the worst of the day"
@@ -72,10 +75,10 @@ def items(basis: Basis, nodes: int) -> list[Item]:
         *found,
         of(
             "disk of a node for them",
-            disk_bytes(basis, nodes),
+            disk_bytes(basis),
             "bytes",
             "derived",
-            "every member keeps a copy; with the write-ahead log",
+            "every member keeps all of its queue; with the write-ahead log",
         ),
         of("outbox of a device", device_bytes(basis), "bytes", "derived", quota),
     ]

@@ -59,7 +59,7 @@ class Demand(BaseModel):
         default="float16", description="payload of an answer"
     )
     retention_days: float = Field(
-        default=365.0, gt=0, le=36_500, description="days for which samples are kept"
+        default=365.0, ge=0.01, le=36_500, description="days for which samples are kept"
     )
 
     telemetry_seconds: float = Field(
@@ -67,7 +67,7 @@ class Demand(BaseModel):
     )
     round_seconds: float = Field(
         default=60.0,
-        gt=0,
+        ge=0.01,
         le=2_000_000,
         description="seconds between the announcements of a round to all devices",
     )
@@ -75,34 +75,42 @@ class Demand(BaseModel):
         default=1_000_000, ge=1, le=512 * 2**20, description="size of a head's bundle, sent to all devices"
     )
     rollout_hours: float = Field(
-        default=24.0, gt=0, le=8760, description="hours within which a new head is to be on its way to all"
+        default=24.0, ge=0.01, le=8760, description="hours within which a new head is to be on its way to all"
     )
 
     replication: Literal["1", "3", "5"] = Field(default="3", description="members of each work queue")
     node_memory_gb: float = Field(default=16.0, ge=1, le=4096, description="memory of a broker node, in GB")
-    node_link_gbit: float = Field(default=1.0, gt=0, le=800, description="link of a broker node, in Gbit/s")
-    device_link_mbit: float = Field(default=1.0, gt=0, le=1e5, description="link of a device, in Mbit/s")
+    node_link_gbit: float = Field(
+        default=1.0, ge=0.001, le=800, description="link of a broker node, in Gbit/s"
+    )
+    device_link_mbit: float = Field(default=1.0, ge=0.0001, le=1e5, description="link of a device, in Mbit/s")
     utilisation: float = Field(
         default=0.5,
-        gt=0,
+        ge=0.01,
         le=1,
         description="share of its capacity at which a node or worker is run at the peak",
     )
     step_seconds: float | None = Field(
-        default=None, gt=0, le=3600, description="seconds of a network call of your denoise worker"
+        default=None, ge=1e-6, le=3600, description="seconds of a network call of your denoise worker"
     )
     step_batch: int = Field(default=1, ge=1, le=4096, description="samples in that call")
     scrape_seconds: float = Field(
         default=15.0, ge=1, le=3600, description="seconds between Prometheus' scrapes"
     )
-    metrics_days: float = Field(default=30.0, gt=0, le=3650, description="days for which metrics are kept")
+    metrics_days: float = Field(default=30.0, ge=0.01, le=3650, description="days for which metrics are kept")
 
-    node_price: float | None = Field(default=None, ge=0, description="price of a broker node for a month")
-    worker_price: float | None = Field(
-        default=None, ge=0, description="price of a denoise worker for a month"
+    node_price: float | None = Field(
+        default=None, ge=0, le=1e9, description="price of a broker node for a month"
     )
-    storage_price: float | None = Field(default=None, ge=0, description="price of a stored GB for a month")
-    traffic_price: float | None = Field(default=None, ge=0, description="price of a GB sent or received")
+    worker_price: float | None = Field(
+        default=None, ge=0, le=1e9, description="price of a denoise worker for a month"
+    )
+    storage_price: float | None = Field(
+        default=None, ge=0, le=1e9, description="price of a stored GB for a month"
+    )
+    traffic_price: float | None = Field(
+        default=None, ge=0, le=1e9, description="price of a GB sent or received"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -26,7 +26,7 @@ def estimate(demand: Demand, figures: Figures | None = None) -> Plan:
             *_messages(basis),
             *_traffic(basis),
             *nodes.items(basis, broker),
-            *backlog.items(basis, broker.count),
+            *backlog.items(basis),
             *workers.items(basis, denoising),
             *store,
             *keeping.metrics_items(basis, denoising.count),
@@ -104,6 +104,11 @@ def _assumptions(basis: Basis) -> list[Assumption]:
             "given",
         ),
         Assumption("a member of a replicated queue costs as much as the one that was measured", "derived"),
+        Assumption(
+            "whoever sends or receives is connected to the node that has the queue; to another one it is once more on the nodes'"
+            " links",
+            "derived",
+        ),
         Assumption("TLS, TCP and IP add some 5 % to bytes on the link, which are not in it", "documented"),
         Assumption(
             f"a node blocks publishers above {nodes.WATERMARK:g} of its memory (RabbitMQ 3's default)",

@@ -57,17 +57,27 @@ def nodes_of(basis: Basis) -> Nodes:
         if stream not in (traffic.samples, traffic.requests)
     ]
     link_bytes = demand.node_link_gbit * 1e9 / 8 * demand.utilisation
-    moved = max(traffic.up_bytes_per_second, traffic.down_bytes_per_second)
     busy = sum(work) + sum(rest)
     return Nodes(
         members=demand.members,
         for_memory=math.ceil(memory_bytes / room_bytes),
         for_messages=math.ceil(busy / demand.utilisation),
-        for_link=math.ceil(moved / link_bytes),
+        for_link=math.ceil(sent_bytes_per_second(basis) / link_bytes),
         memory_bytes=memory_bytes,
         busy=busy,
         busiest_queue=max(work),
     )
+
+
+def sent_bytes_per_second(basis: Basis) -> float:
+    """What all nodes together send in the busiest hour: to the devices, to the workers, and to the further members of the queues.
+
+    They take in no more than that, for a round comes in once and goes to every device.
+    """
+    traffic = basis.traffic
+    queued = traffic.samples.up_bytes_per_second + traffic.requests.up_bytes_per_second
+    copies = queued * (basis.demand.members - 1)
+    return traffic.down_bytes_per_second + traffic.up_bytes_per_second + copies
 
 
 def bytes_per_device(basis: Basis) -> float:
@@ -110,7 +120,13 @@ def items(basis: Basis, nodes: Nodes) -> list[Item]:
             f"{WATERMARK:g} of --node-memory-gb, less 3 write-ahead logs",
         ),
         of("nodes for messages", nodes.for_messages, "nodes", "derived", _PUBLISHED),
-        of("nodes for the link", nodes.for_link, "nodes", "derived", "--node-link-gbit"),
+        of(
+            "nodes for the link",
+            nodes.for_link,
+            "nodes",
+            "derived",
+            "--node-link-gbit: to devices, to workers, and to the queues' members",
+        ),
         of("memory of all devices", nodes.memory_bytes, "bytes", "derived", f"{memory}; --connected-share"),
         of(
             "queues",

@@ -11,6 +11,7 @@ import pytest
 from collafuse.cli import EXTRAS, ROOMS
 from tests.conftest import WAIT_SECONDS
 
+ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "onnxruntime", "sklearn", "scipy", "onnx")
 
 
@@ -18,7 +19,7 @@ def collafuse(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comp
     return subprocess.run(
         [sys.executable, "-m", "collafuse", *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=WAIT_SECONDS,
@@ -45,14 +46,50 @@ def test_every_room_helps_without_loading_anything_heavy(room: str) -> None:
 
 @pytest.mark.parametrize("module", EXTRAS)
 def test_the_extra_that_is_named_for_a_missing_package_brings_it(module: str) -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))[
-        "project"
-    ]
-    package = {"PIL": "pillow", "sklearn": "scikit-learn"}.get(module, module.replace("_", "-"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {"PIL": "pillow", "sklearn": "scikit-learn", "opentelemetry": "opentelemetry-sdk"}
+    package = named.get(module, module.replace("_", "-"))
 
     brought = [line.partition(">=")[0] for line in project["optional-dependencies"][EXTRAS[module]]]
 
     assert package in brought
+
+
+OPERATORS = {
+    "plan": ("plan", "--devices", "3", "--images-per-day", "1", "--json"),
+    "definitions": ("backup", "create", "copy", "--without-storage", "--url", "amqp://u:p@127.0.0.1:1/v"),
+    "check": ("backup", "check", "absent"),
+    "doctor": ("doctor", "--url", "amqp://u:p@127.0.0.1:1/v"),
+    "secrets": ("deploy", "init"),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_operators_commands_need_nothing_but_the_operators_packages(name: str, tmp_path: Path) -> None:
+    """That is all there is in the image by which the manual calls them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    brought = {line.partition(">=")[0] for line in project["optional-dependencies"]["operator"]}
+    missing = set(EXTRAS) - brought
+    program = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({sorted(missing)}))\n"  # None there: importing it fails
+        f"sys.argv = ['collafuse', *{OPERATORS[name]!r}]\n"
+        "from collafuse.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+    assert {"torch", "safetensors", "onnxruntime"} <= missing
+    assert "needs the package" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout or done.stderr.startswith("error: ")
 
 
 def test_an_unknown_command_is_one_clear_failure(tmp_path: Path) -> None:

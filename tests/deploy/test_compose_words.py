@@ -130,7 +130,7 @@ def test_health_is_asked_where_metrics_are_served(name: str) -> None:
     if "--port" in command:
         ports.append(command[command.index("--port") + 1])
     (port,) = ports
-    path = "livez" if name in {"trainer", "denoiser"} else "metrics"
+    path = "metrics" if name in DEVICES else "livez"
     question = SERVICES[name]["healthcheck"]["test"]
     assert f'"http://127.0.0.1:{port}/{path}"' in question
     program, flag, code = shlex.split(question)

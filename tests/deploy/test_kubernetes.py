@@ -86,6 +86,22 @@ def test_containers_have_no_rights(name: str) -> None:
         assert {"cpu", "memory"} <= set(container(name)["resources"][part])
 
 
+def test_the_brokers_pods_keep_the_standard_that_the_namespace_enforces() -> None:
+    """Or none of them is made. Their containers are the operator's, which does not say all of it in every version."""
+    labels = BY_NAME["Namespace", BROKER["metadata"]["namespace"]]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    pod = BROKER["spec"]["override"]["statefulSet"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    parts = {part["name"]: part for part in pod["initContainers"] + pod["containers"]}
+    assert set(parts) == {"setup-container", "rabbitmq"}, "what the operator calls them"
+    for part in parts.values():
+        assert part["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_what_is_mounted_is_there_and_only_the_trainer_writes_to_the_storage(name: str) -> None:
     volumes = {volume["name"]: volume for volume in pod_spec(name)["volumes"]}
@@ -121,6 +137,18 @@ def test_a_worker_is_given_the_time_that_its_drain_takes() -> None:
 def test_torch_starts_as_many_threads_as_there_are_cores_for_it() -> None:
     for name, prefix in (("trainer", "TRAIN"), ("denoiser", "DENOISE")):
         assert variables(name)[f"COLLAFUSE_{prefix}_THREADS"] == container(name)["resources"]["limits"]["cpu"]
+
+
+def test_nobody_has_less_memory_than_in_compose() -> None:
+    units = {"g": 2**30, "m": 2**20, "Gi": 2**30, "Mi": 2**20}
+
+    def size_bytes(text: str) -> int:
+        number, unit = re.fullmatch(r"(\d+)(\w+)", text).groups()  # type: ignore[union-attr]
+        return int(number) * units[unit]
+
+    for name in SERVING:
+        given = container(name)["resources"]["limits"]["memory"]
+        assert size_bytes(given) >= size_bytes(SERVICES[name]["mem_limit"]), name
 
 
 def test_there_is_one_trainer_and_never_two() -> None:

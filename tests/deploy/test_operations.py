@@ -27,6 +27,17 @@ def test_every_line_by_which_the_system_is_installed_can_be_given() -> None:
         assert not inner or complaint(inner[1:]) is None, line
 
 
+def test_every_line_that_makes_a_backup_in_compose_or_brings_it_back_can_be_given() -> None:
+    section = MANUAL.split("## Backup and recovery")[1].split("\n## ")[0]
+    lines = [line for line in code_of(section) if line.startswith("docker compose run ")]
+    assert len([line for line in lines if " create " in line]) == 2
+    assert len([line for line in lines if " restore " in line]) == 2
+    for line in lines:
+        inner = inner_command(shlex.split(line)[2:])
+        assert inner
+        assert complaint(inner[1:]) is None, line
+
+
 def test_the_manual_names_every_service_and_files_that_exist() -> None:
     parts = MANUAL.split("## The parts")[1].split("##")[0]
     for name in set(SERVICES) - JOBS:

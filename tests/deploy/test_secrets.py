@@ -12,6 +12,7 @@ import pika.exceptions
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from typer.testing import CliRunner
 
 from broker.certificates import Authority
@@ -103,11 +104,12 @@ def test_a_renewed_certificate_keeps_its_names_and_its_authority(secrets: Path) 
     assert make(secrets, ["2001:DB8::5", "broker.example.org"]).made == ()
 
 
-def test_a_name_that_the_certificate_lacks_is_not_passed_over(secrets: Path) -> None:
+@pytest.mark.parametrize("host", ["broker.example.org", ""])
+def test_a_name_that_the_certificate_lacks_is_not_passed_over(secrets: Path, host: str) -> None:
     before = contents(secrets)
 
-    with pytest.raises(DeployError, match=r"not for broker\.example\.org; add --renew"):
-        make(secrets, ["localhost", "broker.example.org"])
+    with pytest.raises(DeployError, match=rf"not for '{host}'; add --renew"):
+        make(secrets, ["localhost", host])
 
     assert contents(secrets) == before
 
@@ -157,6 +159,32 @@ def test_what_is_missing_is_made_and_the_rest_is_kept(secrets: Path, missing: tu
     assert set(made) - set(missing) <= {"server.pem"}, "a key and its certificate are made together"
 
 
+def test_a_renewal_that_was_cut_short_is_finished_by_the_next_call(secrets: Path) -> None:
+    """The key is written first: what stands beside it is the certificate of the one before."""
+    (secrets / "server.key").write_text(Authority.of(secrets, make=False).server(["rabbitmq"]).key)
+
+    assert make(secrets).made == ("server.pem", "server.key")
+
+    certificate = x509.load_pem_x509_certificate((secrets / "server.pem").read_bytes())
+    key = load_pem_private_key((secrets / "server.key").read_bytes(), password=None)
+    assert certificate.public_key() == key.public_key()
+    assert make(secrets).made == ()
+
+
+def test_no_new_authority_is_made_in_silence_for_secrets_of_another(secrets: Path) -> None:
+    """Workers and devices would trust the old one, and the broker would show its certificate."""
+    (secrets / "ca.key").unlink()
+    with pytest.raises(CertificateError, match=r"ca\.key is missing\): restore it"):
+        make(secrets)
+    (secrets / "ca.pem").unlink()
+    before = contents(secrets)
+
+    with pytest.raises(DeployError, match=r"restore ca\.pem and ca\.key"):
+        make(secrets)
+
+    assert contents(secrets) == before
+
+
 def test_a_password_that_only_the_broker_knows_is_not_made_anew_in_silence(secrets: Path) -> None:
     (secrets / "trainer.toml").unlink()
     before = contents(secrets)
@@ -169,11 +197,18 @@ def test_a_password_that_only_the_broker_knows_is_not_made_anew_in_silence(secre
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("trainer.toml", 'broker_url = "'), ("operator_url", "amqps://rabbitmq/x"), ("server.pem", "none")],
+    [
+        ("trainer.toml", b'broker_url = "'),
+        ("denoiser.toml", b"\xff\xfe"),
+        ("operator_url", b"amqps://rabbitmq/x"),
+        ("server.pem", b"none"),
+        ("server.pem", None),
+    ],
 )
-def test_a_file_that_cannot_be_read_is_named(secrets: Path, name: str, content: str) -> None:
+def test_a_file_that_cannot_be_read_is_named(secrets: Path, name: str, content: bytes | None) -> None:
     (secrets / "rabbitmq_definitions.json").unlink()
-    (secrets / name).write_text(content)
+    nameless = Authority.of(secrets, make=False).user("somebody").certificate.encode()
+    (secrets / name).write_bytes(nameless if content is None else content)
 
     with pytest.raises(DeployError, match=rf"{name} .*delete it to have a new one made"):
         make(secrets)

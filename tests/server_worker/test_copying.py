@@ -169,7 +169,7 @@ def test_a_restore_that_cannot_read_its_source_changes_nothing(tmp_path: Path) -
     add(SampleStore(new), 2)
     paths = [each.path for each in new.files("")]
 
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StorageUnusable, match="not-there cannot be read any more"):
         put_in_place(new, [*paths, "segments/not-there"], old)
 
     check_not_half_restored(old)

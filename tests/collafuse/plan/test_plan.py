@@ -1,8 +1,10 @@
 """The planner: plain arithmetic on measured figures and weighed messages, whose every number says where it comes from."""
 
+import contextlib
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from collafuse.plan.nodes import nodes_of
 from collafuse.plan.table import in_words
 from collafuse.plan.traffic import worst_hours
 from monitoring.catalogue import CataloguedMetric
+from monitoring.fleet import DEVICE_SERIES_MAX
 from server_worker.samples.rewriting import SEGMENT_BYTES
 
 ROOT = Path(__file__).parents[3]
@@ -92,6 +95,46 @@ def test_more_devices_than_a_node_can_hold_take_more_nodes() -> None:
     assert known(many, "broker nodes") >= known(many, "nodes for memory")
 
 
+def test_a_nodes_link_carries_what_goes_to_devices_workers_and_members() -> None:
+    values = {"devices": 100_000, "node_link_gbit": 0.01, "utilisation": 0.5}
+    alone, three = planned(**values, replication="1"), planned(**values, replication="3")
+    traffic = Basis.of(Demand.of(images_per_day=20, **values), kept()).traffic
+
+    both_ways = known(alone, "from all devices") + known(alone, "to all devices")
+    queued = traffic.samples.up_bytes_per_second + traffic.requests.up_bytes_per_second
+
+    link_bytes = 0.01e9 / 8 * 0.5
+    assert known(alone, "nodes for the link") == -(-both_ways // link_bytes)
+    assert known(three, "nodes for the link") == -(-(both_ways + 2 * queued) // link_bytes)
+    assert known(three, "nodes for the link") > known(alone, "nodes for the link")
+
+
+def test_a_node_has_room_for_all_that_waits_however_many_nodes_there_are() -> None:
+    small = planned(devices=100_000, node_memory_gb=6)
+    large = planned(devices=100_000, node_memory_gb=64)
+
+    assert known(small, "broker nodes") > known(large, "broker nodes") == 3
+    waiting = known(small, "bytes in the queue samples") + known(small, "bytes in the queue denoise")
+    for plan in (small, large):
+        assert known(plan, "disk of a node for them") >= waiting + 512 * 2**20
+
+
+def test_no_value_that_is_taken_has_no_plan() -> None:
+    """Those at the ends of their ranges, one at a time."""
+    for name, field in Demand.model_fields.items():
+        for limit in field.metadata:
+            value = getattr(limit, "ge", getattr(limit, "le", None))
+            if value is not None and name not in {
+                "devices",
+                "channels",
+                "image_size",
+                "schedule_steps",
+                "cut_ratio",
+            }:
+                with contextlib.suppress(PlanRefused):
+                    json.dumps(asdict(planned(**{name: value})), allow_nan=False)
+
+
 def test_workers_are_counted_at_the_peak_and_below_their_capacity() -> None:
     plan = planned(devices=100_000, step_seconds=0.01, step_batch=64, utilisation=0.5, peak_factor=2)
 
@@ -154,6 +197,10 @@ def test_the_store_merges_to_segments_of_the_size_planned_with() -> None:
     assert keeping.SEGMENT_BYTES == SEGMENT_BYTES
 
 
+def test_the_exporter_lists_as_many_devices_as_are_planned_with() -> None:
+    assert keeping.LISTED_DEVICES == DEVICE_SERIES_MAX
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -163,6 +210,13 @@ def test_the_store_merges_to_segments_of_the_size_planned_with() -> None:
         ({"server_steps": 900}, ("--server-steps", "800")),
         ({"image_size": 1024}, ("--image-size", "one message")),
         ({"node_memory_gb": 2}, ("--node-memory-gb", "write-ahead log")),
+        ({"utilisation": 1e-320}, ("--utilisation", "0.01")),
+        ({"node_link_gbit": 1e-320}, ("--node-link-gbit", "0.001")),
+        ({"device_link_mbit": 1e-320}, ("--device-link-mbit", "0.0001")),
+        ({"rollout_hours": 1e-320}, ("--rollout-hours", "0.01")),
+        ({"round_seconds": 1e-320}, ("--round-seconds", "0.01")),
+        ({"step_seconds": 1e-320}, ("--step-seconds", "0.000001")),
+        ({"node_price": 1e308}, ("--node-price", "1000000000")),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_option(
