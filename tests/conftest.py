@@ -3,6 +3,7 @@
 There is no imitation of the broker and no skipping: without RabbitMQ the tests that need it fail and say how to install it.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pika
 import pytest
+import structlog
 from hypothesis import settings as hypothesis_settings
 
 from broker.node.local_node import LocalNode, NodeInfo
@@ -54,6 +56,17 @@ def is_registered(directory: Path, queue: str) -> bool:
     """Whether a quorum queue would survive: RabbitMQ writes the register of these queues about a second late."""
     registers = directory.glob("data/*/quorum/*/names.dets")
     return any(queue.encode() in register.read_bytes() for register in registers)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command that is called in this process sets how it logs, and from which level on; the next test knows nothing of it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ class Unlucky:
         confirmed = self._publisher.send(message)
         if len(self.sent) > self._losses:
             return confirmed
-        confirmed.result(20)
+        confirmed.result(WAIT_SECONDS)
         lost: Future[None] = Future()
         lost.set_exception(self._error)
         return lost
@@ -47,6 +47,13 @@ def connection(device: Device, server_settings: BrokerSettings) -> Iterator[Conn
     with connection:
         connection.wait_connected(WAIT_SECONDS)
         yield connection
+
+
+def ready_publisher(connection: Connection) -> Publisher:
+    """A publisher whose channel stands: it takes a message at once."""
+    publisher = connection.publisher()
+    connection.wait_connected(WAIT_SECONDS)
+    return publisher
 
 
 def waiting(spool: Spool) -> int:
@@ -70,7 +77,7 @@ def test_a_message_whose_confirm_was_lost_stays_and_is_sent_again_under_its_id(
     node: NodeInfo, spool: Spool, connection: Connection, error: PublishFailed
 ) -> None:
     put(spool, "batch")
-    sender = Unlucky(connection.publisher(), losses=2, error=error)
+    sender = Unlucky(ready_publisher(connection), losses=2, error=error)
     relay = run(spool, connection, sender)
     try:
         wait_until(lambda: waiting(spool) == 0, "the outbox is empty")
@@ -86,7 +93,9 @@ def test_a_message_that_the_broker_refuses_stays_with_the_reason(
 ) -> None:
     put(spool, "batch")
     relay = run(
-        spool, connection, Unlucky(connection.publisher(), losses=10**6, error=Nacked("the queue is full"))
+        spool,
+        connection,
+        Unlucky(ready_publisher(connection), losses=10**6, error=Nacked("the queue is full")),
     )
     try:
         wait_until(lambda: spool.rows("SELECT attempts FROM outbox")[0][0] >= 3, "it was tried three times")
@@ -116,7 +125,7 @@ def test_while_the_link_is_down_nothing_is_tried_and_nothing_is_lost(
     spool: Spool, connection: Connection
 ) -> None:
     put(spool, "batch")
-    sender = Unlucky(connection.publisher(), losses=0, error=ConnectionLost("unused"))
+    sender = Unlucky(ready_publisher(connection), losses=0, error=ConnectionLost("unused"))
     up = False
     relay = Relay(spool.path, sender, user=connection.user, connected=lambda: up)
     relay.start()
@@ -155,7 +164,7 @@ def test_a_request_overtakes_a_thousand_messages_that_were_there_before_it(
 
 def test_after_a_success_the_next_failure_waits_like_the_first(spool: Spool, connection: Connection) -> None:
     backoff = Backoff(first_seconds=0.01, limit_seconds=0.02)
-    sender = Unlucky(connection.publisher(), losses=6, error=ConfirmTimeout("no confirm came"))
+    sender = Unlucky(ready_publisher(connection), losses=6, error=ConfirmTimeout("no confirm came"))
     relay = Relay(
         spool.path, sender, user=connection.user, connected=lambda: connection.connected, backoff=backoff
     )
@@ -176,7 +185,7 @@ def test_a_metered_link_carries_requests_alone(
 ) -> None:
     put(spool, "batch")
     put(spool, "pool", kind="prefetch")
-    sender = Unlucky(connection.publisher(), losses=0, error=ConnectionLost("unused"))
+    sender = Unlucky(ready_publisher(connection), losses=0, error=ConnectionLost("unused"))
     relay = Relay(
         spool.path, sender, user=connection.user, connected=lambda: connection.connected, metered=True
     )
@@ -196,7 +205,7 @@ def test_a_cap_holds_over_time_and_a_request_does_not_wait_for_it(
 ) -> None:
     for number in range(40):
         put(spool, f"batch-{number}", body=bytes(1000))
-    sender = Unlucky(connection.publisher(), losses=0, error=ConnectionLost("unused"))
+    sender = Unlucky(ready_publisher(connection), losses=0, error=ConnectionLost("unused"))
     relay = Relay(
         spool.path,
         sender,
