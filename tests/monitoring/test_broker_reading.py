@@ -10,16 +10,26 @@ import httpx
 import pika
 import pytest
 import structlog
+from prometheus_client import CollectorRegistry
 
 from broker import topology
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.node_metrics import NodeMetrics
 from broker.settings import BrokerSettings
-from monitoring.broker_reading import COLUMNS, WATCHED_QUEUES, BrokerReader, Inboxes, Reading
+from monitoring.broker_reading import (
+    COLUMNS,
+    LISTED_AGAIN_SECONDS,
+    WATCHED_QUEUES,
+    BrokerReader,
+    Inboxes,
+    Reading,
+)
+from monitoring.exporter import BrokerCollector
 from tests.brokers import Brokers
 from tests.conftest import wait_until
 from tests.link import Link
+from tests.monitoring.slow_listing import slow_listing
 
 INCOMPLETE, COMPLETE_AGAIN = "node_metrics_incomplete", "node_metrics_complete_again"
 
@@ -102,6 +112,31 @@ def test_metrics_that_do_not_answer_are_made_up_for_and_told_of_once(
         with structlog.testing.capture_logs() as logs:
             wait_until(lambda: is_quick(quick), "the metrics are read again")
         assert [entry["event"] for entry in logs] == [COMPLETE_AGAIN]
+
+
+def test_a_broker_that_is_too_slow_to_list_its_queues_is_up_and_asked_for_them_seldom(
+    node: NodeInfo, server_settings: BrokerSettings
+) -> None:
+    now, registry = [100.0], CollectorRegistry()
+
+    def told() -> tuple[float | None, float | None, float | None]:
+        wanted = (
+            ("collafuse_broker_up", {}),
+            ("collafuse_queue_consumers", {"queue": "denoise"}),
+            ("collafuse_inboxes", {}),
+        )
+        up, consumers, inboxes = (registry.get_sample_value(*each) for each in wanted)
+        return up, consumers, inboxes
+
+    with two_inboxes(node), slow_listing(node) as slow, Management(slow.url, node.user, node.password) as api:
+        registry.register(BrokerCollector(BrokerReader(api, node.vhost, clock=lambda: now[0])))
+        assert told() == (1, 0, None)
+        assert told() == (1, 0, None)
+        once = len(slow.asked)
+        now[0] += LISTED_AGAIN_SECONDS
+        slow.is_slow = False
+        assert told() == (1, 0, 1)
+    assert once == 1, "it is asked once, and then not until a minute is over"
 
 
 def test_queues_of_other_vhosts_are_neither_counted_nor_missed(
