@@ -70,7 +70,9 @@ class BrokerSource:
                 self._fleet_unknown = None
             except ManagementError as error:
                 self._fleet = None
-                self._fleet_unknown = f"the broker does not list its inboxes in time, the exporter knows them (--metrics): {error}"
+                self._fleet_unknown = (
+                    f"the broker does not list its inboxes in time, the exporter (--metrics) knows: {error}"
+                )
             ended = self._clock()
             self._list_at = ended + (ended - begun) / LISTING_SHARE
         return self._fleet, [] if self._fleet_unknown is None else [self._fleet_unknown]

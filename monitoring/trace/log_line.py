@@ -63,8 +63,9 @@ class LogLine:
     def seconds(self, name: str) -> float | None:
         """A field that is a number of seconds that may have passed before the line was written."""
         value = self.fields.get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number and 0 <= value <= self.at else None
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= self.at:
+            return None
+        return float(value)
 
 
 def as_id(value: object) -> str | None:

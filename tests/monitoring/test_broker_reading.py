@@ -119,14 +119,11 @@ def test_a_broker_that_is_too_slow_to_list_its_queues_is_up_and_asked_for_them_s
 ) -> None:
     now, registry = [100.0], CollectorRegistry()
 
-    def told() -> tuple[float | None, float | None, float | None]:
-        wanted = (
-            ("collafuse_broker_up", {}),
-            ("collafuse_queue_consumers", {"queue": "denoise"}),
-            ("collafuse_inboxes", {}),
-        )
-        up, consumers, inboxes = (registry.get_sample_value(*each) for each in wanted)
-        return up, consumers, inboxes
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"collafuse_{name}", labels)
+
+    def told() -> tuple[float | None, ...]:
+        return value("broker_up"), value("queue_consumers", queue="denoise"), value("inboxes")
 
     with two_inboxes(node), slow_listing(node) as slow, Management(slow.url, node.user, node.password) as api:
         registry.register(BrokerCollector(BrokerReader(api, node.vhost, clock=lambda: now[0])))
@@ -198,7 +195,8 @@ def test_the_inboxes_of_a_vhost_with_an_odd_name_are_told(node: NodeInfo) -> Non
             assert api.put(f"/permissions/{place}/{node.user}", json=everything).is_success
             assert api.put(f"/queues/{place}/inbox.reading_odd", json={"durable": True}).is_success
             reader = BrokerReader(management, vhost, [metrics])
-            wait_until(lambda: reader().inboxes.count == 1, "its inbox is told of")
+            wanted = Inboxes(count=1, read=0, messages=0, messages_max=0)
+            wait_until(lambda: reader().inboxes == wanted, "its inbox is told of")
         finally:
             api.delete(f"/vhosts/{place}")
 
