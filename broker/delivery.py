@@ -167,8 +167,6 @@ def received(
 ) -> Delivery:
     """Returns what pika handed over, as a delivery."""
     headers: dict[str, Any] = properties.headers or {}
-    published_ms = headers.get(PUBLISHED_AT_HEADER)
-    is_time = isinstance(published_ms, int) and 0 <= published_ms <= LATEST_MS
     count = headers.get("x-delivery-count")
     return Delivery(
         body=body,
@@ -180,7 +178,7 @@ def received(
         redelivered=method.redelivered,
         # The publisher may have written anything into the header; the broker does, from the second delivery on.
         delivery_count=count if method.redelivered and isinstance(count, int) else int(method.redelivered),
-        published_at=published_ms / 1000 if is_time else None,
+        published_at=_unix_seconds(headers.get(PUBLISHED_AT_HEADER)),
         headers=headers,
         received_at=time.time(),
         _tag=method.delivery_tag,
@@ -207,6 +205,13 @@ def dead_letter(delivery: Delivery, reason: str, detail: str) -> Outgoing:
             REPLAYED_HEADER: replays_of(delivery.user_id, delivery.headers),
         },
     )
+
+
+def _unix_seconds(published_ms: object) -> float | None:
+    """A time that a publisher wrote; what can be none counts as not given."""
+    if not isinstance(published_ms, int) or not 0 <= published_ms <= LATEST_MS:
+        return None
+    return published_ms / 1000
 
 
 def _text(value: str | bytes | None) -> str | None:
