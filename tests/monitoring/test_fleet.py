@@ -248,6 +248,8 @@ def test_step_times_add_up_by_provider_and_the_device_shows_the_mean_of_the_last
         StepTimes(bounds=(1.0,), counts=(1, 0), sum_seconds=-1.0),
         StepTimes(bounds=(1.0,), counts=(1, 0), sum_seconds=1e18),
         StepTimes(bounds=(1.0,), counts=(0, 0), sum_seconds=0.0),
+        StepTimes(bounds=(1.0,), counts=(0, 1000), sum_seconds=998.0),
+        StepTimes(bounds=(1.0,), counts=(0, 10**6), sum_seconds=1e6),
     ],
 )
 def test_step_times_that_cannot_be_are_left_out(steps: StepTimes) -> None:
@@ -257,6 +259,13 @@ def test_step_times_that_cannot_be_are_left_out(steps: StepTimes) -> None:
     picture = fleet.picture(0)
     assert picture.totals.steps == {}
     assert picture.listed[0][1].step_seconds is None
+
+
+def test_a_step_that_was_counted_before_its_time_was_added_does_not_spoil_a_report() -> None:
+    fleet = Fleet()
+    halfway = StepTimes(bounds=(0.5, 1.0), counts=(0, 2, 1), sum_seconds=1.2)
+    note(fleet, "clinic_a", report(runs=head(), steps=halfway))
+    assert sum(fleet.picture(0).totals.steps["cpu"][0]) == 3
 
 
 def test_a_listed_device_stays_listed_while_it_reports_and_a_free_place_goes_to_who_was_heard_of_last() -> (
