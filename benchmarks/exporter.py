@@ -36,7 +36,15 @@ from broker.node.local_node import NodeInfo
 from broker.node_metrics import NodeMetrics
 from broker.topology import EXCHANGE_DOWN, client_key, declare, inbox
 from monitoring import logs
-from monitoring.broker_reading import COLUMNS, BrokerReader, Inboxes, Reading, reading_of
+from monitoring.broker_reading import (
+    COLUMNS,
+    WATCHED_QUEUES,
+    BrokerReader,
+    Inboxes,
+    Queue,
+    Reading,
+    inboxes_of,
+)
 from monitoring.exporter import BrokerCollector
 from tests.conftest import wait_until
 
@@ -129,7 +137,7 @@ class Rivals:
         return reading_of(self._management.queues(self._vhost))
 
     def columns(self) -> Reading:
-        """What the exporter does when it knows no node's metrics."""
+        """What the exporter asks, in the main, when it knows no node's metrics."""
         return reading_of(self._management.queues(self._vhost, COLUMNS))
 
     def totals(self) -> Reading:
@@ -141,6 +149,11 @@ class Rivals:
         """Depths and consumers, as they lie in the tables of the node."""
         depths = self._metrics.queues()
         return Reading((), Inboxes.of([depth for (_, name), depth in depths.items() if is_inbox(name)]))
+
+
+def reading_of(queues: Sequence[Queue]) -> Reading:
+    """What all queues of the vhost amount to."""
+    return Reading(tuple(queue for queue in queues if queue["name"] in WATCHED_QUEUES), inboxes_of(queues))
 
 
 @contextmanager

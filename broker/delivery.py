@@ -10,6 +10,7 @@ import pika
 from pika.channel import Channel
 
 from broker.codec import decode
+from broker.contract.fields import MAX_SECONDS
 from broker.contract.message import Message
 from broker.errors import InvalidName, Refused
 from broker.names import owned_client, split_user
@@ -25,6 +26,8 @@ FIRST_SEEN_HEADER = "x-first-seen-ms"
 REPLAYED_HEADER = "x-replayed"
 """On a message that came back from the dead-letter queue: how often it did. SENDER_HEADER is beside it."""
 DETAIL_LIMIT_CHARACTERS = 500
+LATEST_MS = 2**44
+"""Unix milliseconds of the year 2527: a publisher that says later, or before 1970, has not said when it published."""
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -46,7 +49,7 @@ class Delivery:
 
     user_id: who published it, as the broker validated it; None when the publisher did not say.
     delivery_count: how often it was delivered before.
-    published_at: the publisher's clock, unix seconds; None when it is not there.
+    published_at: the publisher's clock, unix seconds; None when it is not there, or no time.
     """
 
     body: bytes
@@ -66,8 +69,10 @@ class Delivery:
 
     @property
     def lag_seconds(self) -> float | None:
-        """Seconds between publishing and receiving, by two machines' clocks; None when unknown."""
-        return None if self.published_at is None else max(0.0, self.received_at - self.published_at)
+        """Seconds between publishing and receiving, by two machines' clocks; None when unknown, or more than a message waits."""
+        if self.published_at is None or self.received_at - self.published_at > MAX_SECONDS:
+            return None
+        return max(0.0, self.received_at - self.published_at)
 
     @property
     def trace_id(self) -> str | None:
@@ -162,7 +167,6 @@ def received(
 ) -> Delivery:
     """Returns what pika handed over, as a delivery."""
     headers: dict[str, Any] = properties.headers or {}
-    published_ms = headers.get(PUBLISHED_AT_HEADER)
     count = headers.get("x-delivery-count")
     return Delivery(
         body=body,
@@ -174,7 +178,7 @@ def received(
         redelivered=method.redelivered,
         # The publisher may have written anything into the header; the broker does, from the second delivery on.
         delivery_count=count if method.redelivered and isinstance(count, int) else int(method.redelivered),
-        published_at=published_ms / 1000 if isinstance(published_ms, int) else None,
+        published_at=_unix_seconds(headers.get(PUBLISHED_AT_HEADER)),
         headers=headers,
         received_at=time.time(),
         _tag=method.delivery_tag,
@@ -201,6 +205,13 @@ def dead_letter(delivery: Delivery, reason: str, detail: str) -> Outgoing:
             REPLAYED_HEADER: replays_of(delivery.user_id, delivery.headers),
         },
     )
+
+
+def _unix_seconds(published_ms: object) -> float | None:
+    """A time that a publisher wrote; what can be none counts as not given."""
+    if not isinstance(published_ms, int) or not 0 <= published_ms <= LATEST_MS:
+        return None
+    return published_ms / 1000
 
 
 def _text(value: str | bytes | None) -> str | None:

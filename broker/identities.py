@@ -140,7 +140,8 @@ def enrolled(management: Management, vhost: str) -> list[Enrolled]:
     """
     limits = management.user_limits()
     connected = {connection.get("user") for connection in management.connections()}
-    inboxes = {str(queue["name"]): int(queue.get("messages", 0)) for queue in management.queues(vhost)}
+    queues = management.queues(vhost, ("name", "messages"))
+    inboxes = {str(queue["name"]): int(queue.get("messages") or 0) for queue in queues}
     found = []
     for user in sorted(management.users_in_full(), key=lambda user: str(user["name"])):
         name = str(user["name"])

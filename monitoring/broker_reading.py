@@ -3,10 +3,12 @@
 The management API works out many figures for every queue it is asked for, wanted or not, so it is asked for the queues of the
 federation alone, one by one, and for how many queues there are. The inboxes come from each node's own metrics, if their URLs are
 known. A node that does not answer, was forgotten, or has not told of every queue yet is noticed by that number, and then the
-management API is asked for all of them: slower, and complete.
+management API is asked for all of them: slower, and complete. With some ten thousand inboxes it is too slow; then nothing is
+known of them for a while, and all of the federation's queues.
 """
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -34,6 +36,10 @@ COLUMNS = (
     "message_stats.ack",
 )
 """What is read of a queue; RabbitMQ leaves out the rest of its answer."""
+INBOX_COLUMNS = ("name", "messages", "consumers")
+"""What is read of an inbox."""
+LISTED_AGAIN_SECONDS = 60.0
+"""So long after the broker was too slow to list its queues it is not asked to again."""
 
 _log = structlog.get_logger(__name__)
 
@@ -67,10 +73,13 @@ class Inboxes:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the broker told at one scrape: the federation's queues one by one, the inboxes together."""
+    """What the broker told at one scrape: the federation's queues one by one, the inboxes together.
+
+    inboxes: None when it could not list them in time.
+    """
 
     queues: tuple[Queue, ...]
-    inboxes: Inboxes
+    inboxes: Inboxes | None
 
 
 class BrokerReader:
@@ -80,16 +89,25 @@ class BrokerReader:
         management: the API of any node.
         vhost: the federation's.
         nodes: the metrics of every node of the cluster; without them the API is asked for all queues.
+        clock: monotonic seconds.
 
     Attributes:
         missed: why the last reading asked the API for all queues although there are nodes' metrics; None when it did not.
     """
 
-    def __init__(self, management: Management, vhost: str, nodes: Sequence[NodeMetrics] = ()) -> None:
+    def __init__(
+        self,
+        management: Management,
+        vhost: str,
+        nodes: Sequence[NodeMetrics] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._management = management
         self._vhost = vhost
         # The nodes may tell of such a name in another form, and then they would seem to have no queues of this vhost.
         self._nodes = () if {'"', "\\"} & set(vhost) else tuple(nodes)
+        self._clock = clock
+        self._list_at = float("-inf")
         self.missed: str | None = None
 
     def __call__(self) -> Reading:
@@ -98,13 +116,12 @@ class BrokerReader:
         Raises:
             BrokerError: if it does not answer, refuses, or the answer makes no sense.
         """
-        return (self._from_nodes() if self._nodes else None) or reading_of(
-            self._management.queues(self._vhost, COLUMNS)
-        )
-
-    def _from_nodes(self) -> Reading | None:
-        """The quick way; None when the nodes did not tell of every queue."""
         queues = self._management.queues_named(self._vhost, WATCHED_QUEUES, COLUMNS)
+        inboxes = self._from_nodes() if self._nodes else None
+        return Reading(tuple(queues), inboxes or self._from_api(must_answer=not queues))
+
+    def _from_nodes(self) -> Inboxes | None:
+        """The quick way; None when the nodes did not tell of every queue."""
         total = self._management.queue_total()
         depths: dict[tuple[str, str], QueueDepth] = {}
         missed: str | None = None
@@ -118,10 +135,25 @@ class BrokerReader:
         self._note(missed)
         if missed is not None:
             return None
-        inboxes = [
-            depth for (vhost, name), depth in depths.items() if vhost == self._vhost and is_inbox(name)
-        ]
-        return Reading(tuple(queues), Inboxes.of(inboxes))
+        return Inboxes.of(
+            [depth for (vhost, name), depth in depths.items() if vhost == self._vhost and is_inbox(name)]
+        )
+
+    def _from_api(self, *, must_answer: bool) -> Inboxes | None:
+        """The slow way; None when it is too slow.
+
+        must_answer: raise instead; who told of none of our queues has not shown that it can tell anything.
+        """
+        if self._clock() < self._list_at and not must_answer:
+            return None
+        try:
+            return inboxes_of(self._management.queues(self._vhost, INBOX_COLUMNS))
+        except ManagementError as error:
+            if must_answer:
+                raise
+            self._list_at = self._clock() + LISTED_AGAIN_SECONDS
+            _log.warning("inboxes_not_listed", error=str(error), again_in_seconds=LISTED_AGAIN_SECONDS)
+            return None
 
     def _note(self, missed: str | None) -> None:
         """Logs when the quick way begins to fail, and when it works again."""
@@ -132,14 +164,15 @@ class BrokerReader:
         self.missed = missed
 
 
-def reading_of(queues: Sequence[Queue]) -> Reading:
-    """What all queues of the vhost amount to."""
-    inboxes = [
-        QueueDepth(messages(queue), int(queue.get("consumers") or 0))
-        for queue in queues
-        if is_inbox(queue["name"])
-    ]
-    return Reading(tuple(queue for queue in queues if queue["name"] in WATCHED_QUEUES), Inboxes.of(inboxes))
+def inboxes_of(queues: Sequence[Queue]) -> Inboxes:
+    """What the inboxes among them amount to."""
+    return Inboxes.of(
+        [
+            QueueDepth(messages(queue), int(queue.get("consumers") or 0))
+            for queue in queues
+            if is_inbox(queue["name"])
+        ]
+    )
 
 
 def messages(queue: Queue) -> int:

@@ -52,7 +52,8 @@ class BrokerCollector(Collector):
             if reading is not None:
                 for queue in reading.queues:
                     self._add_queue(families, queue)
-                _add_inboxes(families, reading.inboxes)
+                if reading.inboxes is not None:
+                    _add_inboxes(families, reading.inboxes)
             families["up"].add_metric([], float(reading is not None))
             families["read"].add_metric([], self._clock() - begin)
             return [*families.values()]

@@ -9,6 +9,8 @@ from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from heapq import nlargest
+from itertools import islice
 
 from broker.contract.telemetry import StepTimes, TelemetryV1
 from monitoring.fleet_device import OTHER_HEAD, OUTCOMES, DeviceState, Head, plausible_steps
@@ -18,6 +20,10 @@ DEVICES_MAX = 200_000
 DEVICE_SERIES_MAX = 1000
 DEVICE_EXPIRES_SECONDS = 7 * 86_400.0
 HEADS_SHOWN = 20
+SILENT_SHARE = LATE_SHARE = 0.25
+"""Of the places for devices one by one, so many are for those that fell silent last, and those whose messages wait longest."""
+LATE_SECONDS = 3600.0
+"""From this age on the oldest message in an outbox is late."""
 MAX_INCREMENT = 1_000_000
 """What a device can have done since its last report; more is not believed, and counts for nothing."""
 NO_HEAD_PROVIDER = "unknown"
@@ -196,19 +202,37 @@ class Fleet:
             self._devices.popitem(last=False)
 
     def _choose_listed(self, now_seconds: float) -> None:
-        """Who is listed stays so while it reports, so that series do not come and go; free places go to who was heard of last."""
-        kept = [
-            user
-            for user in self._listed
-            if (state := self._devices.get(user)) is not None and state.is_reporting(now_seconds)
-        ]
-        chosen = set(kept)
+        """Who needs somebody comes first; else who is listed stays so while it reports, so that series do not come and go.
+
+        Free places go to who was heard of last.
+        """
+        chosen = dict.fromkeys(self._troubled(now_seconds))
+        for user in self._listed:
+            state = self._devices.get(user)
+            if state is not None and state.is_reporting(now_seconds) and len(chosen) < self._series_max:
+                chosen[user] = None
         for user in reversed(self._devices):
-            if len(kept) >= self._series_max:
+            if len(chosen) >= self._series_max:
                 break
-            if user not in chosen:
-                kept.append(user)
-        self._listed = kept
+            chosen[user] = None
+        self._listed = list(chosen)
+
+    def _troubled(self, now_seconds: float) -> list[str]:
+        """Who fell silent last, and whose messages wait longest, within their shares; nobody where all have a place."""
+        if len(self._devices) <= self._series_max:
+            return []
+        silent = (
+            user for user in reversed(self._devices) if not self._devices[user].is_reporting(now_seconds)
+        )
+        late = (
+            (state.outbox_oldest_seconds or 0.0, user)
+            for user, state in self._devices.items()
+            if (state.outbox_oldest_seconds or 0.0) >= LATE_SECONDS and state.is_reporting(now_seconds)
+        )
+        return [
+            *islice(silent, int(SILENT_SHARE * self._series_max)),
+            *(user for _, user in nlargest(int(LATE_SHARE * self._series_max), late)),
+        ]
 
 
 def _is_repeat(before: DeviceState, report: TelemetryV1, is_redelivered: bool) -> bool:

@@ -22,6 +22,8 @@ MOST_BELIEVED = {
 """The largest of each gauge that is believed: sums stay numbers that mean something."""
 _MAX_STEPS = 10**9
 _MAX_STEP_SECONDS = 1000.0
+_MAX_STEPS_SECONDS = 7 * 86_400.0
+"""All steps of a report together; no device computes for longer without reporting and is remembered."""
 _CHANGES_FORGOTTEN_AN_HOUR = 1.0
 _MAX_CHANGES = 8.0
 
@@ -111,8 +113,18 @@ def plausible_steps(steps: StepTimes | None) -> StepTimes | None:
     if steps is None:
         return None
     count = sum(steps.counts)
-    is_possible = 0 < count <= _MAX_STEPS and 0 <= steps.sum_seconds <= _MAX_STEP_SECONDS * count
+    most_seconds = min(_MAX_STEP_SECONDS * count, _MAX_STEPS_SECONDS)
+    is_possible = 0 < count <= _MAX_STEPS and _least_seconds(steps) <= steps.sum_seconds <= most_seconds
     return steps if is_possible else None
+
+
+def _least_seconds(steps: StepTimes) -> float:
+    """What its buckets say that the steps took at least; a step that was counted while the sum was read may be missing in it."""
+    begins = [
+        (begin, count) for begin, count in zip((0.0, *steps.bounds), steps.counts, strict=True) if count
+    ]
+    least = sum(begin * count for begin, count in begins)
+    return max(0.0, least - max((begin for begin, _ in begins), default=0.0))
 
 
 def _mean_seconds(steps: StepTimes | None, before: DeviceState | None) -> float | None:

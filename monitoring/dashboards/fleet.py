@@ -133,7 +133,8 @@ _LISTED = Row(
     (
         Table(
             "Every device",
-            "A line for each device that has series of its own: those heard of last.",
+            "A line for each device that has series of its own: of more than a thousand, those that fell silent last, those"
+            " whose messages wait longest, and others.",
             "a report that is old, a message that waits long, an epsilon above what was promised. A click on the name shows the"
             " device.",
             (

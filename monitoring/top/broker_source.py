@@ -4,13 +4,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from broker.errors import ManagementError
 from broker.management import Management
 from broker.names import is_inbox
-from broker.topology import FEDERATION
+from monitoring.broker_reading import COLUMNS, INBOX_COLUMNS, WATCHED_QUEUES
 from monitoring.oldest_age import QueueHistory
 from monitoring.top.snapshot import UNKNOWN_NAME, FleetState, QueueState, WorkerState
 
-WATCHED = tuple(queue.name for queue in FEDERATION.queues)
+RATES = ("message_stats.publish_details.rate", "message_stats.ack_details.rate")
+LISTING_SHARE = 0.1
+"""Of the time, so much is spent at most with the broker's listing its inboxes, which it does for thousands of them slowly."""
 MAX_WORKERS = 64
 """So many are asked for by name; each costs the broker a call, once."""
 
@@ -29,9 +32,12 @@ class BrokerSource:
         self._management = management
         self._vhost = vhost
         self._clock = clock
-        self._histories = {name: QueueHistory() for name in WATCHED}
+        self._histories = {name: QueueHistory() for name in WATCHED_QUEUES}
         self._looked = False
         self._names: dict[str, str] = {}
+        self._fleet: FleetState | None = None
+        self._fleet_unknown: str | None = None
+        self._list_at = float("-inf")
 
     def describe(self) -> tuple[str, list[str]]:
         """Which broker it is, and what is wrong with its nodes."""
@@ -39,23 +45,42 @@ class BrokerSource:
         wrong = [problem for node in self._management.nodes() for problem in _problems(node)]
         return f"RabbitMQ {version} at {self._management.url}, vhost {self._vhost}", wrong
 
-    def queues_and_fleet(self) -> tuple[tuple[QueueState, ...], FleetState, list[str]]:
-        """The federation's queues in its order, the devices, and which queues are missing."""
-        listed = self._management.queues(self._vhost)
+    def queues(self) -> tuple[tuple[QueueState, ...], list[str]]:
+        """The federation's queues in its order, and which are missing."""
+        listed = self._management.queues_named(self._vhost, WATCHED_QUEUES, (*COLUMNS, *RATES))
         found = {str(queue["name"]): queue for queue in listed}
-        queues = tuple(self._queue(found[name]) for name in WATCHED if name in found)
+        queues = tuple(self._queue(found[name]) for name in WATCHED_QUEUES if name in found)
         self._looked = True
-        missing = [
+        return queues, [
             f"the queue {name} is missing: run `collafuse broker init`"
-            for name in WATCHED
+            for name in WATCHED_QUEUES
             if name not in found
         ]
-        return queues, _fleet(queue for name, queue in found.items() if is_inbox(name)), missing
+
+    def fleet(self) -> tuple[FleetState | None, list[str]]:
+        """The devices by their inboxes, as the broker listed them last; None, and why, when it does not list them in time.
+
+        It raises nothing: of very many inboxes a broker does not tell within the time of a call, and tells of all else.
+        """
+        begun = self._clock()
+        if begun >= self._list_at:
+            try:
+                listed = self._management.queues(self._vhost, INBOX_COLUMNS)
+                self._fleet = _fleet(queue for queue in listed if is_inbox(str(queue["name"])))
+                self._fleet_unknown = None
+            except ManagementError as error:
+                self._fleet = None
+                self._fleet_unknown = (
+                    f"the broker does not list its inboxes in time, the exporter (--metrics) knows: {error}"
+                )
+            ended = self._clock()
+            self._list_at = ended + (ended - begun) / LISTING_SHARE
+        return self._fleet, [] if self._fleet_unknown is None else [self._fleet_unknown]
 
     def workers(self) -> tuple[WorkerState, ...]:
         """Who reads the federation's queues, by connection."""
         reading: dict[str, list[str]] = {}
-        for name in WATCHED:
+        for name in WATCHED_QUEUES:
             queue = self._management.queue(self._vhost, name) or {}
             for consumer in queue.get("consumer_details") or ():
                 channel = consumer.get("channel_details") or {}

@@ -50,8 +50,9 @@ class Watch:
 
     def _of_broker(self, broker: BrokerSource) -> Snapshot:
         name, wrong = broker.describe()
-        queues, fleet, missing = broker.queues_and_fleet()
-        return Snapshot(self._clock(), name, queues, broker.workers(), fleet, (*wrong, *missing))
+        queues, missing = broker.queues()
+        fleet, unlisted = broker.fleet()
+        return Snapshot(self._clock(), name, queues, broker.workers(), fleet, (*wrong, *missing, *unlisted))
 
     def _of_endpoints(self, told: Mapping[str, Change | NoAnswer]) -> Snapshot:
         exporters = [
@@ -81,7 +82,7 @@ def _require_one(told: Mapping[str, Change | NoAnswer]) -> None:
 def _together(broker: Snapshot, endpoints: Snapshot) -> Snapshot:
     """Both; each knows something that the other does not."""
     ages = {queue.name: queue.oldest_seconds for queue in endpoints.queues}
-    fleet = broker.fleet
+    fleet = broker.fleet or endpoints.fleet
     if fleet is not None and endpoints.fleet is not None:
         fleet = replace(fleet, told=endpoints.fleet.told)
     return replace(

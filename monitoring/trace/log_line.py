@@ -1,6 +1,7 @@
 """One line of a log, as the processes write them and as log collectors hand them on."""
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ ID = re.compile(r"[0-9a-f]{32}")
 _OF_A_LINE = ("timestamp", "level", "logger", "process", "event")
 _IDS = ("job_id", "request_id", "message_id", "correlation_id")
 _PREFIX_CHARACTERS = 40
+LATEST_SECONDS = 2.0**34
+"""Unix seconds of the year 2514: a line that says later, or before 1970, has no time that can be shown or sent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +60,12 @@ class LogLine:
         """What it says beside its ids."""
         return {name: value for name, value in self.fields.items() if name not in (*_IDS, "requests")}
 
-    def number(self, name: str) -> float | None:
-        """A field that is a number."""
+    def seconds(self, name: str) -> float | None:
+        """A field that is a number of seconds that may have passed before the line was written."""
         value = self.fields.get(name)
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= self.at:
+            return None
+        return float(value)
 
 
 def as_id(value: object) -> str | None:
@@ -78,12 +83,12 @@ def parse(raw: bytes, source: str) -> LogLine | None:
     if start < 0:
         return None
     try:
-        found = json.loads(text[start:])
+        found = json.loads(text[start:], parse_float=_finite, parse_constant=_finite)
         at = datetime.fromisoformat(found["timestamp"]).timestamp()
         event = found["event"]
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
-    if not isinstance(event, str):
+    if not isinstance(event, str) or not 0 <= at <= LATEST_SECONDS:
         return None
     fields = {name: value for name, value in found.items() if name not in _OF_A_LINE}
     return LogLine(at, _where(text[:start], source), str(found.get("process", "")), event, fields)
@@ -97,6 +102,12 @@ def ids_in(lines: Iterable[LogLine], known: frozenset[str]) -> frozenset[str]:
         if line.job_id in known:
             found |= set(line.brought_by)
     return frozenset(each for each in found if each is not None)
+
+
+def _finite(text: str) -> float | None:
+    """A number as JSON has it; what Python's reader takes besides (NaN, Infinity, 1e400) is none."""
+    value = float(text)
+    return value if math.isfinite(value) else None
 
 
 def _where(prefix: str, source: str) -> str:

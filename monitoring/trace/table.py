@@ -21,7 +21,7 @@ def show(timeline: Timeline, console: Console) -> None:
         console.print()
         console.print(_stretches(timeline))
     for note in timeline.notes:
-        console.print(Text(f"note: {note}", "yellow"))
+        console.print(Text(_printable(f"note: {note}"), "yellow"))
 
 
 def as_object(timeline: Timeline) -> dict[str, Any]:

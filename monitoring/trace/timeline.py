@@ -123,7 +123,7 @@ def _accepted(of_job: Sequence[LogLine], started: LogLine | None) -> float | Non
     accepted = _last(of_job, "job_accepted")
     if accepted is not None:
         return accepted.at
-    waited_seconds = None if started is None else started.number("waited_seconds")
+    waited_seconds = None if started is None else started.seconds("waited_seconds")
     return None if started is None or waited_seconds is None else started.at - waited_seconds
 
 

@@ -198,6 +198,22 @@ def test_nothing_that_a_device_wrote_is_believed(
     assert (letter.obstacle is None) == (user_id is not None)
 
 
+@pytest.mark.parametrize("published_ms", [2**63 - 1, -(2**63), 0, True])
+def test_a_time_of_publishing_that_cannot_be_neither_ends_a_connection_nor_counts(
+    send: Send, server: Connection, channel: BlockingChannel, published_ms: int
+) -> None:
+    def lag_seconds() -> float:
+        (family,) = server.metrics.consume_lag_seconds.collect()
+        return sum(sample.value for sample in family.samples if sample.name.endswith("_sum"))
+
+    send("samples", headers={"x-published-ms": published_ms})
+    delivery = take(server, QUEUE_SAMPLES)
+    delivery.refuse("test", "")
+    wait_until(lambda: depth(channel, QUEUE_DEAD) == 1, "it is set aside")
+    assert (delivery.lag_seconds, lag_seconds()) == (None, 0)
+    assert server.connected
+
+
 def test_a_forged_record_of_the_same_death_changes_neither_reason_nor_origin(
     send: Send, server_settings: BrokerSettings, channel: BlockingChannel
 ) -> None:

@@ -10,16 +10,26 @@ import httpx
 import pika
 import pytest
 import structlog
+from prometheus_client import CollectorRegistry
 
 from broker import topology
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.node_metrics import NodeMetrics
 from broker.settings import BrokerSettings
-from monitoring.broker_reading import COLUMNS, WATCHED_QUEUES, BrokerReader, Inboxes, Reading
+from monitoring.broker_reading import (
+    COLUMNS,
+    LISTED_AGAIN_SECONDS,
+    WATCHED_QUEUES,
+    BrokerReader,
+    Inboxes,
+    Reading,
+)
+from monitoring.exporter import BrokerCollector
 from tests.brokers import Brokers
 from tests.conftest import wait_until
 from tests.link import Link
+from tests.monitoring.slow_listing import slow_listing
 
 INCOMPLETE, COMPLETE_AGAIN = "node_metrics_incomplete", "node_metrics_complete_again"
 
@@ -104,6 +114,28 @@ def test_metrics_that_do_not_answer_are_made_up_for_and_told_of_once(
         assert [entry["event"] for entry in logs] == [COMPLETE_AGAIN]
 
 
+def test_a_broker_that_is_too_slow_to_list_its_queues_is_up_and_asked_for_them_seldom(
+    node: NodeInfo, server_settings: BrokerSettings
+) -> None:
+    now, registry = [100.0], CollectorRegistry()
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"collafuse_{name}", labels)
+
+    def told() -> tuple[float | None, ...]:
+        return value("broker_up"), value("queue_consumers", queue="denoise"), value("inboxes")
+
+    with two_inboxes(node), slow_listing(node) as slow, Management(slow.url, node.user, node.password) as api:
+        registry.register(BrokerCollector(BrokerReader(api, node.vhost, clock=lambda: now[0])))
+        assert told() == (1, 0, None)
+        assert told() == (1, 0, None)
+        once = len(slow.asked)
+        now[0] += LISTED_AGAIN_SECONDS
+        slow.is_slow = False
+        assert told() == (1, 0, 1)
+    assert once == 1, "it is asked once, and then not until a minute is over"
+
+
 def test_queues_of_other_vhosts_are_neither_counted_nor_missed(
     node: NodeInfo, server_settings: BrokerSettings
 ) -> None:
@@ -163,7 +195,8 @@ def test_the_inboxes_of_a_vhost_with_an_odd_name_are_told(node: NodeInfo) -> Non
             assert api.put(f"/permissions/{place}/{node.user}", json=everything).is_success
             assert api.put(f"/queues/{place}/inbox.reading_odd", json={"durable": True}).is_success
             reader = BrokerReader(management, vhost, [metrics])
-            wait_until(lambda: reader().inboxes.count == 1, "its inbox is told of")
+            wanted = Inboxes(count=1, read=0, messages=0, messages_max=0)
+            wait_until(lambda: reader().inboxes == wanted, "its inbox is told of")
         finally:
             api.delete(f"/vhosts/{place}")
 

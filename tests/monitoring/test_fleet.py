@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from broker.contract.telemetry import StepTimes, TelemetryV1
 from edge_agent.generation import jobs
-from monitoring.fleet import HEADS_SHOWN, MAX_INCREMENT, Fleet
+from monitoring.fleet import HEADS_SHOWN, LATE_SECONDS, MAX_INCREMENT, Fleet
 from monitoring.fleet_device import OTHER_HEAD, OUTCOMES, Head
 from monitoring.metrics import STEP_BUCKETS_SECONDS
 from tests.monitoring.reports import head, report, update
@@ -248,6 +248,8 @@ def test_step_times_add_up_by_provider_and_the_device_shows_the_mean_of_the_last
         StepTimes(bounds=(1.0,), counts=(1, 0), sum_seconds=-1.0),
         StepTimes(bounds=(1.0,), counts=(1, 0), sum_seconds=1e18),
         StepTimes(bounds=(1.0,), counts=(0, 0), sum_seconds=0.0),
+        StepTimes(bounds=(1.0,), counts=(0, 1000), sum_seconds=998.0),
+        StepTimes(bounds=(1.0,), counts=(0, 10**6), sum_seconds=1e6),
     ],
 )
 def test_step_times_that_cannot_be_are_left_out(steps: StepTimes) -> None:
@@ -257,6 +259,13 @@ def test_step_times_that_cannot_be_are_left_out(steps: StepTimes) -> None:
     picture = fleet.picture(0)
     assert picture.totals.steps == {}
     assert picture.listed[0][1].step_seconds is None
+
+
+def test_a_step_that_was_counted_before_its_time_was_added_does_not_spoil_a_report() -> None:
+    fleet = Fleet()
+    halfway = StepTimes(bounds=(0.5, 1.0), counts=(0, 2, 1), sum_seconds=1.2)
+    note(fleet, "clinic_a", report(runs=head(), steps=halfway))
+    assert sum(fleet.picture(0).totals.steps["cpu"][0]) == 3
 
 
 def test_a_listed_device_stays_listed_while_it_reports_and_a_free_place_goes_to_who_was_heard_of_last() -> (
@@ -278,6 +287,37 @@ def test_a_listed_device_stays_listed_while_it_reports_and_a_free_place_goes_to_
     note(fleet, "clinic_c", report(2, interval_seconds=100.0), 290.0)
     assert listed(304.0) == [("clinic_b", True), ("clinic_c", True)]  # clinic_d has fallen silent
     assert listed(1000.0) == [("clinic_b", False), ("clinic_c", False)]
+
+
+def test_of_a_fleet_beyond_the_places_those_in_trouble_are_listed_whenever_they_were_heard_of() -> None:
+    fleet = Fleet(device_series_max=8)
+
+    def listed(now_seconds: float) -> dict[str, bool]:
+        return {user: is_reporting for user, _, is_reporting in fleet.picture(now_seconds).listed}
+
+    def all_report(now_seconds: float, sequence: int, *, but: str = "") -> None:
+        for device in (each for each in "abcdefghijklmnopqrst" if each not in but):
+            oldest = LATE_SECONDS + ord(device) if device in "abc" else 1.0
+            gauges = {"outbox_oldest_seconds": oldest}
+            said = report(sequence, interval_seconds=100.0, gauges=gauges)
+            note(fleet, f"clinic_{device}", said, now_seconds)
+
+    all_report(0.0, 1)
+    late = {"clinic_b", "clinic_c"}  # the two that wait longest, of three: a quarter of the places
+    assert set(listed(1.0)) == late | {f"clinic_{device}" for device in "opqrst"}
+
+    all_report(100.0, 2, but="de")
+    all_report(200.0, 3, but="def")
+    silent = {"clinic_d": False, "clinic_e": False}
+    shown = listed(301.0)
+    assert silent.items() <= shown.items()
+    assert late <= set(shown)
+    assert len(shown) == 8
+
+    note(fleet, "clinic_f", report(3, interval_seconds=100.0), 302.0)
+    assert set(listed(303.0)) == set(shown), "series do not come and go while nothing happens"
+    all_report(500.0, 4, but="f")
+    assert "clinic_f" in {user for user, reports in listed(603.0).items() if not reports}
 
 
 def test_without_places_no_device_is_listed() -> None:

@@ -1,6 +1,7 @@
 """`collafuse top` against a real broker, real endpoints and a real terminal."""
 
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -37,6 +38,7 @@ from monitoring.top.snapshot import QueueState
 from monitoring.top.watch import Watch
 from tests.conftest import wait_until
 from tests.link import Link
+from tests.monitoring.slow_listing import slow_listing
 
 COMMAND = [sys.executable, "-m", "collafuse", "top"]
 NOWHERE = "amqp://u:hidden@127.0.0.1:1/v"
@@ -155,6 +157,21 @@ def test_the_broker_alone_tells_of_queues_workers_and_devices(
     assert table.returncode == 0, table.stderr
     assert re.search(r"^denoise +3 +2 .* never +1 *$", table.stdout, re.MULTILINE), table.stdout
     assert "RabbitMQ" in table.stdout
+
+
+def test_a_broker_too_slow_to_list_its_inboxes_is_shown_without_them_and_asked_seldom(
+    node: NodeInfo, server_settings: BrokerSettings
+) -> None:
+    ticks = itertools.count(100.0)
+    with slow_listing(node) as slow, Management(slow.url, node.user, node.password) as management:
+        watch = Watch(BrokerSource(management, node.vhost, lambda: next(ticks)), None)
+        first, second = watch.look(strictly=True), watch.look(strictly=True)
+        assert len(first.queues) == len(second.queues) == len(topology.FEDERATION.queues)
+        assert (first.fleet, second.fleet) == (None, None)
+        assert all("does not list its inboxes in time" in str(look.problems) for look in (first, second))
+        assert len(slow.asked) == 1
+        slow.is_slow = False
+        wait_until(lambda: watch.look().fleet is not None, "the list is asked for again after a while")
 
 
 def test_a_missing_queue_is_said_to_be_missing(node: NodeInfo, management: Management) -> None:

@@ -264,6 +264,36 @@ def test_the_command_shows_a_person_every_event_and_no_control_characters(write:
     assert "·[2Jgone" in text
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400", "1" + 400 * "0", "-7", "1e300"])
+def test_a_number_that_no_process_of_ours_writes_is_none(write: Write, number: str) -> None:
+    started = line("edge", 1.0, "job_started", job_id=JOB, waited_seconds=0.5).replace("0.5", number)
+    done = collafuse(JOB, write(started, *story.worker()), "--json")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    assert done.returncode == 0, done.stderr
+    shown: dict[str, Any] = json.loads(done.stdout, parse_constant=refuse)
+    assert "waiting to begin" not in {each["name"] for each in shown["stretches"]}
+
+
+@pytest.mark.parametrize(
+    "stamp", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999Z", "1969-12-31T00:00:00Z"]
+)
+def test_a_line_of_a_time_that_cannot_be_is_passed_over(write: Write, stamp: str) -> None:
+    odd = json.dumps({"timestamp": stamp, "event": "job_started", "job_id": JOB})
+    assert seconds(of(JOB, write(odd, *story.device(), *story.worker()))) == ALL
+    with pytest.raises(NothingFound):
+        of(JOB, write(odd))
+
+
+def test_a_user_in_a_note_moves_no_cursor(write: Write) -> None:
+    done = collafuse(JOB, write(*story.device(), *story.worker(), *story.worker(user="\x1b]0;gone\x07")))
+    assert done.returncode == 0, done.stderr
+    assert b"\x1b" not in done.stdout
+    assert "requests of ·]0;gone·, ward_one" in done.stdout.decode()
+
+
 def test_an_unknown_id_is_one_line_and_exit_code_1(write: Write) -> None:
     done = collafuse(OTHER_JOB, write(*story.device()))
     (error,) = done.stderr.decode().splitlines()
