@@ -36,7 +36,8 @@ from broker.node.local_node import NodeInfo
 from broker.node_metrics import NodeMetrics
 from broker.topology import EXCHANGE_DOWN, client_key, declare, inbox
 from monitoring import logs
-from monitoring.broker_reading import (
+from monitoring.exporter.broker_collector import BrokerCollector
+from monitoring.exporter.broker_reading import (
     COLUMNS,
     WATCHED_QUEUES,
     BrokerReader,
@@ -45,7 +46,6 @@ from monitoring.broker_reading import (
     Reading,
     inboxes_of,
 )
-from monitoring.exporter import BrokerCollector
 from tests.conftest import wait_until
 
 CLIENTS = 20

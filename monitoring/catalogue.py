@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from monitoring.broker_reading import Inboxes, Reading
-from monitoring.exporter import BrokerCollector
-from monitoring.fleet import DEVICE_SERIES_MAX, Fleet
-from monitoring.fleet_metrics import FleetCollector
+from monitoring.exporter.broker_collector import BrokerCollector
+from monitoring.exporter.broker_reading import Inboxes, Reading
+from monitoring.exporter.fleet import DEVICE_SERIES_MAX, Fleet
+from monitoring.exporter.fleet_collector import FleetCollector
 from monitoring.gpus import GpuCollector
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics
 

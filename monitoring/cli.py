@@ -19,15 +19,15 @@ from broker.management import Management
 from broker.node.local_node import find
 from broker.node_metrics import NodeMetrics
 from monitoring import logs
-from monitoring.broker_reading import BrokerReader
 from monitoring.catalogue import as_markdown, catalogue
 from monitoring.dashboards import collection
 from monitoring.endpoints import serve
-from monitoring.exporter import BrokerCollector
-from monitoring.fleet_metrics import FleetCollector
-from monitoring.fleet_reports import FleetReports
+from monitoring.exporter.broker_collector import BrokerCollector
+from monitoring.exporter.broker_reading import BrokerReader
+from monitoring.exporter.fleet_collector import FleetCollector
+from monitoring.exporter.fleet_reports import FleetReports
+from monitoring.exporter.settings import MonitorSettings
 from monitoring.metrics import BrokerMetrics
-from monitoring.settings import MonitorSettings
 
 MANAGEMENT_TIMEOUT_SECONDS = 5.0
 """Well below Prometheus' scrape timeout, so that a broker that hangs is reported as down instead of not at all."""

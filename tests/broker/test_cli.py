@@ -21,7 +21,7 @@ from broker.errors import (
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BROKER_URL_VARIABLE, BrokerSettings
-from monitoring.settings import MonitorSettings
+from monitoring.exporter.settings import MonitorSettings
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import yaml
 
 from broker.settings import ProcessSettings
 from edge_agent.settings import EdgeSettings
-from monitoring.settings import MonitorSettings
+from monitoring.exporter.settings import MonitorSettings
 from server_worker.settings import DenoiseSettings, TrainSettings
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from broker.parameters import connection_parameters
 from broker.settings import BrokerSettings, ProcessSettings
 from collafuse.deploy.secret_files import make
 from edge_agent.settings import EdgeSettings
-from monitoring.settings import MonitorSettings
+from monitoring.exporter.settings import MonitorSettings
 from server_worker.settings import DenoiseSettings, TrainSettings
 from tests.deploy.test_secrets import ROOT
 

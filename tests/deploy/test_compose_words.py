@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from monitoring.settings import MonitorSettings
+from monitoring.exporter.settings import MonitorSettings
 from tests.deploy.commands import unknown_options
 from tests.deploy.composition import (
     DEVICES,

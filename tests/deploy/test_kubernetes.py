@@ -6,7 +6,7 @@ import re
 import pytest
 
 from broker.topology import QUEUE_DENOISE, QUEUE_PREFETCH
-from monitoring.settings import MonitorSettings
+from monitoring.exporter.settings import MonitorSettings
 from server_worker.settings import DenoiseSettings
 from tests.deploy.commands import unknown_options
 from tests.deploy.composition import OWN_VARIABLES, SERVICES, SETTINGS, environment

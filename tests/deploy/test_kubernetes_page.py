@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring.settings import MonitorSettings
+from monitoring.exporter.settings import MonitorSettings
 from tests.deploy.commands import code_of, commands_of, unknown_options
 from tests.deploy.composition import COMPOSE
 from tests.deploy.kustomize import KUBERNETES, ROOT, containers_of

@@ -23,7 +23,7 @@ from collafuse.deploy.cli import app
 from collafuse.deploy.errors import DeployError
 from collafuse.deploy.secret_files import make
 from edge_agent.settings import EdgeSettings
-from monitoring.settings import MonitorSettings
+from monitoring.exporter.settings import MonitorSettings
 from server_worker.settings import DenoiseSettings, TrainSettings
 from tests.conftest import WAIT_SECONDS
 

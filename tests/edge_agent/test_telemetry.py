@@ -18,7 +18,7 @@ from edge_agent.storage.counters import add
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from edge_agent.telemetry import Reporter
-from monitoring.fleet_device import MOST_BELIEVED, OUTCOMES
+from monitoring.exporter.fleet_device import MOST_BELIEVED, OUTCOMES
 from monitoring.metrics import EdgeMetrics
 from tests.conftest import wait_until
 from tests.edge_agent.rows import put

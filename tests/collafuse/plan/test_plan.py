@@ -22,7 +22,7 @@ from collafuse.plan.nodes import nodes_of
 from collafuse.plan.table import in_words
 from collafuse.plan.traffic import worst_hours
 from monitoring.catalogue import CataloguedMetric
-from monitoring.fleet import DEVICE_SERIES_MAX
+from monitoring.exporter.fleet import DEVICE_SERIES_MAX
 from server_worker.samples.rewriting import SEGMENT_BYTES
 
 ROOT = Path(__file__).parents[3]

@@ -26,9 +26,9 @@ from broker import topology
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
-from monitoring.broker_reading import BrokerReader
 from monitoring.endpoints import Endpoints, serve
-from monitoring.exporter import BrokerCollector
+from monitoring.exporter.broker_collector import BrokerCollector
+from monitoring.exporter.broker_reading import BrokerReader
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics
 from monitoring.top import units
 from monitoring.top.broker_source import BrokerSource
@@ -38,7 +38,7 @@ from monitoring.top.snapshot import QueueState
 from monitoring.top.watch import Watch
 from tests.conftest import wait_until
 from tests.link import Link
-from tests.monitoring.slow_listing import slow_listing
+from tests.monitoring.exporter.slow_listing import slow_listing
 
 COMMAND = [sys.executable, "-m", "collafuse", "top"]
 NOWHERE = "amqp://u:hidden@127.0.0.1:1/v"

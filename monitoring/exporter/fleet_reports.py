@@ -13,7 +13,7 @@ from broker.delivery import Delivery
 from broker.errors import InvalidName, Refused
 from broker.names import split_user
 from broker.topology import QUEUE_TELEMETRY
-from monitoring.fleet import Fleet
+from monitoring.exporter.fleet import Fleet
 
 PREFETCH = 256
 

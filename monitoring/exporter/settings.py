@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from broker.settings import ProcessSettings
-from monitoring.fleet import DEVICE_EXPIRES_SECONDS, DEVICE_SERIES_MAX, DEVICES_MAX, Fleet
+from monitoring.exporter.fleet import DEVICE_EXPIRES_SECONDS, DEVICE_SERIES_MAX, DEVICES_MAX, Fleet
 
 
 def _listed(value: Any) -> Any:

@@ -17,7 +17,8 @@ from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.node_metrics import NodeMetrics
 from broker.settings import BrokerSettings
-from monitoring.broker_reading import (
+from monitoring.exporter.broker_collector import BrokerCollector
+from monitoring.exporter.broker_reading import (
     COLUMNS,
     LISTED_AGAIN_SECONDS,
     WATCHED_QUEUES,
@@ -25,11 +26,10 @@ from monitoring.broker_reading import (
     Inboxes,
     Reading,
 )
-from monitoring.exporter import BrokerCollector
 from tests.brokers import Brokers
 from tests.conftest import wait_until
 from tests.link import Link
-from tests.monitoring.slow_listing import slow_listing
+from tests.monitoring.exporter.slow_listing import slow_listing
 
 INCOMPLETE, COMPLETE_AGAIN = "node_metrics_incomplete", "node_metrics_complete_again"
 

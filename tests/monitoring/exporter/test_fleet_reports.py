@@ -18,15 +18,15 @@ from broker.credentials import Credentials
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
-from monitoring.fleet import DEVICE_SERIES_MAX, Fleet
-from monitoring.fleet_metrics import FleetCollector
-from monitoring.fleet_reports import FleetReports
+from monitoring.exporter.fleet import DEVICE_SERIES_MAX, Fleet
+from monitoring.exporter.fleet_collector import FleetCollector
+from monitoring.exporter.fleet_reports import FleetReports
 from monitoring.metrics import BrokerMetrics
 from tests.broker.attempts import ACCESS_REFUSED, attempt
 from tests.broker.examples import denoise
 from tests.conftest import wait_until
 from tests.link import Link
-from tests.monitoring.reports import head, report
+from tests.monitoring.exporter.reports import head, report
 
 WATCHER = "watcher"
 DEVICES = 5000

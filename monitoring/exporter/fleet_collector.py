@@ -15,8 +15,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from broker.contract.telemetry import UpdateState
-from monitoring.fleet import Fleet, Picture, Totals
-from monitoring.fleet_device import DeviceState
+from monitoring.exporter.fleet import Fleet, Picture, Totals
+from monitoring.exporter.fleet_device import DeviceState
 from monitoring.metrics import STEP_BUCKETS_SECONDS
 
 GAUGES = {

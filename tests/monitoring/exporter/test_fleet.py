@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from broker.contract.telemetry import StepTimes, TelemetryV1
 from edge_agent.generation import jobs
-from monitoring.fleet import HEADS_SHOWN, LATE_SECONDS, MAX_INCREMENT, Fleet
-from monitoring.fleet_device import OTHER_HEAD, OUTCOMES, Head
+from monitoring.exporter.fleet import HEADS_SHOWN, LATE_SECONDS, MAX_INCREMENT, Fleet
+from monitoring.exporter.fleet_device import OTHER_HEAD, OUTCOMES, Head
 from monitoring.metrics import STEP_BUCKETS_SECONDS
-from tests.monitoring.reports import head, report, update
+from tests.monitoring.exporter.reports import head, report, update
 
 
 def note(

@@ -13,7 +13,7 @@ from heapq import nlargest
 from itertools import islice
 
 from broker.contract.telemetry import StepTimes, TelemetryV1
-from monitoring.fleet_device import OTHER_HEAD, OUTCOMES, DeviceState, Head, plausible_steps
+from monitoring.exporter.fleet_device import OTHER_HEAD, OUTCOMES, DeviceState, Head, plausible_steps
 from monitoring.metrics import STEP_BUCKETS_SECONDS
 
 DEVICES_MAX = 200_000

@@ -4,9 +4,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.contract.telemetry import StepTimes
-from monitoring.fleet import Fleet
-from monitoring.fleet_metrics import COUNTERS, GAUGES, STEPS, FleetCollector
-from tests.monitoring.reports import head, report, update
+from monitoring.exporter.fleet import Fleet
+from monitoring.exporter.fleet_collector import COUNTERS, GAUGES, STEPS, FleetCollector
+from tests.monitoring.exporter.reports import head, report, update
 
 GAUGES_SAID = {
     "outbox_bytes": 3.0,
