@@ -43,6 +43,28 @@ _THERE = Row(
             unit="cps",
             width=10,
         ),
+        Series(
+            "Still there",
+            "Of the devices that reported at any time of the last hour, those that do now.",
+            "below 80 %: many fell silent at once. An exporter that was started anew hears of all again within minutes.",
+            (Query("collafuse:fleet_reporting:ratio", "report"),),
+            unit="percentunit",
+            steps=below(0.8),
+            alerts=("CollafuseFleetSilent",),
+        ),
+        Series(
+            "In trouble",
+            "Of the devices that report, those whose oldest message has waited for an hour, and those that did not keep the head"
+            " that they were sent last.",
+            "above 5 %: it is no single device. The broker refuses or the network is bad; or that head is.",
+            (
+                Query("collafuse:fleet_late:ratio", "a message is late"),
+                Query("collafuse:fleet_rejecting:ratio", "reject their head"),
+            ),
+            unit="percentunit",
+            steps=above(0.05),
+            alerts=("CollafuseFleetLate", "CollafuseFleetRejectsHead"),
+        ),
     ),
 )
 

@@ -22,8 +22,6 @@ DEVICE_EXPIRES_SECONDS = 7 * 86_400.0
 HEADS_SHOWN = 20
 SILENT_SHARE = LATE_SHARE = 0.25
 """Of the places for devices one by one, so many are for those that fell silent last, and those whose messages wait longest."""
-LATE_SECONDS = 3600.0
-"""From this age on the oldest message in an outbox is late."""
 MAX_INCREMENT = 1_000_000
 """What a device can have done since its last report; more is not believed, and counts for nothing."""
 NO_HEAD_PROVIDER = "unknown"
@@ -62,6 +60,7 @@ class Picture:
     Attributes:
         reporting, silent: how many devices.
         unlisted: those of both that are not in `listed`.
+        late: reporting devices whose oldest message has waited for an hour or longer.
         heads: (head, devices), most devices first, OTHER_HEAD last.
         updates: state of the bundle dealt with last → devices.
         outbox_oldest_seconds, epsilon_max: the largest; None when no device tells.
@@ -72,6 +71,7 @@ class Picture:
     reporting: int
     silent: int
     unlisted: int
+    late: int
     heads: tuple[tuple[Head, int], ...]
     updates: Mapping[str, int]
     outbox_bytes: float
@@ -152,6 +152,7 @@ class Fleet:
                 reporting=len(reporting),
                 silent=len(self._devices) - len(reporting),
                 unlisted=len(self._devices) - len(self._listed),
+                late=sum(state.is_late for state in reporting),
                 heads=_most_run(state.shown_head for state in reporting),
                 updates=Counter(state.update for state in reporting if state.update is not None),
                 outbox_bytes=sum(state.outbox_bytes or 0.0 for state in reporting),
@@ -227,7 +228,7 @@ class Fleet:
         late = (
             (state.outbox_oldest_seconds or 0.0, user)
             for user, state in self._devices.items()
-            if (state.outbox_oldest_seconds or 0.0) >= LATE_SECONDS and state.is_reporting(now_seconds)
+            if state.is_late and state.is_reporting(now_seconds)
         )
         return [
             *islice(silent, int(SILENT_SHARE * self._series_max)),

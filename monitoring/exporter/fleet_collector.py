@@ -25,6 +25,10 @@ GAUGES = {
         ("state",),
     ),
     "collafuse_fleet_devices_unlisted": ("Devices beyond the budget, without series of their own.", ()),
+    "collafuse_fleet_devices_late": (
+        "Reporting devices whose oldest message has waited for an hour or longer.",
+        (),
+    ),
     "collafuse_fleet_heads": (
         "Reporting devices that run a head; beyond the twenty most frequent, head is other.",
         ("head", "version", "provider"),
@@ -144,6 +148,7 @@ def _add_fleet(families: Mapping[str, Family], picture: Picture) -> None:
     _add(families, "collafuse_fleet_devices", picture.reporting, "reporting")
     _add(families, "collafuse_fleet_devices", picture.silent, "silent")
     _add(families, "collafuse_fleet_devices_unlisted", picture.unlisted)
+    _add(families, "collafuse_fleet_devices_late", picture.late)
     for head, devices in picture.heads:
         _add(families, "collafuse_fleet_heads", devices, *head)
     for state in get_args(UpdateState):

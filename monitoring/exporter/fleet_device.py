@@ -9,6 +9,8 @@ from broker.contract.telemetry import StepTimes, TelemetryV1
 OUTCOMES = ("completed", "failed", "expired")
 """How a device's job ends; it counts each under `jobs_OUTCOME`."""
 SILENT_AFTER_INTERVALS = 3
+LATE_SECONDS = 3600.0
+"""From this age on the oldest message in an outbox is late."""
 _INTERVAL_SECONDS = (1.0, 86_400.0)
 """The shortest and the longest that an agent can be set to; what a device says beyond them is not believed."""
 MOST_BELIEVED = {
@@ -102,6 +104,11 @@ class DeviceState:
     def shown_head(self) -> Head | None:
         """The head by which it is counted: one that changes all the time is nobody's, for each of its names would be a series."""
         return OTHER_HEAD if self.head is not None and self.head_changes > _MAX_CHANGES else self.head
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its oldest message has waited for too long."""
+        return (self.outbox_oldest_seconds or 0.0) >= LATE_SECONDS
 
     def is_reporting(self, now_seconds: float) -> bool:
         """Whether it was heard of within three of its own intervals."""

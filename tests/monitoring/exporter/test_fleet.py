@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from broker.contract.telemetry import StepTimes, TelemetryV1
 from edge_agent.generation import jobs
-from monitoring.exporter.fleet import HEADS_SHOWN, LATE_SECONDS, MAX_INCREMENT, Fleet
-from monitoring.exporter.fleet_device import OTHER_HEAD, OUTCOMES, Head
+from monitoring.exporter.fleet import HEADS_SHOWN, MAX_INCREMENT, Fleet
+from monitoring.exporter.fleet_device import LATE_SECONDS, OTHER_HEAD, OUTCOMES, Head
 from monitoring.metrics import STEP_BUCKETS_SECONDS
 from tests.monitoring.exporter.reports import head, report, update
 
@@ -326,3 +326,15 @@ def test_without_places_no_device_is_listed() -> None:
 
     picture = fleet.picture(0)
     assert (picture.listed, picture.unlisted) == ((), 1)
+
+
+def test_reporting_devices_whose_messages_wait_for_an_hour_are_counted() -> None:
+    fleet = Fleet()
+    for device, oldest in {"a": LATE_SECONDS, "b": LATE_SECONDS - 1, "c": 2 * LATE_SECONDS}.items():
+        note(fleet, f"clinic_{device}", report(gauges={"outbox_oldest_seconds": oldest}))
+    note(fleet, "clinic_d", report())
+    assert fleet.picture(0).late == 2
+
+    note(fleet, "clinic_a", report(2, gauges={"outbox_oldest_seconds": 0.0}), now_seconds=100)
+    assert fleet.picture(100).late == 1
+    assert fleet.picture(1000).late == 0, "who is silent counts as silent"
