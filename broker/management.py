@@ -248,6 +248,10 @@ class Management:
             response = self._client.request(
                 method, target, params=params or None, json=None if body is None else dict(body)
             )
+        except httpx.TimeoutException as error:
+            raise ManagementError(
+                f"the management API at {self.url} does not answer in time: the broker may be busy, or the way to it bad"
+            ) from error
         except httpx.HTTPError as error:
             raise ManagementError(
                 f"the management API at {self.url} does not answer ({error}): is the plugin rabbitmq_management enabled?"

@@ -71,10 +71,16 @@ def nvidia_gpus() -> list[Gpu]:
     try:
         pynvml.nvmlInit()
         count = pynvml.nvmlDeviceGetCount()
-        return [_NvidiaGpu(str(index), pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)]
     except pynvml.NVMLError as error:
         log.debug("gpus_not_watched", error=str(error))
         return []
+    found: list[Gpu] = []
+    for index in range(count):
+        try:
+            found.append(_NvidiaGpu(str(index), pynvml.nvmlDeviceGetHandleByIndex(index)))
+        except pynvml.NVMLError as error:  # one that has fallen off the bus hides no other
+            log.warning("gpu_not_watched", gpu=index, error=str(error))
+    return found
 
 
 class _NvidiaGpu:
@@ -105,11 +111,11 @@ def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
         GaugeMetricFamily(
             "collafuse_gpu_memory_bytes",
             "Memory of a GPU of this machine, used by anybody and in all.",
-            labels=["device", "state"],
+            labels=["gpu", "state"],
         ),
         GaugeMetricFamily(
             "collafuse_gpu_utilisation_ratio",
             "Share of the last moments in which a GPU of this machine computed, for anybody.",
-            labels=["device"],
+            labels=["gpu"],
         ),
     )

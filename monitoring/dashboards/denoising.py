@@ -132,11 +132,11 @@ _GPU = Row(
             "in use near all there is: the next larger batch or version ends the process.",
             (
                 Query(
-                    'collafuse_gpu_memory_bytes{job="denoiser", state="used"}', "{{instance}} {{device}} used"
+                    'collafuse_gpu_memory_bytes{job="denoiser", state="used"}', "{{instance}} {{gpu}} used"
                 ),
                 Query(
                     'collafuse_gpu_memory_bytes{job="denoiser", state="total"}',
-                    "{{instance}} {{device}} in all",
+                    "{{instance}} {{gpu}} in all",
                 ),
             ),
             unit="bytes",
@@ -146,7 +146,7 @@ _GPU = Row(
             "Utilisation of the denoisers' GPUs",
             "Share of the time in which the GPU computed something.",
             "low while requests wait: the worker runs on the CPU, or the batches are too small.",
-            (Query('collafuse_gpu_utilisation_ratio{job="denoiser"}', "{{instance}} {{device}}"),),
+            (Query('collafuse_gpu_utilisation_ratio{job="denoiser"}', "{{instance}} {{gpu}}"),),
             unit="percentunit",
             width=12,
         ),

@@ -131,12 +131,10 @@ _GPU = Row(
             "Memory in use and all there is.",
             "in use near all there is: a larger batch ends the process.",
             (
-                Query(
-                    'collafuse_gpu_memory_bytes{job="trainer", state="used"}', "{{instance}} {{device}} used"
-                ),
+                Query('collafuse_gpu_memory_bytes{job="trainer", state="used"}', "{{instance}} {{gpu}} used"),
                 Query(
                     'collafuse_gpu_memory_bytes{job="trainer", state="total"}',
-                    "{{instance}} {{device}} in all",
+                    "{{instance}} {{gpu}} in all",
                 ),
             ),
             unit="bytes",
@@ -146,7 +144,7 @@ _GPU = Row(
             "Utilisation of the trainer's GPUs",
             "Share of the time in which the GPU computed something.",
             "low while it trains: it waits for samples, or runs on the CPU.",
-            (Query('collafuse_gpu_utilisation_ratio{job="trainer"}', "{{instance}} {{device}}"),),
+            (Query('collafuse_gpu_utilisation_ratio{job="trainer"}', "{{instance}} {{gpu}}"),),
             unit="percentunit",
             width=12,
         ),

@@ -133,7 +133,7 @@ def _tell_train(change: Change) -> Iterator[tuple[str, str]]:
 
 def _tell_gpu(change: Change) -> Iterator[tuple[str, str]]:
     """Of each GPU that the process sees how busy it is, and of all of them the memory."""
-    for gpu, busy in sorted(change.now.by_label("collafuse_gpu_utilisation_ratio", "device").items()):
+    for gpu, busy in sorted(change.now.by_label("collafuse_gpu_utilisation_ratio", "gpu").items()):
         yield f"GPU {gpu}", f"{busy:.0%}"
     memory = change.now.by_label("collafuse_gpu_memory_bytes", "state")
     if {"used", "total"} <= set(memory):

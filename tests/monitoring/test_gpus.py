@@ -28,10 +28,10 @@ def test_each_gpu_tells_its_memory_and_what_it_can_of_its_utilisation() -> None:
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(name, labels)
 
-    assert value("collafuse_gpu_memory_bytes", device="0", state="used") == 3 * 2**30
-    assert value("collafuse_gpu_memory_bytes", device="1", state="total") == 8 * 2**30
-    assert value("collafuse_gpu_utilisation_ratio", device="0") == 0.25
-    assert value("collafuse_gpu_utilisation_ratio", device="1") is None
+    assert value("collafuse_gpu_memory_bytes", gpu="0", state="used") == 3 * 2**30
+    assert value("collafuse_gpu_memory_bytes", gpu="1", state="total") == 8 * 2**30
+    assert value("collafuse_gpu_utilisation_ratio", gpu="0") == 0.25
+    assert value("collafuse_gpu_utilisation_ratio", gpu="1") is None
 
 
 def test_a_machine_without_gpus_has_no_such_series() -> None:

@@ -193,7 +193,7 @@ def test_endpoints_alone_tell_what_the_processes_do(
     devices.labels(state="reporting").set(7)
     heads = Gauge("collafuse_fleet_heads", "Likewise.", ["head", "version", "provider"], registry=exporter)
     heads.labels("ward", "1.2", "cpu").set(5)
-    busy = Gauge("collafuse_gpu_utilisation_ratio", "Where there is a GPU.", ["device"], registry=worker)
+    busy = Gauge("collafuse_gpu_utilisation_ratio", "Where there is a GPU.", ["gpu"], registry=worker)
     busy.labels("0").set(0.83)
     BrokerMetrics(worker).connected.set(1)
     metrics = DenoiseMetrics(worker)
