@@ -274,6 +274,12 @@ def exporter_user(
     name: Annotated[str, typer.Argument(help="Name of the exporter's user.")],
     *,
     out: Out,
+    node_metrics_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where a node of the broker serves its own metrics, such as http://broker-1:15692; once for each node."
+        ),
+    ] = None,
     url: Url = None,
     management_url: ManagementUrl = None,
     public_url: PublicUrl = None,
@@ -287,7 +293,7 @@ def exporter_user(
     address = _address(settings, public_url, ca)
     with Status(f"making the user {name}"), management(settings, management_url, directory) as api:
         made = identities.exporter_user(api, name, address=address)
-        write_exporter(made, api.url, out)
+        write_exporter(made, api.url, out, node_metrics_urls=node_metrics_url or ())
     print(f"{name} may look at the broker and read what devices report; its settings are in {out}")
 
 

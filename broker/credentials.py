@@ -1,6 +1,7 @@
 """Credentials: what a device, a worker or an owner logs in with, as a file that only its owner can read."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -65,13 +66,16 @@ def write_worker(settings: BrokerSettings, path: Path) -> None:
     write_secret("\n".join(lines) + "\n", path, replace=True)
 
 
-def write_exporter(settings: BrokerSettings, management_url: str, path: Path) -> None:
-    """Writes a TOML file that only its owner can read, with the exporter's broker_url, management_url and vhost.
+def write_exporter(
+    settings: BrokerSettings, management_url: str, path: Path, *, node_metrics_urls: Sequence[str] = ()
+) -> None:
+    """Writes a TOML file that only its owner can read, with the exporter's settings: whom it asks, and as whom.
 
     Args:
         settings: of the exporter's user.
         management_url: of the API, without credentials; the user's are written into it.
         path: of the file.
+        node_metrics_urls: where each node of the broker serves its own metrics.
 
     Raises:
         ConfigError: if the file cannot be written.
@@ -82,6 +86,8 @@ def write_exporter(settings: BrokerSettings, management_url: str, path: Path) ->
         f'management_url = "{management_url.replace("://", f"://{login}@", 1)}"',
         f'vhost = "{settings.vhost}"',
     ]
+    if node_metrics_urls:
+        lines.append(f"node_metrics_urls = {json.dumps([*node_metrics_urls])}")
     lines += _link_lines(settings.ca, None, None, settings.plaintext and not settings.tls)
     write_secret("\n".join(lines) + "\n", path, replace=True)
 

@@ -152,7 +152,10 @@ class BrokerReader:
             if must_answer:
                 raise
             self._list_at = self._clock() + LISTED_AGAIN_SECONDS
-            _log.warning("inboxes_not_listed", error=str(error), again_in_seconds=LISTED_AGAIN_SECONDS)
+            hint = {} if self._nodes else {"action": "name every node's own metrics in node_metrics_urls"}
+            _log.warning(
+                "inboxes_not_listed", error=str(error), again_in_seconds=LISTED_AGAIN_SECONDS, **hint
+            )
             return None
 
     def _note(self, missed: str | None) -> None:

@@ -211,9 +211,12 @@ def test_a_worker_gets_a_user_that_can_declare(node: NodeInfo, tmp_path: Path) -
 def test_the_exporter_gets_a_user_with_which_it_reads_the_broker(node: NodeInfo, tmp_path: Path) -> None:
     out = tmp_path / "exporter.toml"
 
-    output("exporter-user", "exporter", "--dir", node.directory, "--out", out)
+    nodes = ("http://one.example:15692", "http://two.example:15692")
+    asked = [word for url in nodes for word in ("--node-metrics-url", url)]
+    output("exporter-user", "exporter", "--dir", node.directory, "--out", out, *asked)
 
     settings = MonitorSettings.load(out)
+    assert settings.node_metrics_urls == nodes
     assert (settings.vhost, settings.hears_devices) == (node.vhost, True)
     with pika.BlockingConnection(pika.URLParameters(settings.broker().url.get_secret_value())) as amqp:
         amqp.channel().basic_get("telemetry")
