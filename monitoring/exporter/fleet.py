@@ -8,7 +8,7 @@ import threading
 from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import nlargest
 from itertools import islice
 
@@ -22,8 +22,6 @@ DEVICE_EXPIRES_SECONDS = 7 * 86_400.0
 HEADS_SHOWN = 20
 SILENT_SHARE = LATE_SHARE = 0.25
 """Of the places for devices one by one, so many are for those that fell silent last, and those whose messages wait longest."""
-MAX_INCREMENT = 1_000_000
-"""What a device can have done since its last report; more is not believed, and counts for nothing."""
 NO_HEAD_PROVIDER = "unknown"
 """Where steps were made of which a device reports without naming a head."""
 
@@ -131,7 +129,7 @@ class Fleet:
             self._reports += 1
             state = DeviceState.of(report, before, now_seconds, at)
             if before is not None:
-                self._count(before, state)
+                state = self._counted(before, state)
             self._count_steps(state, report)
             self._devices[user] = state
             self._devices.move_to_end(user)
@@ -181,12 +179,23 @@ class Fleet:
             },
         )
 
-    def _count(self, before: DeviceState, now: DeviceState) -> None:
-        """What a device has done since its last report; one that begins anew (its state is another) has done it all since."""
+    def _counted(self, before: DeviceState, now: DeviceState) -> DeviceState:
+        """Adds what a device has done since its last report, if it can have done so much; returns it with that much less to do.
+
+        One that begins anew (its state is another) has done it all since.
+        """
         is_new_life = now.sequence < before.sequence
-        for outcome, earlier, later in zip(OUTCOMES, before.jobs, now.jobs, strict=True):
-            self._jobs[outcome] += _grown(earlier, later, is_new_life)
-        self._releases += _grown(before.releases, now.releases, is_new_life)
+        jobs = [
+            _grown(earlier, later, is_new_life) for earlier, later in zip(before.jobs, now.jobs, strict=True)
+        ]
+        releases = _grown(before.releases, now.releases, is_new_life)
+        done = sum(jobs) + releases
+        if done > now.allowance:
+            return now
+        for outcome, count in zip(OUTCOMES, jobs, strict=True):
+            self._jobs[outcome] += count
+        self._releases += releases
+        return replace(now, allowance=now.allowance - done)
 
     def _count_steps(self, state: DeviceState, report: TelemetryV1) -> None:
         steps = plausible_steps(report.step_seconds)
@@ -242,8 +251,7 @@ def _is_repeat(before: DeviceState, report: TelemetryV1, is_redelivered: bool) -
 
 
 def _grown(before: int, now: int, is_new_life: bool) -> int:
-    grown = now if is_new_life or now < before else now - before
-    return grown if grown <= MAX_INCREMENT else 0
+    return now if is_new_life or now < before else now - before
 
 
 def _most_run(heads: Iterable[Head | None]) -> tuple[tuple[Head, int], ...]:

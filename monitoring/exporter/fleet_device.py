@@ -26,6 +26,10 @@ _MAX_STEPS = 10**9
 _MAX_STEP_SECONDS = 1000.0
 _MAX_STEPS_SECONDS = 7 * 86_400.0
 """All steps of a report together; no device computes for longer without reporting and is remembered."""
+MAX_ALLOWANCE = 1_000_000.0
+"""Jobs and releases that a device can have done after a long silence; more is not believed."""
+ALLOWANCE_PER_SECOND = 100.0
+"""By which what is believed of it rises again. However often it reports, it moves the fleet's sums no faster."""
 _CHANGES_FORGOTTEN_AN_HOUR = 1.0
 _MAX_CHANGES = 8.0
 
@@ -57,6 +61,7 @@ class DeviceState:
         releases: in its life.
         outbox_bytes, outbox_oldest_seconds, pool_images, pool_wanted, epsilon_max, image_joules: None when it does not say.
         step_seconds: mean of the head's steps in the last report that told of any, or None.
+        allowance: jobs and releases that it can have done since they were last counted.
     """
 
     heard_seconds: float
@@ -76,6 +81,7 @@ class DeviceState:
     epsilon_max: float | None
     image_joules: float | None
     step_seconds: float | None
+    allowance: float
 
     @classmethod
     def of(cls, report: TelemetryV1, before: Self | None, heard_seconds: float, heard_at: float) -> Self:
@@ -97,6 +103,7 @@ class DeviceState:
             jobs=tuple(report.counters.get(f"jobs_{outcome}", 0) for outcome in OUTCOMES),
             releases=report.counters.get("releases", 0),
             step_seconds=_mean_seconds(steps, before),
+            allowance=_allowance(before, heard_seconds),
             **{name: _believed(report.gauges, name, most) for name, most in MOST_BELIEVED.items()},
         )
 
@@ -132,6 +139,13 @@ def _least_seconds(steps: StepTimes) -> float:
     ]
     least = sum(begin * count for begin, count in begins)
     return max(0.0, least - max((begin for begin, _ in begins), default=0.0))
+
+
+def _allowance(before: DeviceState | None, heard_seconds: float) -> float:
+    if before is None:
+        return MAX_ALLOWANCE
+    since_seconds = max(0.0, heard_seconds - before.heard_seconds)
+    return min(MAX_ALLOWANCE, before.allowance + ALLOWANCE_PER_SECOND * since_seconds)
 
 
 def _mean_seconds(steps: StepTimes | None, before: DeviceState | None) -> float | None:

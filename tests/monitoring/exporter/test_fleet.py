@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 
 from broker.contract.telemetry import StepTimes, TelemetryV1
 from edge_agent.generation import jobs
-from monitoring.exporter.fleet import HEADS_SHOWN, MAX_INCREMENT, Fleet
-from monitoring.exporter.fleet_device import LATE_SECONDS, OTHER_HEAD, OUTCOMES, Head
+from monitoring.exporter.fleet import HEADS_SHOWN, Fleet
+from monitoring.exporter.fleet_device import (
+    ALLOWANCE_PER_SECOND,
+    LATE_SECONDS,
+    MAX_ALLOWANCE,
+    OTHER_HEAD,
+    OUTCOMES,
+    Head,
+)
 from monitoring.metrics import STEP_BUCKETS_SECONDS
 from tests.monitoring.exporter.reports import head, report, update
 
@@ -92,11 +99,23 @@ def test_what_no_device_can_have_done_counts_for_nothing() -> None:
     fleet = Fleet()
     note(fleet, "clinic_a", report(1))
     note(fleet, "clinic_a", report(2, counters={"releases": 2**53}))
-    note(fleet, "clinic_a", report(3, counters={"releases": 2**53 - MAX_INCREMENT}))
+    note(fleet, "clinic_a", report(3, counters={"releases": 2**53 - 10}))
     assert fleet.picture(0).totals.releases == 0
 
-    note(fleet, "clinic_a", report(4, counters={"releases": 2**53 - MAX_INCREMENT + 1}))
+    note(fleet, "clinic_a", report(4, counters={"releases": 2**53 - 9}))
     assert fleet.picture(0).totals.releases == 1
+
+
+def test_a_device_that_reports_very_often_moves_the_sums_no_faster() -> None:
+    fleet, most = Fleet(), int(MAX_ALLOWANCE)
+    for number in range(100):
+        counters = {"jobs_failed": number * most // 2, "releases": number * most // 2}
+        note(fleet, "clinic_a", report(1 + number, counters=counters), now_seconds=0.01 * number)
+    totals = fleet.picture(1).totals
+    assert totals.jobs["failed"] + totals.releases <= most + ALLOWANCE_PER_SECOND
+
+    note(fleet, "clinic_a", report(200, counters={"releases": 7}), now_seconds=10)
+    assert fleet.picture(10).totals.releases == totals.releases + 7, "it counts again with time"
 
 
 @given(
