@@ -1,5 +1,6 @@
 """Copies of a storage that is written to meanwhile, and their way back into place."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -79,14 +80,16 @@ def test_copies_under_load_hold_all_that_was_stored_when_they_began(tmp_path: Pa
     writer = threading.Thread(target=load)
     writer.start()
     try:
-        for number in range(8):
+        # On a slow disk only a few come while a copy is made.
+        for number in itertools.count():
             before = set(stored)
             copied(storage, tmp_path / f"copy-{number}")
             assert before <= ids(Storage(tmp_path / f"copy-{number}"))
+            if number >= 7 and len(stored) > 40:
+                break
     finally:
         stop.set()
         writer.join()
-    assert len(stored) > 40, "samples came all the time"
 
 
 def test_who_is_forgotten_while_a_copy_is_made_is_forgotten_in_it(tmp_path: Path) -> None:
