@@ -22,6 +22,8 @@ from broker.settings import NODE_DIRECTORY, BrokerSettings, broker_settings
 app = typer.Typer(help="What was refused or given up, and why.", no_args_is_help=True)
 
 HEX_BYTES = 64
+COLUMNS_WITH_IDS = 110
+"""Of a terminal; in a narrower one the list has no message ids."""
 
 Names = Annotated[list[str] | None, typer.Argument(help="Message ids, or keys from the list.")]
 All = Annotated[bool, typer.Option("--all", help="Every letter that the filters leave.")]
@@ -54,7 +56,7 @@ def list_(
         print(json.dumps({"total": total, "letters": [_described(letter, now) for letter in found]}))
         return
     if found:
-        Console().print(_table(found, now))
+        _print_table(found, now)
     print(f"{_count(total)} in the queue, {len(found)} shown" if total else "there are no dead letters")
 
 
@@ -161,7 +163,7 @@ def drop(
     _check_found(names, len(meant))
     if meant and not yes:
         if not as_json:
-            Console().print(_table(meant[:20], time.time()))
+            _print_table(meant[:20], time.time())
         typer.confirm(f"delete {_count(len(meant))} for good?", abort=True, err=True)
     dropped = []
     # Looked for again by their keys: what came in while somebody thought about the answer was not asked about.
@@ -236,19 +238,28 @@ def _inside(held: Held) -> dict[str, Any]:
     return {"user_id": printable(str(held.properties.user_id)), "headers": headers, **content}
 
 
-def _table(letters: list[Letter], now: float) -> Table:
+def _table(letters: list[Letter], now: float, *, with_ids: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("key", no_wrap=True, min_width=KEY_CHARACTERS)
-    table.add_column("message id", no_wrap=True)
-    for heading in ("type", "reason", "from queue", "sender"):
-        table.add_column(heading)
+    # Reason and sender are what is looked for; ids, which `show` and `--json` tell, come where there is room.
+    if with_ids:
+        table.add_column("message id", overflow="ellipsis")
+    for heading in ("type", "reason", "from queue"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("sender", overflow="fold")
     table.add_column("age", justify="right", no_wrap=True)
     table.add_column("bytes", justify="right", no_wrap=True)
     for letter in sorted(letters, key=lambda letter: letter.set_aside_at or 0.0):
-        words = (letter.message_id, letter.type, letter.reason, letter.origin or "-", letter.sender or "-")
-        cells = [letter.key, *words, _age(letter.age_seconds(now)), f"{letter.size_bytes:,}"]
+        ids = [letter.message_id] if with_ids else []
+        words = (letter.type, letter.reason, letter.origin or "-", letter.sender or "-")
+        cells = [letter.key, *ids, *words, _age(letter.age_seconds(now)), f"{letter.size_bytes:,}"]
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
+
+
+def _print_table(letters: list[Letter], now: float) -> None:
+    console = Console()
+    console.print(_table(letters, now, with_ids=console.width >= COLUMNS_WITH_IDS))
 
 
 def _print_reasons(reasons: dict[str, str]) -> None:

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 QueueState = Literal["ok", "missing", "other arguments", "unknown"]
 
+ALARM = "the broker is in alarm and takes no messages"
+"""Why a probe did not pass that the broker did not take at all."""
+
 
 @dataclass(frozen=True)
 class Link:

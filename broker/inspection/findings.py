@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from broker.address import is_loopback
 from broker.inspection.device_findings import devices_rights, devices_users
-from broker.inspection.facts import Facts, Managed, Node, Queue
+from broker.inspection.facts import ALARM, Facts, Managed, Node, Queue
 from broker.inspection.finding import Finding, Findings, Severity, listed, number, ok, size, unsafe, warning
 from broker.topology import FEDERATION, WORK_QUEUES
 
@@ -89,7 +89,7 @@ def _largest_message(facts: Facts) -> Findings:
         yield unsafe(
             "message size",
             f"a message of {largest} does not pass: {probe.detail}",
-            "set max_message_size to 16 MiB, and end what alarm there is",
+            "end the alarm" if probe.detail == ALARM else "set max_message_size to 16 MiB",
         )
 
 

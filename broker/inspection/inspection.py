@@ -24,7 +24,7 @@ from broker.address import is_loopback
 from broker.causes import in_words
 from broker.contract.fields import MAX_BODY_BYTES
 from broker.errors import BrokerUnreachable, ConfigError, ManagementError
-from broker.inspection.facts import Facts, Link, Managed, Probe, QueueState
+from broker.inspection.facts import ALARM, Facts, Link, Managed, Probe, QueueState
 from broker.inspection.management_facts import managed_facts
 from broker.parameters import connection_parameters, ways
 from broker.publisher import PERSISTENT, PUBLISHED_AT_HEADER
@@ -160,7 +160,7 @@ def _probe(settings: BrokerSettings) -> Probe:
             channel.basic_publish("", queue.method.queue, bytes(MAX_BODY_BYTES), properties, mandatory=True)
             _, _, body = channel.basic_get(queue.method.queue, auto_ack=True)
     except ConnectionBlockedTimeout:
-        return Probe(MAX_BODY_BYTES, False, "the broker is in alarm and takes no messages")
+        return Probe(MAX_BODY_BYTES, False, ALARM)
     except ChannelClosedByBroker as error:
         return Probe(MAX_BODY_BYTES, False, str(error.reply_text))
     except FAILURES as error:

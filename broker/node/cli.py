@@ -48,6 +48,17 @@ def status(directory: Directory = NODE_DIRECTORY, as_json: Json = False) -> None
         raise typer.Exit(3)
 
 
+@app.command("ctl", context_settings={"ignore_unknown_options": True})
+def ctl(
+    arguments: Annotated[
+        list[str], typer.Argument(help="As for rabbitmqctl: `list_queues --vhost collafuse name messages`.")
+    ],
+    directory: Directory = NODE_DIRECTORY,
+) -> None:
+    """Run rabbitmqctl on the private node, which no other rabbitmqctl finds."""
+    print(LocalNode(directory).control(*arguments), end="")
+
+
 def _print_node(state: str, info: NodeInfo | None, as_json: bool) -> None:
     found = (
         {}

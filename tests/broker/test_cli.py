@@ -16,11 +16,13 @@ from broker.errors import (
     CertificateError,
     ConfigError,
     InvalidName,
+    NodeError,
     NotEnrolled,
 )
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BROKER_URL_VARIABLE, BrokerSettings
+from broker.topology import FEDERATION
 from monitoring.exporter.settings import MonitorSettings
 
 
@@ -239,6 +241,18 @@ def test_starting_a_node_that_runs_shows_it(node: NodeInfo) -> None:
     found = json.loads(output("node", "start", "--dir", node.directory, "--json"))
 
     assert found["pid"] == node.pid
+
+
+def test_rabbitmqctl_is_run_on_the_private_node(node: NodeInfo) -> None:
+    arguments = ("list_queues", "--vhost", node.vhost, "name", "--silent")
+    found = output("node", "ctl", "--dir", node.directory, *arguments)
+
+    assert {queue.name for queue in FEDERATION.queues} <= set(found.split())
+
+
+def test_rabbitmqctl_where_no_node_was_started_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(NodeError, match="no node was ever started"):
+        output("node", "ctl", "--dir", tmp_path, "status")
 
 
 def test_where_no_node_runs_status_says_so_by_its_exit_code_and_stop_does_nothing(tmp_path: Path) -> None:

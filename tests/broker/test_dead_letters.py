@@ -510,6 +510,18 @@ def test_the_list_shows_what_is_known_and_how_many_there_are(
     assert first["replayable"] is True
 
 
+def test_in_a_narrow_terminal_the_list_still_says_why_and_whose(
+    send: Send, channel: BlockingChannel, server_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send("samples", message_id="0123456789abcdef" * 4, type="samples.v1")
+    give_up(channel, QUEUE_SAMPLES)
+    monkeypatch.setenv("COLUMNS", "80")
+    (letter,) = letters(server_settings)
+
+    shown = cli(server_settings, "list")
+    assert {letter.key, "samples.v1", letter.reason, DEVICE} <= set(shown.split())
+
+
 def test_nothing_that_a_device_wrote_reaches_the_terminal_as_it_is(
     send: Send, channel: BlockingChannel, server_settings: BrokerSettings
 ) -> None:
