@@ -176,13 +176,9 @@ def server_user(management: Management, name: str, *, address: BrokerSettings) -
         InvalidName: if the name is not usable.
         ManagementError: if the broker cannot be managed.
     """
-    _check_server_name(name)
-    password = secrets.token_urlsafe(_PASSWORD_BYTES)
-    management.put_user(name, password)
-    management.put_permissions(
-        address.vhost, name, configure=_EVERYTHING, write=_EVERYTHING, read=_EVERYTHING
+    return _put_server_side(
+        management, name, address, configure=_EVERYTHING, write=_EVERYTHING, read=_EVERYTHING
     )
-    return BrokerSettings.from_url(_url(address, name, password), ca=address.ca, plaintext=address.plaintext)
 
 
 def exporter_user(management: Management, name: str, *, address: BrokerSettings) -> BrokerSettings:
@@ -197,12 +193,27 @@ def exporter_user(management: Management, name: str, *, address: BrokerSettings)
         InvalidName: if the name is not usable.
         ManagementError: if the broker cannot be managed.
     """
+    reports = _exactly(topology.QUEUE_TELEMETRY)
+    return _put_server_side(
+        management, name, address, tags="monitoring", configure=_NOTHING, write=_NOTHING, read=reports
+    )
+
+
+def _put_server_side(
+    management: Management,
+    name: str,
+    address: BrokerSettings,
+    *,
+    configure: str,
+    write: str,
+    read: str,
+    tags: str = "",
+) -> BrokerSettings:
+    """Makes a user who is no device's, with a new password and these rights."""
     _check_server_name(name)
     password = secrets.token_urlsafe(_PASSWORD_BYTES)
-    management.put_user(name, password, tags="monitoring")
-    management.put_permissions(
-        address.vhost, name, configure=_NOTHING, write=_NOTHING, read=_exactly(topology.QUEUE_TELEMETRY)
-    )
+    management.put_user(name, password, tags=tags)
+    management.put_permissions(address.vhost, name, configure=configure, write=write, read=read)
     return BrokerSettings.from_url(_url(address, name, password), ca=address.ca, plaintext=address.plaintext)
 
 

@@ -5,6 +5,7 @@ The package nvidia-ml-py (module pynvml) is optional: without it, without a driv
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import Protocol
 
 import structlog
@@ -77,32 +78,29 @@ def nvidia_gpus() -> list[Gpu]:
     found: list[Gpu] = []
     for index in range(count):
         try:
-            found.append(_NvidiaGpu(str(index), pynvml.nvmlDeviceGetHandleByIndex(index)))
+            found.append(_NvidiaGpu(str(index), pynvml, pynvml.nvmlDeviceGetHandleByIndex(index)))
         except pynvml.NVMLError as error:  # one that has fallen off the bus hides no other
             log.warning("gpu_not_watched", gpu=index, error=str(error))
     return found
 
 
 class _NvidiaGpu:
-    def __init__(self, name: str, handle: object) -> None:
+    def __init__(self, name: str, nvml: ModuleType, handle: object) -> None:
         self.name = name
+        self._nvml = nvml
         self._handle = handle
 
     def memory_bytes(self) -> tuple[int, int]:
-        import pynvml  # noqa: PLC0415  # optional
-
         try:
-            memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
-        except pynvml.NVMLError as error:
+            memory = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
+        except self._nvml.NVMLError as error:
             raise Unknown from error
         return int(memory.used), int(memory.total)
 
     def utilisation(self) -> float:
-        import pynvml  # noqa: PLC0415  # optional
-
         try:
-            return float(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu) / 100
-        except pynvml.NVMLError as error:
+            return float(self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu) / 100
+        except self._nvml.NVMLError as error:
             raise Unknown from error
 
 

@@ -1,6 +1,7 @@
 """Denoising: the server's half of the chain, from a request in the queue to the confirm of its last part."""
 
 from monitoring.dashboards.dashboard import Dashboard, Row
+from monitoring.dashboards.gpus import gpu_row
 from monitoring.dashboards.panel import Heatmap, Series, above
 from monitoring.dashboards.query import Query, buckets, quantiles, rate
 
@@ -123,34 +124,11 @@ _STEPS = Row(
     ),
 )
 
-_GPU = Row(
-    "GPU (empty where there is none)",
-    (
-        Series(
-            "Memory of the denoisers' GPUs",
-            "Memory in use and all there is.",
-            "in use near all there is: the next larger batch or version ends the process.",
-            (
-                Query(
-                    'collafuse_gpu_memory_bytes{job="denoiser", state="used"}', "{{instance}} {{gpu}} used"
-                ),
-                Query(
-                    'collafuse_gpu_memory_bytes{job="denoiser", state="total"}',
-                    "{{instance}} {{gpu}} in all",
-                ),
-            ),
-            unit="bytes",
-            width=12,
-        ),
-        Series(
-            "Utilisation of the denoisers' GPUs",
-            "Share of the time in which the GPU computed something.",
-            "low while requests wait: the worker runs on the CPU, or the batches are too small.",
-            (Query('collafuse_gpu_utilisation_ratio{job="denoiser"}', "{{instance}} {{gpu}}"),),
-            unit="percentunit",
-            width=12,
-        ),
-    ),
+_GPU = gpu_row(
+    "denoiser",
+    "denoisers'",
+    full="in use near all there is: the next larger batch or version ends the process.",
+    idle="low while requests wait: the worker runs on the CPU, or the batches are too small.",
 )
 
 DENOISING = Dashboard(

@@ -1,6 +1,7 @@
 """Training: samples on their way into the store, the backbone's steps and losses, and its versions."""
 
 from monitoring.dashboards.dashboard import Dashboard, Row
+from monitoring.dashboards.gpus import gpu_row
 from monitoring.dashboards.panel import Series, Stat, above
 from monitoring.dashboards.query import Query, increase, quantiles, rate
 
@@ -123,32 +124,11 @@ _LEARNING = Row(
     ),
 )
 
-_GPU = Row(
-    "GPU (empty where there is none)",
-    (
-        Series(
-            "Memory of the trainer's GPUs",
-            "Memory in use and all there is.",
-            "in use near all there is: a larger batch ends the process.",
-            (
-                Query('collafuse_gpu_memory_bytes{job="trainer", state="used"}', "{{instance}} {{gpu}} used"),
-                Query(
-                    'collafuse_gpu_memory_bytes{job="trainer", state="total"}',
-                    "{{instance}} {{gpu}} in all",
-                ),
-            ),
-            unit="bytes",
-            width=12,
-        ),
-        Series(
-            "Utilisation of the trainer's GPUs",
-            "Share of the time in which the GPU computed something.",
-            "low while it trains: it waits for samples, or runs on the CPU.",
-            (Query('collafuse_gpu_utilisation_ratio{job="trainer"}', "{{instance}} {{gpu}}"),),
-            unit="percentunit",
-            width=12,
-        ),
-    ),
+_GPU = gpu_row(
+    "trainer",
+    "trainer's",
+    full="in use near all there is: a larger batch ends the process.",
+    idle="low while it trains: it waits for samples, or runs on the CPU.",
 )
 
 TRAINING = Dashboard(
