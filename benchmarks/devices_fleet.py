@@ -28,7 +28,7 @@ BODY = b"x" * 1024
 class Fixed(Backoff):
     """The rival: every device waits the same second after every failure."""
 
-    def next_seconds(self) -> float:
+    def next_seconds(self, least_share: float = 0.0) -> float:  # noqa: ARG002 - as what it stands in for
         """A second."""
         return FIXED_SECONDS
 

@@ -36,8 +36,8 @@ from broker.node.local_node import NodeInfo
 from broker.node_metrics import NodeMetrics
 from broker.topology import EXCHANGE_DOWN, client_key, declare, inbox
 from monitoring import logs
-from monitoring.exporter.broker_collector import BrokerCollector
-from monitoring.exporter.broker_reading import (
+from monitoring.exporter.broker.collector import BrokerCollector
+from monitoring.exporter.broker.reading import (
     COLUMNS,
     WATCHED_QUEUES,
     BrokerReader,

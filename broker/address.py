@@ -140,6 +140,7 @@ class BrokerSettings(BaseModel):
             try:
                 one = urlsplit(f"//{place}")
                 host, port = one.hostname, one.port
+                (host or "").encode("idna")  # as looking it up does, which fails in a way of its own
             except ValueError:
                 raise ValueError(_FORM) from None
             if not host or port == 0:

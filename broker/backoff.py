@@ -21,12 +21,12 @@ class Backoff:
     rng: random.Random = field(default_factory=random.SystemRandom)
     failures: int = 0
 
-    def next_seconds(self) -> float:
-        """One more failure: the seconds to wait, uniform in (0, min(limit, first·2^failures)]."""
+    def next_seconds(self, least_share: float = 0.0) -> float:
+        """One more failure: the seconds to wait, uniform in (least_share, 1] of min(limit, first·2^failures)."""
         # The exponent is bounded so that a link that is down for weeks does not overflow the power.
         window_seconds = min(self.limit_seconds, self.first_seconds * 2.0 ** min(self.failures, 32))
         self.failures += 1
-        return window_seconds * (1.0 - self.rng.random())
+        return window_seconds * (1.0 - (1.0 - least_share) * self.rng.random())
 
     def reset(self) -> None:
         """The attempt succeeded."""

@@ -1,10 +1,14 @@
 """Why a connection to the broker failed, in words for people instead of the class names of libraries."""
 
+import datetime as dt
 import re
 import socket
 import ssl
 
 import pika.exceptions
+from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
+
+from broker.errors import BrokerError
 
 
 def in_words(error: BaseException | str) -> str:
@@ -25,6 +29,37 @@ def in_words(error: BaseException | str) -> str:
     )
 
 
+def why_refused(error: BaseException | str, certificate: str | None) -> str:
+    """Returns why a connection was not made, for who logs in with `certificate` (PEM), if with any.
+
+    A broker that is shown an expired one only hangs up, which looks like many other faults.
+    """
+    words = in_words(error)
+    end = None if certificate is None else _end_of(certificate)
+    if end is None or end > dt.datetime.now(dt.UTC):
+        return words
+    return f"{words}; our own certificate was good until {end:%Y-%m-%d %H:%M} UTC: have this device enrolled again with --renew"
+
+
+def is_queue_in_use(error: BaseException) -> bool:
+    """Whether we may not consume because somebody else does, and one of the two wants to be the only one."""
+    return (
+        isinstance(error, pika.exceptions.ChannelClosedByBroker)
+        and error.reply_code == _ACCESS_REFUSED
+        and "in exclusive use" in error.reply_text
+    )
+
+
+def _end_of(certificate: str) -> dt.datetime | None:
+    try:
+        from broker.certificates import end_of  # noqa: PLC0415  # brings cryptography, which the exporter alone has not
+
+        return end_of(certificate)
+    except (ImportError, BrokerError):  # why it was refused matters more than this
+        return None
+
+
+_ACCESS_REFUSED = 403
 _BY_TYPE: dict[type[BaseException], str] = {
     pika.exceptions.AuthenticationError: "it offers no way to log in that we know",
     pika.exceptions.ConnectionOpenAborted: "it did not answer in time",
@@ -63,7 +98,7 @@ def _of_transport(error: BaseException) -> str | None:
             text = "the connection ended before it answered as AMQP 0-9-1; is that the broker's port?"
         case pika.exceptions.StreamLostError() | ConnectionResetError() | BrokenPipeError():
             text = "the connection broke off"
-        case TimeoutError():
+        case TimeoutError() | AMQPConnectorStackTimeout():
             text = "it did not answer in time"
         case _:
             return None

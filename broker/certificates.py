@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from broker.errors import CertificateError
-from broker.node.files import write_private
+from broker.whole_files import write_whole
 
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 825
@@ -26,6 +26,9 @@ CLOCK_SKEW = dt.timedelta(hours=1)
 
 CERTIFICATE_NAME, KEY_NAME = "ca.pem", "ca.key"
 SERVER_CERTIFICATE_NAME, SERVER_KEY_NAME = "server.pem", "server.key"
+
+_FOR_EVERYBODY = 0o644
+"""A certificate is no secret; its key is."""
 
 _HOST_NAME_CHARACTERS = 253
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -63,8 +66,8 @@ class Authority:
             if make and not certificate_path.exists() and not key_path.exists():
                 directory.mkdir(parents=True, exist_ok=True)
                 made = _make_authority()
-                write_private(key_path, _key_pem(made.key))
-                certificate_path.write_text(made.pem, encoding="ascii")
+                write_whole(key_path, _key_pem(made.key))
+                write_whole(certificate_path, made.pem, mode=_FOR_EVERYBODY)
                 return made
             certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
             key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
@@ -120,6 +123,18 @@ class Authority:
         return Pair(certificate.public_bytes(serialization.Encoding.PEM).decode("ascii"), _key_pem(key))
 
 
+def end_of(pem: str) -> dt.datetime:
+    """Returns until when a certificate is good; of several in `pem`, the first.
+
+    Raises:
+        CertificateError: if it cannot be read.
+    """
+    try:
+        return x509.load_pem_x509_certificate(pem.encode("ascii")).not_valid_after_utc
+    except ValueError as error:
+        raise CertificateError(f"a certificate cannot be read: {error}") from error
+
+
 def rabbitmq_lines(directory: Path, port: int = 5671, management_port: int = 15671) -> list[str]:
     """Returns the lines of rabbitmq.conf that use ca.pem, server.pem and server.key of a directory.
 
@@ -155,8 +170,8 @@ def write_server(pair: Pair, directory: Path) -> None:
         CertificateError: if they cannot be written.
     """
     try:
-        write_private(directory / SERVER_KEY_NAME, pair.key)
-        (directory / SERVER_CERTIFICATE_NAME).write_text(pair.certificate, encoding="ascii")
+        write_whole(directory / SERVER_KEY_NAME, pair.key)
+        write_whole(directory / SERVER_CERTIFICATE_NAME, pair.certificate, mode=_FOR_EVERYBODY)
     except OSError as error:
         raise CertificateError(f"cannot write the certificate to {directory}: {error.strerror}") from error
 

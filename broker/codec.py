@@ -111,7 +111,8 @@ def _unpack(body: bytes) -> dict[str, Any]:
             ext_hook=guard.extension,
             max_str_len=MAX_TEXT_BYTES,
             max_bin_len=len(body),
-            max_array_len=MAX_PLAN_STEPS + 1,
+            # Room is made when a list's header is read, before its entries are: a body cannot hold more of them than bytes.
+            max_array_len=min(MAX_PLAN_STEPS + 1, len(body)),
             max_map_len=64,
             max_ext_len=0,
         )

@@ -26,7 +26,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from broker.address import BrokerSettings
 from broker.backoff import Backoff
-from broker.causes import in_words
+from broker.causes import in_words, is_queue_in_use, why_refused
 from broker.consumer import IDLE_SECONDS, Consumer
 from broker.errors import BrokerUnreachable, ConnectionLost
 from broker.names import is_inbox, is_reports
@@ -40,6 +40,10 @@ log = structlog.get_logger(__name__)
 WINDOW_BYTES = 16 * 2**20
 """What a publisher has in flight at most: on a link with a round trip of 200 ms enough for 80 MB a second."""
 _CUT_SECONDS = 2.0
+_IN_USE = (
+    "another process reads this queue, and only one may: end one of the two, unless it is this one's own broken link,"
+    " which the broker forgets within two heartbeats; this one goes on trying"
+)
 LASTING_SECONDS = 5.0
 """What stood for this long was a success: the next failure is the first again."""
 
@@ -83,6 +87,8 @@ class Connection:
         self._users: dict[ChannelUser, Channel | None] = {}
         self._user_backoff: dict[ChannelUser, Backoff] = {}
         self._replacing: set[ChannelUser] = set()
+        self._shut_out: set[ChannelUser] = set()
+        """Whose queue somebody else reads alone; it was told."""
         self._backoff = backoff or Backoff()
         self._opened_at: dict[object, float] = {}
         self._amqp: pika.SelectConnection | None = None
@@ -135,9 +141,10 @@ class Connection:
         Raises BrokerUnreachable with the last failure after `timeout_seconds`; the attempts go on all the same.
         """
         if not self._ready.wait(timeout_seconds):
+            stop = "" if self._last_error.endswith("?") else "."
             raise BrokerUnreachable(
                 f"the broker at {self._settings.places} (vhost {self._settings.vhost!r}, "
-                f"user {self.user!r}) could not be used within {timeout_seconds:g} s: {self._last_error}. "
+                f"user {self.user!r}) could not be used within {timeout_seconds:g} s: {self._last_error}{stop} "
                 "Check that it runs, the address and the credentials"
             )
 
@@ -244,6 +251,7 @@ class Connection:
         """A user became ready: perhaps everything stands now. On the I/O thread only."""
         if self._amqp is not None and all(user.ready for user in self._users):
             self._ready.set()
+            self._shut_out.clear()
             self.metrics.connected.set(1)
 
     def __enter__(self) -> Self:
@@ -311,7 +319,7 @@ class Connection:
     def _closed(self, _: pika.SelectConnection, error: BaseException | str) -> None:
         was_open, self._amqp = self._amqp is not None, None
         self._dialling = False
-        self._last_error = in_words(error)
+        self._last_error = in_words(error) if was_open else why_refused(error, self._settings.certificate)
         self._ready.clear()
         self.metrics.connected.set(0)
         for user, channel in list(self._users.items()):
@@ -372,6 +380,7 @@ class Connection:
         self._user_backoff.pop(user, None)
         self._replacing.discard(user)
         self._opened_at.pop(user, None)
+        self._shut_out.discard(user)
         if channel is not None and channel.is_open:
             channel.close()
         user.lost(ConnectionLost("the channel was closed"))
@@ -400,25 +409,35 @@ class Connection:
             return  # the whole connection went, or the user left: told already
         self._users[user] = None
         self._ready.clear()
-        self._last_error = f"the broker closed a channel: {reason}"
+        in_use = is_queue_in_use(reason)
+        self._last_error = _IN_USE if in_use else f"the broker closed a channel: {reason}"
         self._refused_with = reason.reply_code if isinstance(reason, ChannelClosedByBroker) else None
         user.lost(ConnectionLost(self._last_error))
         if self._amqp is not None and self._amqp.is_open:
-            wait_seconds = self._wait_seconds(user, self._user_backoff[user])
-            log.warning(
-                "channel_lost",
-                connection=self.name,
-                error=str(reason),
-                retry_in_seconds=round(wait_seconds, 2),
-            )
+            # Whoever is there stays, as a rule for hours: never a short wait by chance.
+            wait_seconds = self._wait_seconds(user, self._user_backoff[user], 0.5 if in_use else 0.0)
+            self._tell_channel_lost(user, reason, in_use, round(wait_seconds, 2))
             self._ioloop.call_later(wait_seconds, lambda: self._open_channel(user))
 
-    def _wait_seconds(self, what: object, backoff: Backoff) -> float:
+    def _tell_channel_lost(
+        self, user: ChannelUser, reason: BaseException, in_use: bool, wait_seconds: float
+    ) -> None:
+        """One line; of a queue that somebody else reads one for all attempts, until it can be read."""
+        if in_use and user not in self._shut_out:
+            self._shut_out.add(user)
+            log.warning("queue_in_use", connection=self.name, error=str(reason), what_to_do=_IN_USE)
+        elif not in_use:
+            self._shut_out.discard(user)
+            log.warning(
+                "channel_lost", connection=self.name, error=str(reason), retry_in_seconds=wait_seconds
+            )
+
+    def _wait_seconds(self, what: object, backoff: Backoff, least_share: float = 0.0) -> float:
         """The seconds until the next attempt at `what`, which just failed."""
         opened_at = self._opened_at.pop(what, None)
         if opened_at is not None and time.monotonic() - opened_at >= LASTING_SECONDS:
             backoff.reset()
-        return backoff.next_seconds()
+        return backoff.next_seconds(least_share)
 
     def _tell_blocked(self, reason: str | None) -> None:
         if reason is None:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from broker import device_settings
 from broker.address import BrokerSettings
 from broker.errors import ConfigError
+from broker.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -93,16 +94,13 @@ def write_exporter(
 
 
 def write_secret(text: str, path: Path, *, replace: bool) -> None:
-    """Writes `text` to a file of mode 0600.
+    """Writes `text` to a file of mode 0600, as one step.
 
     Raises:
         ConfigError: if the file exists and is not to be replaced, or cannot be written.
     """
     try:
-        if replace:
-            path.unlink(missing_ok=True)
-        path.touch(mode=0o600, exist_ok=False)
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text, replace=replace)
     except FileExistsError as error:
         raise ConfigError(f"{path} exists already: name another file") from error
     except OSError as error:

@@ -48,6 +48,20 @@ def other_passwords(definitions: Definitions, users: list[dict[str, Any]]) -> li
     )
 
 
+def steps(definitions: Definitions) -> list[dict[str, Any]]:
+    """The parts in the order in which a broker has to get them, so that whenever this ends nobody can do what they should not.
+
+    Queues and limits first, then the users, who have no rights yet, with their topic rights, for without one a user may
+    publish under every key; and the rights with which they get in last.
+    """
+    opened_last = ("permissions", "users", "topic_permissions")
+    return [
+        {kind: found for kind, found in definitions.items() if kind not in opened_last},
+        {kind: definitions[kind] for kind in ("users", "topic_permissions")},
+        {"permissions": definitions["permissions"]},
+    ]
+
+
 def _operates(user: Mapping[str, Any]) -> bool:
     tags = user.get("tags") or ()
     listed = tags.split(",") if isinstance(tags, str) else tags

@@ -26,6 +26,9 @@ FIRST_SEEN_HEADER = "x-first-seen-ms"
 REPLAYED_HEADER = "x-replayed"
 """On a message that came back from the dead-letter queue: how often it did. SENDER_HEADER is beside it."""
 DETAIL_LIMIT_CHARACTERS = 500
+COUNT_HEADERS = ("x-delivery-count", "x-acquired-count")
+"""How often a message was lent before, as the broker says from the second time on. Since RabbitMQ 4.3 the first counts only those
+that were lost with a channel, the second those that a consumer gave back too; older ones count both in the first."""
 LATEST_MS = 2**44
 """Unix milliseconds of the year 2527: a publisher that says later, or before 1970, has not said when it published."""
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
@@ -48,6 +51,7 @@ class Delivery:
     """One message on loan from the broker.
 
     user_id: who published it, as the broker validated it; None when the publisher did not say.
+    routing_key: under which it was published.
     delivery_count: how often it was delivered before.
     published_at: the publisher's clock, unix seconds; None when it is not there, or no time.
     """
@@ -58,6 +62,7 @@ class Delivery:
     user_id: str | None
     correlation_id: str | None
     queue: str
+    routing_key: str
     redelivered: bool
     delivery_count: int
     published_at: float | None
@@ -167,7 +172,6 @@ def received(
 ) -> Delivery:
     """Returns what pika handed over, as a delivery."""
     headers: dict[str, Any] = properties.headers or {}
-    count = headers.get("x-delivery-count")
     return Delivery(
         body=body,
         type=_text(properties.type) or "",
@@ -175,9 +179,9 @@ def received(
         user_id=_text(properties.user_id),
         correlation_id=_text(properties.correlation_id),
         queue=lender.queue_name,
+        routing_key=_text(method.routing_key) or "",
         redelivered=method.redelivered,
-        # The publisher may have written anything into the header; the broker does, from the second delivery on.
-        delivery_count=count if method.redelivered and isinstance(count, int) else int(method.redelivered),
+        delivery_count=delivery_count(headers, redelivered=method.redelivered),
         published_at=_unix_seconds(headers.get(PUBLISHED_AT_HEADER)),
         headers=headers,
         received_at=time.time(),
@@ -185,6 +189,18 @@ def received(
         _channel=channel,
         _consumer=lender,
     )
+
+
+def delivery_count(headers: Mapping[str, Any], *, redelivered: bool) -> int:
+    """How often a message was delivered before.
+
+    The publisher may have written anything into these headers, of which the broker replaces the one it counts in. The larger
+    is believed: so a message can be given up too soon by its own sender, and by nobody too late.
+    """
+    if not redelivered:
+        return 0
+    counts = (headers.get(name) for name in COUNT_HEADERS)
+    return max([1, *(count for count in counts if isinstance(count, int))])
 
 
 def dead_letter(delivery: Delivery, reason: str, detail: str) -> Outgoing:

@@ -139,11 +139,12 @@ def enrolled(management: Management, vhost: str) -> list[Enrolled]:
         ManagementError: if the broker cannot be managed.
     """
     limits = management.user_limits()
-    connected = {connection.get("user") for connection in management.connections()}
+    connected = management.connected_users()
     queues = management.queues(vhost, ("name", "messages"))
     inboxes = {str(queue["name"]): int(queue.get("messages") or 0) for queue in queues}
     found = []
-    for user in sorted(management.users_in_full(), key=lambda user: str(user["name"])):
+    users = management.users_in_full(("name", "password_hash"))
+    for user in sorted(users, key=lambda user: str(user["name"])):
         name = str(user["name"])
         try:
             client, device = names.split_user(name)

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from broker.address import BrokerSettings, is_loopback
+from broker.causes import in_words
 from broker.errors import ConfigError, ManagementError
 from broker.parameters import tls_context
 from broker.topology import Topology
@@ -54,10 +55,11 @@ class Management:
         """Returns the API at `url`, as the user of an AMQP link, with the authority that the link trusts.
 
         Raises:
-            ConfigError: if the password would go to another machine unencrypted, or a certificate is of no use.
+            ConfigError: if it is no URL, or has a user, if the password would go to another machine unencrypted, or a
+                certificate is of no use.
         """
         secure = url.startswith("https://")
-        host = urlsplit(url).hostname or ""
+        host = _host(url)
         if not secure and not is_loopback(host) and not settings.plaintext:
             raise ConfigError(
                 f"{url} would send the operator's password to {host} unencrypted: use https://, or allow it with"
@@ -150,7 +152,7 @@ class Management:
 
     def users(self) -> list[str]:
         """Returns the names of all users."""
-        return [str(user["name"]) for user in self._call("GET", "users").json()]
+        return [str(user["name"]) for user in self.users_in_full(("name",))]
 
     def put_user(self, name: str, password: str, *, tags: str = "") -> None:
         """Makes a user, or replaces its password and tags."""
@@ -160,9 +162,10 @@ class Management:
         """Deletes a user and ends its connections; one that is not there is fine."""
         self._call("DELETE", "users", name, absent_is_fine=True)
 
-    def users_in_full(self) -> list[dict[str, Any]]:
-        """Returns every user, as the API gives it: name, tags, password_hash (empty: no password will do)."""
-        found: list[dict[str, Any]] = self._call("GET", "users").json()
+    def users_in_full(self, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Returns every user, or some columns of each, such as name, tags, password_hash (empty: no password will do)."""
+        params = {"columns": ",".join(columns)} if columns else {}
+        found: list[dict[str, Any]] = self._call("GET", "users", params=params).json()
         return found
 
     def put_user_without_password(self, name: str) -> None:
@@ -178,10 +181,13 @@ class Management:
         found = self._call("GET", "user-limits").json()
         return {str(one["user"]): dict(one["value"]) for one in found}
 
-    def connections(self) -> list[dict[str, Any]]:
-        """Returns the open connections of all users; those of the last five seconds may be missing."""
-        found: list[dict[str, Any]] = self._call("GET", "connections").json()
-        return found
+    def connected_users(self) -> set[str]:
+        """Returns who has a connection open; one of the last five seconds may be missing.
+
+        Of each connection the user alone is asked for: in full 2,000 of them are 2.4 MB and a second, so 34 kB and 70 ms.
+        """
+        found = self._call("GET", "connections", params={"columns": "user"}).json()
+        return {str(connection["user"]) for connection in found if "user" in connection}
 
     def connection(self, name: str) -> dict[str, Any] | None:
         """Returns one open connection by the name that the broker gave it, or None."""
@@ -254,11 +260,24 @@ class Management:
             ) from error
         except httpx.HTTPError as error:
             raise ManagementError(
-                f"the management API at {self.url} does not answer ({error}): is the plugin rabbitmq_management enabled?"
+                f"the management API (plugin rabbitmq_management) at {self.url} does not answer: {in_words(error)}"
             ) from error
         if response.is_success or (absent_is_fine and _absent(response)):
             return response
         raise ManagementError(f"the management API refused {method} {target}: {_refusal(response)}")
+
+
+def _host(url: str) -> str:
+    """The host of the API's URL, whose errors show it: so it may have no password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
+        raise ConfigError(
+            "the URL of the management API must read http[s]://host[:port]; user and password are those of the broker's URL"
+        )
+    return parts.hostname
 
 
 def _objects(found: object) -> list[dict[str, Any]]:

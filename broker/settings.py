@@ -174,20 +174,23 @@ def broker_settings(url: SecretStr | str | None, node_directory: Path = NODE_DIR
 
 def _private_node(directory: Path, or_else: str = "set") -> BrokerSettings:
     # Whoever is told a URL, such as a device, has no use for the means to run a broker.
+    from broker.node.ending import how_to_find_a_broker  # noqa: PLC0415
     from broker.node.local_node import find  # noqa: PLC0415
 
     node = find(directory)
     if node is None:
-        raise ConfigError(
-            f"no broker: {or_else} {BROKER_URL_VARIABLE} to amqp[s]://user:password@host:port/vhost,"
-            " or start a private one with `collafuse broker node start`"
-        )
+        to_name_one = f"{or_else} {BROKER_URL_VARIABLE} to amqp[s]://user:password@host:port/vhost"
+        raise ConfigError(f"no broker: {how_to_find_a_broker(directory, to_name_one)}")
     return BrokerSettings.from_url(node.amqp_url)
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
     names = sorted(known)
-    close = difflib.get_close_matches(key.upper() if key.isupper() else key, names, n=1, cutoff=0.5)
+    # An option leaves out the unit that its setting has: --round is round_seconds.
+    begun = [name for name in names if name.startswith(f"{key}_")]
+    close = begun[:1] or difflib.get_close_matches(
+        key.upper() if key.isupper() else key, names, n=1, cutoff=0.5
+    )
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(names)}"
 
 

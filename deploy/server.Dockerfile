@@ -19,7 +19,9 @@ COPY monitoring monitoring
 COPY diffusion diffusion
 COPY evaluation evaluation
 COPY collafuse collafuse
-RUN pip install --only-binary=:all: --constraint constraints.txt --extra-index-url "${TORCH_INDEX}" ".[${EXTRAS}]" \
+# The operator's image has no torch, and asks no index of torch's: every package would be looked for there as well.
+RUN if [ "${EXTRAS}" != operator ]; then export PIP_EXTRA_INDEX_URL="${TORCH_INDEX}"; fi \
+    && pip install --only-binary=:all: --constraint constraints.txt ".[${EXTRAS}]" \
     && cd /opt/collafuse/lib/python3.*/site-packages && rm -rf torch/test numpy/tests numpy/*/tests
 
 FROM python:3.11.11-slim-bookworm

@@ -3,6 +3,7 @@
 Everything heavy is imported inside the commands, so that help appears at once.
 """
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -74,11 +75,17 @@ def _broker(settings: "EdgeSettings") -> "BrokerSettings":
     """Where the broker is; refuses credentials of another device than the one named."""
     from broker.errors import ConfigError
     from broker.names import user_name
+    from broker.settings import BROKER_URL_VARIABLE
 
     broker = settings.broker()
     if settings.client and settings.device and user_name(settings.client, settings.device) != broker.user:
+        origin = (
+            f" of {BROKER_URL_VARIABLE}, which comes before the file,"
+            if os.environ.get(BROKER_URL_VARIABLE)
+            else ""
+        )
         raise ConfigError(
-            f"the broker URL logs in as {broker.user!r}, but client and device are {settings.client!r} and"
+            f"the broker URL{origin} logs in as {broker.user!r}, but client and device are {settings.client!r} and"
             f" {settings.device!r}: use the credentials file of this device"
         )
     return broker

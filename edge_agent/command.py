@@ -13,15 +13,15 @@ Config = Annotated[
     typer.Option("--config", help="TOML file, such as the one written by `collafuse broker enroll`."),
 ]
 State = Annotated[
-    Path | None, typer.Option("--state", help="Directory of the device  [default: .collafuse/edge]")
+    Path | None, typer.Option("--state", help="Directory of the device (default .collafuse/edge)")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 CutRatio = Annotated[
-    float | None, typer.Option("--cut-ratio", help="The client's share of the chain, 0..1  [default: 0.2]")
+    float | None, typer.Option("--cut-ratio", help="The client's share of the chain, 0..1 (default 0.2)")
 ]
-Schedule = Annotated[str | None, typer.Option("--schedule", help="cosine or linear  [default: cosine]")]
+Schedule = Annotated[str | None, typer.Option("--schedule", help="cosine or linear (default cosine)")]
 ScheduleSteps = Annotated[
-    int | None, typer.Option("--schedule-steps", help="T of the schedule  [default: 1000]")
+    int | None, typer.Option("--schedule-steps", help="T of the schedule (default 1000)")
 ]
 
 

@@ -24,7 +24,11 @@ log = structlog.get_logger(__name__)
 REMEMBERED_IDS = 50_000
 """Ids kept to recognise a repeat; far more than a broker can deliver twice."""
 
+_OF_BUNDLES: tuple[counters.Name, counters.Name] = ("head_announcements", "head_announcements_declined")
+_OF_CHUNKS: tuple[counters.Name, counters.Name] = ("head_chunks", "head_chunks_declined")
+
 Outcome = Literal["kept", "duplicate", "late", "refused", "job_failed", "stock_failed", "no_room"]
+_COUNTED: dict[Outcome, counters.Name] = {"late": "late", "duplicate": "duplicate"}
 
 
 class Letter(Protocol):
@@ -87,8 +91,9 @@ def take(spool: Spool, letter: Letter, heads: HeadDesk | None = None) -> Outcome
         outcome = _take(transaction, letter, message)
         job_id = latents.job_of(transaction, message) if isinstance(message, LatentsV1) else None
         # A round is announced again and again, for those who were away: hearing it twice says nothing.
-        if outcome in {"late", "duplicate"} and not isinstance(message, RoundV1):
-            counters.add(transaction, outcome)
+        counter = _COUNTED.get(outcome)
+        if counter is not None and not isinstance(message, RoundV1):
+            counters.add(transaction, counter)
     if outcome == "refused":
         letter.refuse("not_for_devices", f"a device has no use for a {letter.type}")
         return outcome
@@ -113,14 +118,14 @@ def _tell(message: LatentsV1, job_id: str | None) -> None:
 
 def _take_head(spool: Spool, message: BundleV1 | ChunkV1, heads: HeadDesk) -> Outcome:
     """Hand a head's announcement or piece over; its sender may repeat both."""
-    name = "head_announcements" if isinstance(message, BundleV1) else "head_chunks"
+    taken, declined = _OF_BUNDLES if isinstance(message, BundleV1) else _OF_CHUNKS
     with spool.transaction() as transaction:
         wanted = (
             heads.announced(transaction, message)
             if isinstance(message, BundleV1)
             else heads.chunk(transaction, message)
         )
-        counters.add(transaction, name if wanted else f"{name}_declined")
+        counters.add(transaction, taken if wanted else declined)
     return "kept" if wanted else "late"
 
 

@@ -74,7 +74,7 @@ def job_counts(spool: Spool) -> dict[str, int]:
     """Number of jobs by state, of the states that occur; of the ended ones all there ever were, those forgotten since too."""
     by_state = jobs.counts(spool)
     ever = {
-        outcome: by_state.get(outcome, 0) + counters.value(spool, f"forgotten_{outcome}")
+        outcome: by_state.get(outcome, 0) + counters.value(spool, counters.FORGOTTEN[outcome])
         for outcome in jobs.ENDED
     }
     return by_state | {outcome: count for outcome, count in ever.items() if count}

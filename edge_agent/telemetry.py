@@ -1,15 +1,14 @@
 """The device says how it is: now and then, and at once when something has happened to a head on its way."""
 
 import random
-import re
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final, get_args
 
 import structlog
 
-from broker.contract.telemetry import MAX_FIGURES, HeadReport, StepTimes, TelemetryV1
+from broker.contract.telemetry import HeadReport, StepTimes, TelemetryV1
 from edge_agent import status
 from edge_agent.errors import OutboxFull
 from edge_agent.generation import jobs
@@ -28,8 +27,9 @@ log = structlog.get_logger(__name__)
 
 _JITTER = 0.1
 _FIRST_WITHIN_SECONDS = 10.0
-_SEQUENCE = "telemetry_sequence"
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_SEQUENCE: Final = "telemetry_sequence"
+TOLD = frozenset(get_args(counters.Name)) - {_SEQUENCE}
+"""Which of the spool's counters are told: all but the number that each report bears. A test says when there are too many."""
 
 
 class Reporter:
@@ -115,13 +115,13 @@ class Reporter:
 
 def _counters(spool: Spool, facts: dict[str, Any]) -> dict[str, int]:
     """What was counted in the device's life, by name."""
-    found = {row["name"]: int(row["value"]) for row in spool.rows("SELECT name, value FROM counters")}
+    kept = {row["name"]: int(row["value"]) for row in spool.rows("SELECT name, value FROM counters")}
+    # What another version of the agent may have left there has no place kept for it.
+    found = {name: value for name, value in kept.items() if name in TOLD and value >= 0}
     found |= {f"jobs_{outcome}": facts["jobs"].get(outcome, 0) for outcome in jobs.ENDED}
     found |= {name: facts["ledger"][name] for name in ("images", "releases", "refused")}
     found["receipts"] = facts["receipts"]["batches"]
-    found.pop(_SEQUENCE, None)
-    fit = {name: value for name, value in found.items() if _NAME.fullmatch(name) and value >= 0}
-    return dict(sorted(fit.items())[:MAX_FIGURES])
+    return found
 
 
 def _gauges(facts: dict[str, Any], joules: float | None) -> dict[str, float]:
@@ -129,15 +129,18 @@ def _gauges(facts: dict[str, Any], joules: float | None) -> dict[str, float]:
 
     joules: to finish an image, in the mean.
     """
-    load, stock = facts["outbox"], facts["pool"]
+    load, stock, ledger = facts["outbox"], facts["pool"], facts["ledger"]
     found: dict[str, float | None] = {
         "outbox_messages": load["messages"],
         "outbox_bytes": load["bytes"],
         "outbox_oldest_seconds": load["oldest_seconds"],
-        "epsilon_max": facts["ledger"]["epsilon_max"],
+        "epsilon_max": ledger["epsilon_max"],
         "pool_images": sum(shelf["images"] for shelf in stock),
         "pool_wanted": sum(shelf["wanted"] for shelf in stock),
         "image_joules": joules,
+        "ledger_incomplete": ledger["incomplete_since"] is not None and not ledger["loss_acknowledged"],
+        "spool_damaged": bool(facts["quarantine"]),
+        "head_key_revoked": bool((facts["head"] or {}).get("key_revoked")),
     }
     return {name: float(value) for name, value in found.items() if value is not None and abs(value) < 1e18}
 

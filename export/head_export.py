@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from broker.contract.heads import NAME_PATTERN
 from export.bundle.bars import BARS
 from export.bundle.bundle import Bundle, member_digests, write_bundle
 from export.bundle.canonical import first_problem
 from export.bundle.gates import Precision
 from export.bundle.golden import Golden
 from export.bundle.keys import BUNDLE_DOMAIN, NO_KEY_LIST, UNSIGNED, KeyHistory, PrivateKey
-from export.bundle.manifest import NAME_PATTERN, GoldenFacts, Manifest, Network, TrainingFacts
+from export.bundle.manifest import GoldenFacts, Manifest, Network, TrainingFacts
 from export.checkpoint import HeadCheckpoint, load_checkpoint
 from export.conversion.calibration import read_calibration
 from export.conversion.onnx_export import OPSET

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from monitoring.exporter.broker_collector import BrokerCollector
-from monitoring.exporter.broker_reading import Inboxes, Reading
-from monitoring.exporter.fleet import DEVICE_SERIES_MAX, Fleet
-from monitoring.exporter.fleet_collector import FleetCollector
+from monitoring.exporter.broker.certificate import CertificateCollector
+from monitoring.exporter.broker.collector import BrokerCollector
+from monitoring.exporter.broker.reading import Inboxes, Reading
+from monitoring.exporter.fleet import believed
+from monitoring.exporter.fleet.collector import FleetCollector
+from monitoring.exporter.fleet.doubts import NAMED
+from monitoring.exporter.fleet.fleet import DEVICE_SERIES_MAX, Fleet
 from monitoring.gpus import GpuCollector
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics
 
@@ -30,11 +33,20 @@ _INTRODUCTION = (
     "`_bucket`, `_sum` and `_count`.",
     "",
     "**The budget of series.** No process has a device as a label but the exporter, which gives at most",
-    f"{DEVICE_SERIES_MAX:,} devices series of their own (`device_series_max`; 0 for none), ten each at most: those whose names",
-    "begin with `collafuse_device_`. A device keeps them while it reports, and places that are free go to those heard of last;",
+    f"{DEVICE_SERIES_MAX:,} devices series of their own (`device_series_max`; 0 for none), eleven each at most: those whose",
+    "names begin with `collafuse_device_`. A device keeps them while it reports, and free places go to those heard of last;",
     "the others are counted by `collafuse_fleet_devices_unlisted`, and all are in the sums that begin with `collafuse_fleet_`.",
+    f"Beside them `collafuse_fleet_distrusted` names {NAMED} devices at most.",
     "Of heads twenty are named, of clients with samples twenty; the rest is `other`. The number of series does not grow with",
     "the fleet beyond that. A device not heard of for a week (`device_expires_seconds`) is gone.",
+)
+
+
+_OF_DEVICES = (
+    "**What is believed of a device.** What is beyond these bounds is left out and counted, by",
+    "`collafuse_fleet_figures_unbelieved_total`, and for reports by `collafuse_fleet_reports_refused_total` with the reason",
+    "`too_often`; for an interval the nearest bound is taken. What a device says it has done since its last report is left out",
+    "if it is more than what is left of its allowance, which begins whole and rises with every second.",
 )
 
 
@@ -68,6 +80,7 @@ def catalogue() -> tuple[CataloguedMetric, ...]:
     collectors = (
         ("train or denoise worker on a machine with an NVIDIA GPU", GpuCollector(())),
         ("exporter", BrokerCollector(lambda: Reading((), Inboxes.of(())))),
+        ("exporter", CertificateCollector(lambda: None)),
         ("exporter", FleetCollector(Fleet())),
     )
     for process, collector in collectors:
@@ -98,4 +111,5 @@ def as_markdown() -> str:
             if metric.process == process:
                 labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"
                 lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.meaning} |")
+    lines += ["", *_OF_DEVICES, "", *believed.as_markdown()]
     return "\n".join(lines) + "\n"

@@ -4,6 +4,7 @@ import json
 import signal
 import ssl
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -16,16 +17,19 @@ from prometheus_client import CollectorRegistry
 from broker.connection import Connection
 from broker.errors import ConfigError
 from broker.management import Management
+from broker.node.ending import how_to_find_a_broker
 from broker.node.local_node import find
 from broker.node_metrics import NodeMetrics
+from broker.shown_certificate import ends_at
 from monitoring import logs
 from monitoring.catalogue import as_markdown, catalogue
 from monitoring.dashboards import collection
 from monitoring.endpoints import serve
-from monitoring.exporter.broker_collector import BrokerCollector
-from monitoring.exporter.broker_reading import BrokerReader
-from monitoring.exporter.fleet_collector import FleetCollector
-from monitoring.exporter.fleet_reports import FleetReports
+from monitoring.exporter.broker.certificate import CertificateCollector
+from monitoring.exporter.broker.collector import BrokerCollector
+from monitoring.exporter.broker.reading import BrokerReader
+from monitoring.exporter.fleet.collector import FleetCollector
+from monitoring.exporter.fleet.reports import FleetReports
 from monitoring.exporter.settings import MonitorSettings
 from monitoring.metrics import BrokerMetrics
 
@@ -90,7 +94,7 @@ def exporter(
             stack.enter_context(node)
         registry = CollectorRegistry()
         registry.register(BrokerCollector(BrokerReader(management, settings.vhost, nodes)))
-        reports = _reports(settings, registry, stack) if settings.hears_devices else None
+        turn = _listening(settings, registry, stack) if settings.hears_devices else None
         server = serve(registry, settings.port, settings.address)
         _log.info(
             "exporter_started",
@@ -99,13 +103,13 @@ def exporter(
             management=management.url,
             nodes=[node.url for node in nodes],
             vhost=settings.vhost,
-            hears_devices=reports is not None,
+            hears_devices=turn is not None,
         )
         while not stop.is_set():
-            if reports is None:
+            if turn is None:
                 stop.wait()
             else:
-                reports.take(TURN_SECONDS)
+                turn()
         server.close()
         _log.info("exporter_stopped")
 
@@ -128,14 +132,26 @@ def dashboards(
         print(path)
 
 
-def _reports(settings: MonitorSettings, registry: CollectorRegistry, stack: ExitStack) -> FleetReports:
-    """The devices' reports, and their metrics; a broker that cannot be reached is tried again for ever, while scrapes go on."""
+def _listening(
+    settings: MonitorSettings, registry: CollectorRegistry, stack: ExitStack
+) -> Callable[[], None]:
+    """What is done over and over: taking in a report, and looking at the broker's certificate where that is due.
+
+    A broker that cannot be reached is tried again for ever, while scrapes go on.
+    """
     fleet = settings.fleet()
     connection = Connection(settings.broker(), name="exporter", metrics=BrokerMetrics(registry))
     reports = FleetReports(connection, fleet)
     registry.register(FleetCollector(fleet))
+    certificate = CertificateCollector(lambda: ends_at(settings.broker()))
+    registry.register(certificate)
     stack.enter_context(connection)
-    return reports
+
+    def turn() -> None:
+        certificate.turn()
+        reports.take(TURN_SECONDS)
+
+    return turn
 
 
 def _watched(settings: MonitorSettings) -> tuple[Management, list[NodeMetrics]]:
@@ -150,10 +166,8 @@ def _watched(settings: MonitorSettings) -> tuple[Management, list[NodeMetrics]]:
         return Management(url, user, secret, tls=tls, timeout_seconds=MANAGEMENT_TIMEOUT_SECONDS), nodes
     node = find(settings.node_directory)
     if node is None:
-        raise ConfigError(
-            "no broker to watch: set COLLAFUSE_MONITOR_MANAGEMENT_URL to http://user:password@host:15672,"
-            " or start a private node with `collafuse broker node start`"
-        )
+        to_name_one = "set COLLAFUSE_MONITOR_MANAGEMENT_URL to http://user:password@host:15672"
+        raise ConfigError(f"no broker to watch: {how_to_find_a_broker(settings.node_directory, to_name_one)}")
     management = Management(
         node.management_url, node.user, node.password, timeout_seconds=MANAGEMENT_TIMEOUT_SECONDS
     )

@@ -14,7 +14,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, disable_created_metrics, make_wsgi_app
 
 from monitoring.errors import MonitoringError
 
@@ -64,6 +64,8 @@ def serve(
     Raises:
         MonitoringError: the port is held by another process, the address is not of this machine, or the file cannot be written.
     """
+    # When a counter was made nobody asks, and it would be one more series of each.
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # it takes and returns nothing
     application = _Application(registry, {"/livez": live, "/readyz": ready})
     try:
         kind = _Server6 if ":" in address else _Server

@@ -103,8 +103,19 @@ class TrainMetrics:
             registry=registry,
         )
         self.store_bytes = Gauge("collafuse_store_bytes", "Bytes of the sample store.", registry=registry)
+        self.store_quota_used_ratio = Gauge(
+            "collafuse_store_quota_used_ratio",
+            "Share of a quota that is used, where one is set: store for all samples, client for the client that has most.",
+            ["quota"],
+            registry=registry,
+        )
         self.ingest_paused = Gauge(
             "collafuse_ingest_paused", "1 while the store is full or read-only.", registry=registry
+        )
+        self.train_save_failing = Gauge(
+            "collafuse_train_save_failing",
+            "1 while the newest checkpoint or version could not be written.",
+            registry=registry,
         )
         self.train_steps_total = Counter(
             "collafuse_train_steps_total", "Optimiser steps of the backbone.", registry=registry
@@ -133,8 +144,12 @@ class TrainMetrics:
             registry=registry,
         )
         self.backbone_version = Gauge(
-            "collafuse_backbone_version", "Number of the newest backbone version here.", registry=registry
+            "collafuse_backbone_version",
+            "Number of the newest backbone version (latest), and of that which did best on held-out releases (best).",
+            ["follow"],
+            registry=registry,
         )
+        self.backbone_version.labels(follow="latest")
 
 
 class DenoiseMetrics:
@@ -143,7 +158,8 @@ class DenoiseMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.denoise_step_seconds = Histogram(
             "collafuse_denoise_step_seconds",
-            "One network call with its sampler step, on the server.",
+            "One network call with its sampler step, on the server, by where it runs: cpu or cuda.",
+            ["provider"],
             buckets=STEP_BUCKETS_SECONDS,
             registry=registry,
         )
@@ -163,7 +179,10 @@ class DenoiseMetrics:
             "collafuse_network_calls_total", "Calls of the backbone network.", registry=registry
         )
         self.requests_total = Counter(
-            "collafuse_requests_total", "Denoise requests ended, by outcome.", ["outcome"], registry=registry
+            "collafuse_requests_total",
+            "Denoise requests ended here, by outcome; requeued ones go on elsewhere.",
+            ["outcome"],
+            registry=registry,
         )
         self.request_seconds = Histogram(
             "collafuse_request_seconds",
@@ -184,7 +203,10 @@ class DenoiseMetrics:
             "collafuse_requests_waiting", "Requests taken and not begun.", registry=registry
         )
         self.backbone_version = Gauge(
-            "collafuse_backbone_version", "Number of the newest backbone version here.", registry=registry
+            "collafuse_backbone_version",
+            "Number of the backbone version that is served, 0 before the first; follow: which one it is to be.",
+            ["follow"],
+            registry=registry,
         )
 
 

@@ -16,6 +16,10 @@ MAX_SIGNATURES_BYTES = 64 * 2**10
 MAX_KEY_LIST_BYTES = 512 * 2**10
 MAX_CHUNKS = MAX_BUNDLE_BYTES // MIN_CHUNK_BYTES
 
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+"""Of a head, and of the client whose it is; it may stand in a log, a label and a file's name."""
+VERSION_PATTERN = r"^[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}$"
+
 
 class BundleV1(Message):
     """A head bundle is announced: enough for a device to judge whether it wants it, before it keeps a byte of it.

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from broker.contract.fields import Count, Digest, Reason, Seconds, as_tuple
+from broker.contract.heads import NAME_PATTERN, VERSION_PATTERN
 from broker.contract.message import Message, Part
 
 MAX_FIGURES = 64
@@ -26,14 +27,14 @@ class HeadReport(Part):
 
     Attributes:
         bundle: SHA-256 of its file.
-        name, version, counter: from its manifest.
+        name, version, counter: from its manifest, in whose form they are: they become labels of metrics.
         provider: where it runs.
         fallback: why it does not run where it was asked to, or None.
     """
 
     bundle: Digest
-    name: Annotated[str, Field(max_length=63)]
-    version: Annotated[str, Field(max_length=64)]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)]
     counter: Count
     provider: Literal["cpu", "cuda"]
     fallback: ShortText | None

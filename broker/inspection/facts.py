@@ -20,6 +20,7 @@ class Link:
     version, erlang, cluster: as the broker calls them.
     channel_max, frame_max_bytes, heartbeat_seconds: as negotiated.
     encrypted, loopback: of our own connection.
+    certificate_days: for so long the broker's certificate is still good; None for an unencrypted connection.
     """
 
     version: str
@@ -30,6 +31,7 @@ class Link:
     heartbeat_seconds: int
     encrypted: bool
     loopback: bool
+    certificate_days: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,14 @@ class Probe:
     size_bytes: int
     passed: bool
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What waits in a queue to be taken, and how many read it."""
+
+    ready: int
+    consumers: int
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,7 @@ class Facts:
     """All of it.
 
     topology: state of each exchange and queue of the federation, by name.
-    dead: letters in the dead-letter queue.
+    loads: of each queue of the federation that tells, by name.
     guest: whether `guest` with its default password may log in.
     unmanaged: why the management API told nothing, where it did not.
     """
@@ -138,7 +148,7 @@ class Facts:
     link: Link
     probe: Probe
     topology: Mapping[str, QueueState]
-    dead: int | None
+    loads: Mapping[str, Load]
     guest: bool | None
     managed: Managed | None
     unmanaged: str | None

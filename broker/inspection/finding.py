@@ -51,7 +51,7 @@ def listed(words: Sequence[str]) -> str:
 
 def number(count: int, noun: str) -> str:
     """Returns a count and its noun."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def size(size_bytes: int | None) -> str:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 
 from broker.address import is_loopback
 from broker.inspection.device_findings import devices_rights, devices_users
-from broker.inspection.facts import ALARM, Facts, Managed, Node, Queue
+from broker.inspection.facts import ALARM, Facts, Managed, Node
 from broker.inspection.finding import Finding, Findings, Severity, listed, number, ok, size, unsafe, warning
+from broker.inspection.queue_findings import dead_letters, quorum, readers, stuck
 from broker.topology import FEDERATION, WORK_QUEUES
 
 OLDEST, NEWEST = (3, 10), (4, 3)
@@ -14,7 +15,7 @@ DISK_FREE_LIMIT_BYTES = 10**9
 FILES_LIMIT = 4096
 FILES_SHARE = 0.8
 CLOCK_SECONDS = 5.0
-REPLICAS = 3
+CERTIFICATE_DAYS = 30.0
 PLAIN_PROTOCOLS = {"amqp", "http", "mqtt", "stomp", "stream", "http/web-mqtt", "http/web-stomp"}
 
 
@@ -62,6 +63,21 @@ def _encryption(facts: Facts) -> Findings:
         )
 
 
+def _certificate(facts: Facts) -> Findings:
+    days = facts.link.certificate_days
+    if days is None:
+        return
+    is_good = f"the broker's certificate is good for {number(round(days), 'day')} more"
+    if days < CERTIFICATE_DAYS:
+        yield warning(
+            "certificate",
+            f"{is_good}; then nobody can connect any more",
+            "renew it: docs/operations.md, The broker's certificate",
+        )
+    else:
+        yield ok("certificate", is_good)
+
+
 def _topology(facts: Facts) -> Findings:
     for state, what in (("missing", "is missing"), ("other arguments", "has other arguments than ours")):
         concerned = [name for name, found in facts.topology.items() if found == state]
@@ -93,15 +109,6 @@ def _largest_message(facts: Facts) -> Findings:
         )
 
 
-def _dead_letters(facts: Facts) -> Findings:
-    if facts.dead:
-        yield warning(
-            "dead letters",
-            f"{number(facts.dead, 'message')} in the dead-letter queue",
-            "see `collafuse broker dead list`",
-        )
-
-
 def _guest(facts: Facts) -> Findings:
     if facts.guest:
         yield unsafe(
@@ -114,9 +121,11 @@ def _guest(facts: Facts) -> Findings:
 OVER_AMQP: tuple[Callable[[Facts], Findings], ...] = (
     _version,
     _encryption,
+    _certificate,
     _topology,
     _largest_message,
-    _dead_letters,
+    readers,
+    dead_letters,
     _guest,
 )
 
@@ -211,33 +220,6 @@ def _listeners(_: Facts, managed: Managed) -> Findings:
             )
 
 
-def _quorum(_: Facts, managed: Managed) -> Findings:
-    running = len(_running(managed))
-    for queue in _federation_queues(managed):
-        if queue.arguments.get("x-queue-type") != "quorum":
-            continue
-        away = sorted(set(queue.members) - set(queue.online))
-        if away:
-            yield unsafe("quorum", f"{queue.name} lacks its members on {listed(away)}", "start those nodes")
-        wanted = min(REPLICAS, running)
-        if len(queue.members) < wanted:
-            yield unsafe(
-                "quorum",
-                f"{queue.name} has {number(len(queue.members), 'member')} where {running} nodes run",
-                "rabbitmq-queues grow NODE all",
-            )
-
-
-def _stuck(_: Facts, managed: Managed) -> Findings:
-    for queue in _federation_queues(managed):
-        if queue.stuck:
-            yield warning(
-                "dead letters",
-                f"{number(queue.stuck, 'message')} of {queue.name} on the way to the dead-letter queue, and not there",
-                "look again; if they stay, see the broker's log for rabbit_fifo_dlx_worker, and at their x-death header",
-            )
-
-
 def _bindings(_: Facts, managed: Managed) -> Findings:
     if managed.missing_bindings:
         yield unsafe(
@@ -285,8 +267,8 @@ OVER_MANAGEMENT: tuple[Callable[[Facts, Managed], Findings], ...] = (
     _disk_limit,
     _files,
     _listeners,
-    _quorum,
-    _stuck,
+    quorum,
+    stuck,
     _bindings,
     _plugins,
     _deprecated,
@@ -323,8 +305,3 @@ def limits(facts: Facts) -> Mapping[str, str]:
 
 def _running(managed: Managed) -> list[Node]:
     return [node for node in managed.nodes if node.running]
-
-
-def _federation_queues(managed: Managed) -> list[Queue]:
-    ours = {queue.name for queue in FEDERATION.queues}
-    return [queue for queue in managed.queues if queue.name in ours]

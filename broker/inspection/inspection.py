@@ -4,6 +4,7 @@ Nothing is changed. A queue is declared anew only when it is there, which compar
 the message size goes through a queue of its own that goes with its connection.
 """
 
+import datetime as dt
 import logging
 import time
 from collections.abc import Callable
@@ -19,17 +20,17 @@ from pika.exceptions import (
     ProbableAuthenticationError,
 )
 
-from broker import topology
+from broker import shown_certificate, topology
 from broker.address import is_loopback
 from broker.causes import in_words
 from broker.contract.fields import MAX_BODY_BYTES
 from broker.errors import BrokerUnreachable, ConfigError, ManagementError
-from broker.inspection.facts import ALARM, Facts, Link, Managed, Probe, QueueState
+from broker.inspection.facts import ALARM, Facts, Link, Load, Managed, Probe, QueueState
 from broker.inspection.management_facts import managed_facts
 from broker.parameters import connection_parameters, ways
 from broker.publisher import PERSISTENT, PUBLISHED_AT_HEADER
 from broker.settings import BrokerSettings
-from broker.topology import FEDERATION, QUEUE_DEAD
+from broker.topology import FEDERATION
 
 BLOCKED_TIMEOUT_SECONDS = 10.0
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
@@ -47,7 +48,7 @@ def inspect(settings: BrokerSettings, management_url: str) -> Facts:
         BrokerUnreachable: if there is no AMQP connection.
     """
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # to be turned away is an answer here
-    link, states, dead = _over_amqp(settings)
+    link, states, loads = _over_amqp(settings)
     managed: Managed | None = None
     unmanaged = None
     try:
@@ -60,7 +61,7 @@ def inspect(settings: BrokerSettings, management_url: str) -> Facts:
         link=link,
         probe=_probe(settings),
         topology=states,
-        dead=dead,
+        loads=loads,
         guest=_guest_may_enter(settings),
         managed=managed,
         unmanaged=unmanaged,
@@ -77,16 +78,20 @@ def _connect(settings: BrokerSettings) -> pika.BlockingConnection:
     )
 
 
-def _over_amqp(settings: BrokerSettings) -> tuple[Link, dict[str, QueueState], int | None]:
+def _over_amqp(settings: BrokerSettings) -> tuple[Link, dict[str, QueueState], dict[str, Load]]:
     try:
         with _connect(settings) as connection:
             link = _link(settings, connection)
             states: dict[str, QueueState] = {
                 exchange.name: _exchange_state(connection, exchange) for exchange in FEDERATION.exchanges
             }
+            loads: dict[str, Load] = {}
             for queue in FEDERATION.queues:
                 states[queue.name] = _queue_state(connection, queue)
-            return link, states, _depth(connection, QUEUE_DEAD)
+                load = _load(connection, queue.name)
+                if load is not None:
+                    loads[queue.name] = load
+            return link, states, loads
     except FAILURES as error:
         raise BrokerUnreachable(f"cannot use the broker at {settings}: {in_words(error)}") from error
 
@@ -103,7 +108,16 @@ def _link(settings: BrokerSettings, connection: pika.BlockingConnection) -> Link
         heartbeat_seconds=int(inner.params.heartbeat or 0),
         encrypted=settings.tls,
         loopback=is_loopback(settings.host),
+        certificate_days=_certificate_days(settings),
     )
+
+
+def _certificate_days(settings: BrokerSettings) -> float | None:
+    try:
+        end = shown_certificate.ends_at(settings)
+    except OSError:  # the first node may be away, where another answered
+        return None
+    return None if end is None else (end - dt.datetime.now(dt.UTC)) / dt.timedelta(days=1)
 
 
 def _exchange_state(connection: pika.BlockingConnection, exchange: topology.ExchangeSpec) -> QueueState:
@@ -135,11 +149,12 @@ def _state(declare: Callable[..., None]) -> QueueState:
     return "ok"
 
 
-def _depth(connection: pika.BlockingConnection, queue: str) -> int | None:
+def _load(connection: pika.BlockingConnection, queue: str) -> Load | None:
     try:
-        return int(connection.channel().queue_declare(queue, passive=True).method.message_count)
+        told = connection.channel().queue_declare(queue, passive=True).method
     except ChannelClosedByBroker:
         return None
+    return Load(int(told.message_count), int(told.consumer_count))
 
 
 def _probe(settings: BrokerSettings) -> Probe:

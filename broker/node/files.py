@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from broker.whole_files import write_whole
+
 DISK_FREE_LIMIT_BYTES = 10**9
 """Below this much free space the node refuses messages; RabbitMQ's own default of 50 MB is too late."""
 
@@ -81,19 +83,9 @@ def configuration(ports: NodePorts, vhost: str, user: str, password: str) -> lis
 def write(directory: Path, configuration: Sequence[str], plugins: Sequence[str]) -> None:
     """Writes the node's configuration files."""
     enabled = ",".join(("rabbitmq_management", "rabbitmq_prometheus", *plugins))
-    write_private(directory / "rabbitmq.conf", "\n".join(configuration) + "\n")
-    write_private(directory / "enabled_plugins", f"[{enabled}].\n")
-    write_private(directory / "rabbitmq-env.conf", "")
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replaces a file as one step; only its owner can read it, at every moment."""
-    draft = path.with_name(f"{path.name}.new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    draft.replace(path)
+    write_whole(directory / "rabbitmq.conf", "\n".join(configuration) + "\n")
+    write_whole(directory / "enabled_plugins", f"[{enabled}].\n")
+    write_whole(directory / "rabbitmq-env.conf", "")
 
 
 def environment(directory: Path, ports: NodePorts, name: str) -> dict[str, str]:

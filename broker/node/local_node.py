@@ -20,6 +20,7 @@ from broker.node import record as node_record
 from broker.node.probe import is_ready, listens
 from broker.node.processes import ProcessId, alive, descendants, end, spawn, wait_until
 from broker.node.record import LOOPBACK, VHOST, NodeInfo, NodeRecord, NodeStatus
+from broker.whole_files import write_whole
 
 __all__ = ["LocalNode", "NodeInfo", "NodeStatus", "find", "server_script"]
 
@@ -235,7 +236,7 @@ class LocalNode:
         node_files.write(self.directory, [*lines, *self._config], self._plugins)
         if self._beside is not None:
             cookie = (self._beside.directory / ".erlang.cookie").read_text(encoding="ascii")
-            node_files.write_private(self.directory / ".erlang.cookie", cookie)
+            write_whole(self.directory / ".erlang.cookie", cookie)
 
     def _environment(self, record: NodeRecord) -> dict[str, str]:
         return node_files.environment(self.directory, record.ports, self.name)

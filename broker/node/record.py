@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from broker.errors import NodeError
-from broker.node import files as node_files
 from broker.node.files import NodePorts
 from broker.node.processes import ProcessId
+from broker.whole_files import write_whole
 
 LOOPBACK = "127.0.0.1"
 VHOST = "collafuse"
@@ -118,4 +118,4 @@ def read(directory: Path) -> NodeRecord | None:
 
 def write(directory: Path, record: NodeRecord) -> None:
     """Keeps the record, as one step."""
-    node_files.write_private(record_path(directory), record.model_dump_json(indent=2))
+    write_whole(record_path(directory), record.model_dump_json(indent=2))

@@ -9,14 +9,15 @@ import hashlib
 import json
 import stat
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from collafuse.backup.errors import BackupDamaged
+from collafuse.backup.errors import BackupDamaged, BackupRefused
 from server_worker.copying import Copied
+from server_worker.storage import Storage
 
 FORMAT = "collafuse-backup-v1"
 MANIFEST_NAME = "backup.json"
@@ -47,10 +48,14 @@ class Manifest:
         return sum(each.size_bytes for each in self.files)
 
     @property
-    def stored_paths(self) -> list[str]:
+    def stored(self) -> list[Copied]:
         """The files of the storage, by their paths in it."""
         prefix = f"{STORAGE_NAME}/"
-        return [each.path.removeprefix(prefix) for each in self.files if each.path.startswith(prefix)]
+        return [
+            replace(each, path=each.path.removeprefix(prefix))
+            for each in self.files
+            if each.path.startswith(prefix)
+        ]
 
     def to_bytes(self) -> bytes:
         """As it is written: a JSON object with its own digest."""
@@ -108,6 +113,30 @@ def check(backup: Path, on_file: Callable[[Copied], None] | None = None) -> Mani
         if on_file is not None:
             on_file(each)
     return manifest
+
+
+def read_definitions(backup: Path, manifest: Manifest) -> bytes:
+    """The file of definitions, whose digest was compared in the very bytes that are returned. Raises BackupDamaged."""
+    path = backup / DEFINITIONS_NAME
+    listed = next((each for each in manifest.files if each.path == DEFINITIONS_NAME), None)
+    if listed is None:
+        raise BackupDamaged(f"{backup}/{MANIFEST_NAME} does not name {DEFINITIONS_NAME}: take another backup")
+    try:
+        with path.open("rb") as file:
+            data = file.read(listed.size_bytes + 1)
+    except OSError as error:
+        raise BackupDamaged(f"{path} cannot be read ({error.strerror}): take another backup") from error
+    if hashlib.sha256(data).hexdigest() != listed.sha256:
+        raise BackupDamaged(
+            f"{path} is damaged: its digest is not the one that was written; take another backup"
+        )
+    return data
+
+
+def check_outside(backup: Path, storage: Storage) -> None:
+    """Raises BackupRefused for a backup within the storage: workers would take it for theirs, and it would perish with it."""
+    if storage.local and backup.resolve().is_relative_to(storage.local_path("").resolve()):
+        raise BackupRefused(f"{backup} lies in the storage {storage.url}: a backup's place is outside of it")
 
 
 def sha256_of(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.command import Directory, Json, ManagementUrl, Status, Url, management
+from broker.inspection.finding import number
 from broker.settings import NODE_DIRECTORY, broker_settings
 from monitoring import logs
 
@@ -109,7 +110,8 @@ def restore(
     ):
         done = bring_back(backup, target, broker, force=force)
     facts = {"users": done.users, "queues": done.queues, "files": done.files, "aside": done.aside}
-    text = f"{backup} is restored: {done.files:,} files, {done.users:,} users, {done.queues:,} queues, which are empty"
+    made = [number(done.files, "file"), number(done.users, "user"), number(done.queues, "queue")]
+    text = f"{backup} is restored: {', '.join(made)}; queues come back empty"
     kept = "" if done.aside is None else f"; what was in {storage} before is in {storage}/{done.aside}"
     _tell({"backup": str(backup), **facts}, text + kept, as_json=as_json)
 
@@ -154,7 +156,7 @@ def _in_words(manifest: "Manifest") -> str:
     moment = datetime.datetime.fromtimestamp(manifest.began_at, datetime.UTC).strftime(
         "%Y-%m-%d %H:%M:%S UTC"
     )
-    parts = [f"{len(manifest.files):,} files, {manifest.size_bytes / 1e6:,.1f} MB, as of {moment}"]
+    parts = [f"{number(len(manifest.files), 'file')}, {manifest.size_bytes / 1e6:,.1f} MB, as of {moment}"]
     parts += ["without the broker's definitions"] * (manifest.vhost is None)
     parts += ["without a storage"] * (manifest.storage is None)
     parts += [f"LEFT OUT, for it is damaged: {name}" for name in manifest.left_out]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from broker.definitions import of_vhost
 from broker.management import Management
-from collafuse.backup.archive import DEFINITIONS_NAME, MANIFEST_NAME, STORAGE_NAME, Manifest
+from collafuse.backup.archive import DEFINITIONS_NAME, MANIFEST_NAME, STORAGE_NAME, Manifest, check_outside
 from collafuse.backup.errors import BackupRefused
 from server_worker import local_files
 from server_worker.copying import Copied, copy_of
@@ -33,6 +33,7 @@ def make(
     if out.exists():
         raise BackupRefused(f"{out} exists already: name another folder")
     if storage is not None:
+        check_outside(out, storage)
         check_not_half_restored(storage)
         if not storage.exists(""):
             raise StorageUnusable(f"there is no storage at {storage.url}: check --storage")

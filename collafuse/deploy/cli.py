@@ -29,11 +29,14 @@ def init(
         bool,
         typer.Option("--renew", help="Make the broker's certificate anew, for its present names and --host."),
     ] = False,
+    keda: Annotated[
+        bool, typer.Option("--keda", help="A user of the broker for KEDA too, on Kubernetes.")
+    ] = False,
 ) -> None:
     """Make the secrets of compose.yaml: passwords, an authority, the broker's certificate; what is there is kept."""
     from collafuse.deploy.secret_files import GRAFANA_NAME, make  # brings cryptography
 
-    files = make(directory, host or (), renew=renew)
+    files = make(directory, host or (), renew=renew, keda=keda)
     if files.made:
         print(f"made in {directory}: {', '.join(files.made)}")
     else:

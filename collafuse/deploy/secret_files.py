@@ -9,17 +9,12 @@ The directory is open to its owner only (0700), which is what guards the files o
 `ca.key` (0600): who has it can make a certificate in anybody's name.
 """
 
-import base64
-import hashlib
 import ipaddress
 import json
-import secrets
-import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -32,36 +27,29 @@ from broker.certificates import (
     Authority,
     write_server,
 )
-from broker.node.files import write_private
+from broker.whole_files import write_whole
+from collafuse.deploy.broker_users import (
+    HOLDERS,
+    KEDA,
+    content,
+    definitions,
+    holder,
+    password_in,
+    random_password,
+)
 from collafuse.deploy.errors import DeployError
 
-VHOST = "collafuse"
-BROKER, MANAGEMENT, NODE_METRICS = "rabbitmq:5671", "rabbitmq:15671", "rabbitmq:15692"
 HOSTS = ("rabbitmq", "localhost", "127.0.0.1", "::1")
 """The broker's names among the containers and on this machine, which its certificate always has."""
 
 DEFINITIONS_NAME = "rabbitmq_definitions.json"
 GRAFANA_NAME = "grafana_admin_password"
-HOLDERS = {
-    "operator": "operator_url",
-    "trainer": "trainer.toml",
-    "denoiser": "denoiser.toml",
-    "monitor": "exporter.toml",
-}
-"""User of the broker → the file that has the password."""
 
-TAGS = {"operator": ["administrator"], "monitor": ["monitoring"]}
-_EVERYTHING = {"configure": ".*", "write": ".*", "read": ".*"}
-RIGHTS = dict.fromkeys(("operator", "trainer", "denoiser"), _EVERYTHING) | {
-    "monitor": {"configure": "^$", "write": "^$", "read": "^telemetry$"}  # what devices report
-}
-
-_SALT_BYTES = 4
 _IN_CONTAINERS = (
     CERTIFICATE_NAME,
     SERVER_CERTIFICATE_NAME,
     SERVER_KEY_NAME,
-    *HOLDERS.values(),
+    *map(holder, HOLDERS),
     DEFINITIONS_NAME,
     GRAFANA_NAME,
 )
@@ -96,17 +84,18 @@ class _Directory:
         return (self.path / name).read_text(encoding="utf-8")
 
     def write(self, name: str, text: str) -> None:
-        write_private(self.path / name, text)
+        write_whole(self.path / name, text, mode=0o644 if name in _IN_CONTAINERS else 0o600)
         self.made.append(name)
 
 
-def make(path: Path, hosts: Sequence[str] = (), *, renew: bool = False) -> SecretFiles:
+def make(path: Path, hosts: Sequence[str] = (), *, renew: bool = False, keda: bool = False) -> SecretFiles:
     """Makes what is missing of the secrets in a directory.
 
     Args:
         path: where; made when it is not there, and closed to everybody but its owner.
         hosts: names or addresses, beside `HOSTS`, under which devices on other machines reach the broker.
         renew: make the broker's certificate anew, for the names of the present one and for `hosts`.
+        keda: make a user for KEDA too, for a federation on Kubernetes; its password stands alone in its file.
 
     Raises:
         DeployError: if a file cannot be read or written, if the broker knows a password that nobody has, if the authority of
@@ -118,9 +107,9 @@ def make(path: Path, hosts: Sequence[str] = (), *, renew: bool = False) -> Secre
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
         if not at.has(".gitignore"):
-            write_private(path / ".gitignore", "*\n")
+            write_whole(path / ".gitignore", "*\n")
         _make_certificates(at, hosts, renew=renew)
-        _make_passwords(at)
+        _make_passwords(at, keda=keda)
         for name in _IN_CONTAINERS:
             (path / name).chmod(0o644)
         certificate = _certificate(at)
@@ -173,92 +162,58 @@ def _normal(host: str) -> str:
         return host
 
 
-def _make_passwords(at: _Directory) -> None:
-    if at.has(DEFINITIONS_NAME):
-        for name in HOLDERS.values():
-            if not at.has(name):
-                raise DeployError(
-                    f"{at.path / name} is missing, and {DEFINITIONS_NAME} knows its password by a hash alone: restore it,"
-                    f" or delete {DEFINITIONS_NAME} too, call this again and start the broker anew"
-                )
+def _make_passwords(at: _Directory, *, keda: bool) -> None:
+    if not at.has(DEFINITIONS_NAME):
+        users = [*HOLDERS, KEDA] if keda or at.has(holder(KEDA)) else [*HOLDERS]
+        at.write(DEFINITIONS_NAME, definitions({user: _password(at, user) for user in users}))
     else:
-        passwords = {user: _password(at, user) for user in HOLDERS}
-        at.write(DEFINITIONS_NAME, definitions(passwords))
+        for user in HOLDERS:
+            _check_kept(at, user)
+        if keda:
+            _add_keda(at)
     if not at.has(GRAFANA_NAME):
-        at.write(GRAFANA_NAME, _random() + "\n")
+        at.write(GRAFANA_NAME, random_password() + "\n")
+
+
+def _add_keda(at: _Directory) -> None:
+    """KEDA's user, beside those whom the broker knows already; their passwords stay."""
+    try:
+        known = json.loads(at.read(DEFINITIONS_NAME))
+        if any(user["name"] == KEDA for user in known["users"]):
+            _check_kept(at, KEDA)
+            return
+        new = json.loads(definitions({KEDA: _password(at, KEDA)}))
+        for kind in ("users", "permissions"):
+            known[kind] = known[kind] + new[kind]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DeployError(
+            f"{at.path / DEFINITIONS_NAME} holds no users of a broker: restore it, or delete it to have it made anew"
+        ) from error
+    at.write(DEFINITIONS_NAME, json.dumps(known, indent=2))
+
+
+def _check_kept(at: _Directory, user: str) -> None:
+    """Raises DeployError when the broker is to know a password of which nothing is left but its hash."""
+    name = holder(user)
+    if not at.has(name):
+        raise DeployError(
+            f"{at.path / name} is missing, and {DEFINITIONS_NAME} knows its password by a hash alone: restore it,"
+            f" or delete {DEFINITIONS_NAME} too, call this again and start the broker anew"
+        )
 
 
 def _password(at: _Directory, user: str) -> str:
     """The password in the user's file, which is made when it is not there."""
-    name = HOLDERS[user]
+    name = holder(user)
     if not at.has(name):
-        at.write(name, _CONTENTS[user](_random(), at.read(CERTIFICATE_NAME).strip()))
+        at.write(name, content(user, random_password(), at.read(CERTIFICATE_NAME).strip()))
     try:
-        text = at.read(name)
-        values = {"url": text.strip()} if user == "operator" else tomllib.loads(text)
-        (password,) = {urlsplit(str(value)).password for key, value in values.items() if key.endswith("url")}
+        password = password_in(user, at.read(name))
     except ValueError:
         password = None
     if not password:
         raise DeployError(f"{at.path / name} has no URL with a password: delete it to have a new one made")
     return password
-
-
-def _operator(password: str, _authority: str) -> str:
-    return f"amqps://operator:{password}@{BROKER}/{VHOST}\n"
-
-
-def _worker(user: str) -> Callable[[str, str], str]:
-    return lambda password, authority: (
-        f'broker_url = "amqps://{user}:{password}@{BROKER}/{VHOST}"\nbroker_ca = """\n{authority}\n"""\n'
-    )
-
-
-def _monitor(password: str, authority: str) -> str:
-    return (
-        f'management_url = "https://monitor:{password}@{MANAGEMENT}"\n'
-        f'node_metrics_urls = ["http://{NODE_METRICS}"]\nvhost = "{VHOST}"\n{_worker("monitor")(password, authority)}'
-    )
-
-
-_CONTENTS = {
-    "operator": _operator,
-    "trainer": _worker("trainer"),
-    "denoiser": _worker("denoiser"),
-    "monitor": _monitor,
-}
-"""User → the content of the file, from a password and the authority's PEM."""
-
-
-def definitions(passwords: dict[str, str]) -> str:
-    """Returns what the broker starts with: the vhost, and the users with their rights. There is no user `guest`."""
-    return json.dumps(
-        {
-            "users": [
-                {
-                    "name": user,
-                    "password_hash": _rabbitmq_hash(password),
-                    "hashing_algorithm": "rabbit_password_hashing_sha256",
-                    "tags": TAGS.get(user, []),
-                }
-                for user, password in passwords.items()
-            ],
-            "vhosts": [{"name": VHOST}],
-            "permissions": [{"user": user, "vhost": VHOST, **patterns} for user, patterns in RIGHTS.items()],
-        },
-        indent=2,
-    )
-
-
-def _random() -> str:
-    """192 random bits, in characters that need no quoting in a URL, a TOML file or a shell."""
-    return secrets.token_urlsafe(24)
-
-
-def _rabbitmq_hash(password: str) -> str:
-    """The salted SHA-256 that RabbitMQ stores: base64(salt + sha256(salt + password))."""
-    salt = secrets.token_bytes(_SALT_BYTES)
-    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
 def _certificate(at: _Directory) -> x509.Certificate:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import structlog
 
@@ -16,7 +16,7 @@ from edge_agent.storage.spool import Spool
 
 log = structlog.get_logger(__name__)
 
-_HEARD = "backbone_version_heard"
+_HEARD: Final = "backbone_version_heard"
 
 Verdict = Literal["kept", "late", "stock_failed"]
 

@@ -3,7 +3,7 @@
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from edge_agent.errors import EnergyUnknown
 from edge_agent.storage import counters
@@ -11,7 +11,8 @@ from edge_agent.storage.spool import Spool
 
 POWERCAP = Path("/sys/class/powercap")
 _JOULES = 1e-6  # the kernel counts microjoules
-_METERED_IMAGES, _METERED_MILLIJOULES = "metered_images", "metered_millijoules"
+_METERED_IMAGES: Final = "metered_images"
+_METERED_MILLIJOULES: Final = "metered_millijoules"
 
 
 @dataclass(frozen=True)

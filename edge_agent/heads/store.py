@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import structlog
 
@@ -30,7 +30,7 @@ WITH_FILE: tuple[State, ...] = ("staged", "trial", "live", "previous")
 REMEMBERED = 100
 """Heads that were refused, and as many that ended otherwise, of which a row is kept."""
 _DETAIL_CHARACTERS = 300
-_KEY_REVOKED = "head_key_revoked"
+_KEY_REVOKED: Final = "head_key_revoked"
 
 
 @dataclass(frozen=True)

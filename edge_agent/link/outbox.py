@@ -29,6 +29,10 @@ INTERACTIVE = PRIORITY["denoise"]
 LEAST_URGENT = 9
 KEPT_FOR_REQUESTS_BYTES = 256 * 2**10
 """Of the quota at least so much is kept for interactive requests, and 5 % of a large one."""
+_MORE_ROOM = (
+    "connect the device to let it drain, or raise outbox_max_bytes in its file (--outbox-max-bytes of `edge run` and"
+    " `edge contribute`)"
+)
 _ANY_BYTES = 2**62
 
 
@@ -55,7 +59,11 @@ class Load:
 
 def bulk_bytes(max_bytes: int) -> int:
     """Of a quota of so many bytes, what may be filled by all but interactive requests, for which somebody waits."""
-    return max_bytes - max(KEPT_FOR_REQUESTS_BYTES, max_bytes // 20)
+    return max_bytes - _kept_bytes(max_bytes)
+
+
+def _kept_bytes(max_bytes: int) -> int:
+    return max(KEPT_FOR_REQUESTS_BYTES, max_bytes // 20)
 
 
 def put_samples(transaction: sqlite3.Connection, batch: ReleasedBatch, max_bytes: int) -> None:
@@ -71,7 +79,8 @@ def put_samples(transaction: sqlite3.Connection, batch: ReleasedBatch, max_bytes
         kind="samples",
         type_name=batches.TYPE_NAME,
         body=batch.body,
-        max_bytes=bulk_bytes(max_bytes),
+        max_bytes=max_bytes,
+        kept_bytes=_kept_bytes(max_bytes),
     )
 
 
@@ -89,7 +98,8 @@ def put_request(
         kind="denoise" if request.priority == "interactive" else "prefetch",
         type_name=DenoiseV1.type_name,
         body=body,
-        max_bytes=max_bytes if request.priority == "interactive" else bulk_bytes(max_bytes),
+        max_bytes=max_bytes,
+        kept_bytes=0 if request.priority == "interactive" else _kept_bytes(max_bytes),
         job_id=job_id,
     )
 
@@ -108,7 +118,8 @@ def put_telemetry(transaction: sqlite3.Connection, message: TelemetryV1, max_byt
         kind="telemetry",
         type_name=TelemetryV1.type_name,
         body=body,
-        max_bytes=bulk_bytes(max_bytes),
+        max_bytes=max_bytes,
+        kept_bytes=_kept_bytes(max_bytes),
     )
 
 
@@ -135,14 +146,16 @@ def _put(
     type_name: str,
     body: bytes,
     max_bytes: int,
+    kept_bytes: int = 0,
     job_id: str | None = None,
 ) -> None:
-    """Accept a message that one of the three ways in has made."""
+    """Accept a message that one of the three ways in has made; `kept_bytes` of the quota are not for it."""
     waiting_bytes = int(transaction.execute("SELECT coalesce(sum(size_bytes), 0) FROM outbox").fetchone()[0])
-    if waiting_bytes + len(body) > max_bytes:
+    if waiting_bytes + len(body) > max_bytes - kept_bytes:
+        kept = f" (outbox_max_bytes {max_bytes:,}, less {kept_bytes:,} kept for requests of images)"
         raise OutboxFull(
-            f"the outbox is full: {waiting_bytes} bytes wait for the broker and {len(body)} more would pass the quota of"
-            f" {max_bytes}; connect the device to let it drain, or raise outbox_max_bytes"
+            f"the outbox is full: {waiting_bytes:,} bytes wait for the broker and {len(body):,} more would pass the quota of"
+            f" {max_bytes - kept_bytes:,}{kept if kept_bytes else ''}; {_MORE_ROOM}"
         )
     transaction.execute(
         "INSERT INTO outbox (message_id, priority, kind, type, job_id, size_bytes, created_at, body)"
@@ -218,8 +231,8 @@ def check_room(spool: Spool, max_bytes: int) -> None:
     waiting = load(spool)
     if waiting.size_bytes >= max_bytes:
         raise OutboxFull(
-            f"the outbox is full: {waiting.messages} messages of {waiting.size_bytes} bytes wait for the broker and the quota"
-            f" is {max_bytes}; connect the device to let it drain, or raise outbox_max_bytes"
+            f"the outbox is full: {waiting.messages:,} messages of {waiting.size_bytes:,} bytes wait for the broker and the quota"
+            f" is {max_bytes:,}; {_MORE_ROOM}"
         )
 
 

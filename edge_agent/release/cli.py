@@ -22,14 +22,21 @@ def contribute(
     schedule_steps: ScheduleSteps = None,
     cut_ratio: CutRatio = None,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float16, float32 or int8 on the wire  [default: float16]")
+        str | None, typer.Option("--dtype", help="float16, float32 or int8 on the wire (default float16)")
     ] = None,
     releases: Annotated[
         int | None,
-        typer.Option("--releases", help="How often an image may be released in its life  [default: 1]"),
+        typer.Option("--releases", help="How often an image may be released in its life (default 1)"),
     ] = None,
     clip_norm: Annotated[
         float | None, typer.Option("--clip-norm", help="Largest L2 norm of an image.")
+    ] = None,
+    outbox_max_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--outbox-max-bytes",
+            help="Quota of messages waiting for the broker, as for `edge run` (default 268435456)",
+        ),
     ] = None,
     new_secret: Annotated[
         bool,
@@ -60,6 +67,7 @@ def contribute(
         release_dtype=dtype,
         releases=releases,
         clip_norm=clip_norm,
+        outbox_max_bytes=outbox_max_bytes,
     )
     source = open_images(path, labels)
     place = open_state(settings.state)

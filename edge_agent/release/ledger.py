@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from diffusion import privacy
 from diffusion.privacy import Release
@@ -33,7 +33,7 @@ from edge_agent.storage.loss import Loss
 from edge_agent.storage.spool import Spool
 
 _ROUNDING = 1 + 1e-9
-_REFUSED = "refused_releases"
+_REFUSED: Final = "refused_releases"
 _PRICED = (
     "SELECT image, count(*) AS releases, count(*) - count(mu) AS unknown, coalesce(sum(mu * mu), 0) AS squares,"
     " group_concat(DISTINCT t_cut) AS cuts, max(released_at) AS last"

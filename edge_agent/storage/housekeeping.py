@@ -209,8 +209,8 @@ def sweep(state: StateDirectory) -> None:
 def _forget(transaction: sqlite3.Connection, name: str) -> None:
     """A job goes; how it ended is counted for ever."""
     row = transaction.execute("SELECT state FROM jobs WHERE job_id = ?", (name,)).fetchone()
-    if row is not None:
-        counters.add(transaction, f"forgotten_{row[0]}")
+    if row is not None and row[0] in counters.FORGOTTEN:
+        counters.add(transaction, counters.FORGOTTEN[row[0]])
     transaction.execute("DELETE FROM jobs WHERE job_id = ?", (name,))
     transaction.execute("DELETE FROM kept WHERE name = ?", (name,))
 

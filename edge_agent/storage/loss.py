@@ -6,13 +6,14 @@ any image, and a device with a budget releases nothing until its operator has sa
 
 import sqlite3
 from dataclasses import dataclass
+from typing import Final
 
 from edge_agent.storage import counters
 from edge_agent.storage.journal import Journal
 from edge_agent.storage.spool import BEGAN_ANEW, Spool
 
-_SINCE = "ledger_incomplete_since"
-_ACKNOWLEDGED = "ledger_loss_acknowledged"
+_SINCE: Final = "ledger_incomplete_since"
+_ACKNOWLEDGED: Final = "ledger_loss_acknowledged"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def began_anew(spool: Spool) -> bool:
 def write(transaction: sqlite3.Connection, loss: Loss) -> None:
     """Write down what is known of losses, and that somebody has looked."""
     transaction.execute("DELETE FROM counters WHERE name = ?", (BEGAN_ANEW,))
-    for name, value in ((_SINCE, loss.since), (_ACKNOWLEDGED, loss.acknowledged)):
+    values: dict[counters.Name, int] = {_SINCE: loss.since, _ACKNOWLEDGED: loss.acknowledged}
+    for name, value in values.items():
         if value:
             counters.put(transaction, name, value)
 

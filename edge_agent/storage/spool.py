@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from edge_agent.errors import SpoolBusy, SpoolDamaged, SpoolError, SpoolFull, SpoolReplaced
 from edge_agent.storage import migrations
@@ -19,7 +19,7 @@ from edge_agent.storage.state import JOURNAL_NAME, SECRET_NAME
 from export.files import flush_directory
 
 BUSY_SECONDS = 15.0
-BEGAN_ANEW = "spool_began_anew"
+BEGAN_ANEW: Final = "spool_began_anew"
 """A counter of a spool that took the place of another, until somebody has looked what the journal knows of that."""
 _SIGNS_OF_DAMAGE = (
     "Could not decode to UTF-8",

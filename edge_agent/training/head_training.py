@@ -11,9 +11,9 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, Any
 
+from broker.contract.heads import NAME_PATTERN
 from edge_agent.child import python
 from edge_agent.errors import TrainingError
-from export.bundle.manifest import NAME_PATTERN
 
 _STOP_TIMEOUT_SECONDS = 10.0
 _KEPT_LINES = 20

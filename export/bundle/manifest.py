@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from broker.contract.heads import MAX_MANIFEST_BYTES
+from broker.contract.heads import MAX_MANIFEST_BYTES, NAME_PATTERN, VERSION_PATTERN
 from export.bundle.canonical import Canonical
 from export.bundle.gates import Figure, GateResult, Precision
 from export.errors import BundleError
@@ -14,8 +14,6 @@ OLD_FORMAT: Final = b'"format":"collafuse-bundle-v1"'
 MAX_SCHEDULE_STEPS = 100_000
 MAX_LABELS = 100_000
 MAX_UNIX_SECONDS = 2**53
-NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
-VERSION_PATTERN = r"^[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}$"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]

@@ -26,8 +26,14 @@ def export_onnx(network: UNet | HalfPrecision, opset: int = OPSET) -> bytes:
     (B, C, H, W) float32. `B` is free. Nothing of the exporting machine (paths, stack traces) stays in the model.
 
     Raises:
-        ExportError: the network cannot be expressed in ONNX, or the result fails onnx's own checker.
+        ExportError: the network cannot be expressed in ONNX, or the result fails onnx's own checker; or it takes a vector
+            condition, for which a device has no input.
     """
+    if network.config.condition_size is not None:
+        raise ExportError(
+            f"the head takes a condition of {network.config.condition_size} numbers, which no device can give it: "
+            "train one with labels, or with nothing"
+        )
     inputs = _example_inputs(network)
     batch = torch.export.Dim("batch", min=1)
     try:

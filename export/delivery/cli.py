@@ -22,7 +22,7 @@ Keys = Annotated[
     list[str] | None,
     typer.Option(
         "--key",
-        help="Public key the devices believe (ed25519:...); may be given again  [default: head_keys of the file]",
+        help="Public key the devices believe (ed25519:...); may be given again (default head_keys of the file)",
     ),
 ]
 Devices = Annotated[
@@ -105,7 +105,7 @@ def rollout(
         float, typer.Option("--wait", min=0, help="Seconds to wait for reports; longer than a trial.")
     ] = 1800,
     state: Annotated[
-        Path | None, typer.Option("--state", help="File of the rollout  [default: BUNDLE.rollout.json]")
+        Path | None, typer.Option("--state", help="File of the rollout (default BUNDLE.rollout.json)")
     ] = None,
     resume_halted: Annotated[
         bool, typer.Option("--resume-halted", help="Go on with a rollout that was halted.")

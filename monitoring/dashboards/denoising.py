@@ -82,8 +82,8 @@ _STEPS = Row(
             "a step of more than a second: the wrong device, or another process on it. Between steps as long as a step: the"
             " worker does not compute half of its time.",
             (
-                *quantiles("collafuse_denoise_step_seconds", 0.5),
-                Query("collafuse:denoise_step_seconds:p95", "95 %"),
+                *quantiles("collafuse_denoise_step_seconds", 0.5, by="provider", prefix="{{provider}} "),
+                Query("collafuse:denoise_step_seconds:p95", "{{provider}} 95 %"),
                 *quantiles("collafuse_denoise_idle_seconds", 0.95, prefix="between steps, "),
             ),
             unit="s",
@@ -116,9 +116,14 @@ _STEPS = Row(
         ),
         Series(
             "Versions in use",
-            "The newest backbone version at each trainer and each denoise worker.",
+            "The backbone version of each trainer, newest and best, and of each denoise worker, by which of them it follows.",
             "a worker below the trainer for a quarter of an hour: it does not see the trainer's storage.",
-            (Query("max by (job, instance) (collafuse_backbone_version)", "{{job}} {{instance}}"),),
+            (
+                Query(
+                    "max by (job, instance, follow) (collafuse_backbone_version)",
+                    "{{job}} {{instance}}, {{follow}}",
+                ),
+            ),
             alerts=("CollafuseVersionsDiffer",),
         ),
     ),

@@ -65,6 +65,28 @@ _THERE = Row(
             steps=above(0.05),
             alerts=("CollafuseFleetLate", "CollafuseFleetRejectsHead"),
         ),
+        Series(
+            "To be looked at",
+            "Reporting devices that say that something is wrong with them, by what that is.",
+            "any: a ledger that may have forgotten releases, a spool that was damaged, a head whose key is revoked or that runs"
+            " on the CPU against its settings. The table below says on which devices.",
+            (Query("sum by (trouble) (collafuse_fleet_troubled)", "{{trouble}}"),),
+            steps=above(1),
+            alerts=("CollafuseFleetTroubled",),
+        ),
+        Series(
+            "Not believed",
+            "Devices that within a quarter of an hour said what cannot be, sent what is no report, or reported far too often; and"
+            " how often each figure was left out for that, in a second.",
+            "any device by name: it lies, is broken, or is of another version. Its figures do not reach those of the fleet.",
+            (
+                Query("collafuse_fleet_distrusted", "{{device}}: {{cause}}"),
+                rate("collafuse_fleet_figures_unbelieved_total", "{{figure}} in a second", "figure"),
+            ),
+            steps=above(1),
+            alerts=("CollafuseDeviceDistrusted",),
+            width=24,
+        ),
     ),
 )
 
@@ -77,6 +99,7 @@ _WORK = Row(
             "`failed` or `expired` rising: requests that are not answered in time, or heads that cannot finish them.",
             (rate("collafuse_fleet_jobs_total", "{{outcome}}", "outcome"),),
             unit="cps",
+            alerts=("CollafuseFleetJobsFailing",),
         ),
         Series(
             "Releases of the fleet",
@@ -119,7 +142,7 @@ _WORK = Row(
         ),
         Series(
             "Energy of a picture",
-            "Mean energy of a finished picture, over the devices that know it.",
+            "Energy of a finished picture: the median of the devices that know it.",
             "a rise with a new head: it is dearer than the one before.",
             (Query("collafuse_fleet_image_joules", "energy"),),
             unit="joule",
@@ -169,6 +192,7 @@ _LISTED = Row(
                 Query("max by (device) (collafuse_device_outbox_oldest_seconds)", "oldest message", "s"),
                 Query("max by (device) (collafuse_device_outbox_bytes)", "outbox", "bytes"),
                 Query("max by (device) (collafuse_device_epsilon_max)", "epsilon"),
+                Query("max by (device) (collafuse_device_troubled)", "to be looked at", "bool_yes_no"),
             ),
             labels={"device": "device"},
             click=(
@@ -195,7 +219,7 @@ _READ = Row(
         Series(
             "Step latency by provider",
             "The same as quantiles, by onnxruntime's provider.",
-            "a head that should run on a GPU and appears under `CPUExecutionProvider`.",
+            "a head that should run on a GPU and appears under `cpu`.",
             (
                 *quantiles("collafuse_head_step_seconds", 0.5, by="provider", prefix="{{provider}} "),
                 Query("collafuse:head_step_seconds:p95", "{{provider}} 95 %"),

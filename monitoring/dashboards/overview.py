@@ -4,7 +4,7 @@ from monitoring.dashboards.dashboard import Dashboard, Row
 from monitoring.dashboards.denoising import DENOISING
 from monitoring.dashboards.fleet import FLEET
 from monitoring.dashboards.panel import Panel, Series, Stat, Table, above, below
-from monitoring.dashboards.query import Query, quantiles, rate
+from monitoring.dashboards.query import OUR_PROCESSES, Query, quantiles, rate
 from monitoring.dashboards.queues import QUEUES
 from monitoring.dashboards.training import TRAINING
 
@@ -79,18 +79,18 @@ _WHERE = Row(
         ),
         Stat(
             "Processes gone",
-            "Processes that do not answer Prometheus.",
+            "Processes of ours that do not answer Prometheus. Agents that it reads are counted, though a device raises no alert.",
             "any that nobody stopped by intent.",
-            (Query("count(up == 0) or vector(0)", "gone"),),
+            (Query(f"count({OUR_PROCESSES} == 0) or vector(0)", "gone"),),
             steps=above(1),
-            alerts=("CollafuseProcessDown",),
+            alerts=("CollafuseProcessDown", "CollafuseProcessMissing"),
             leads_to=QUEUES.uid,
         ),
         Stat(
             "Without the broker",
-            "Processes that run and have no connection to the broker.",
+            "Processes of the server that run and have no connection to the broker.",
             "any: wrong credentials, or no network.",
-            (Query("count(collafuse_connected == 0) or vector(0)", "unconnected"),),
+            (Query('count(collafuse_connected{job!="edge"} == 0) or vector(0)', "unconnected"),),
             steps=above(1),
             alerts=("CollafuseProcessDisconnected",),
             leads_to=QUEUES.uid,
@@ -167,14 +167,10 @@ _WHERE = Row(
         ),
         Stat(
             "Versions behind",
-            "The trainer's newest version, less the oldest that a denoise worker serves.",
+            "The trainer's newest version, or its best for workers that follow the best, less the oldest that a denoise worker"
+            " serves.",
             "one or more for a quarter of an hour: a worker does not see the trainer's storage.",
-            (
-                Query(
-                    'max(collafuse_backbone_version{job="trainer"}) - min(collafuse_backbone_version{job="denoiser"})',
-                    "versions",
-                ),
-            ),
+            (Query("max(collafuse:backbone_versions_behind)", "versions"),),
             steps=above(1),
             alerts=("CollafuseVersionsDiffer",),
             leads_to=DENOISING.uid,

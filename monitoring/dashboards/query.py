@@ -5,6 +5,9 @@ from dataclasses import dataclass
 WINDOW = "$__rate_interval"
 """Grafana's own variable: at least four scrapes, and not less than what one point of the drawing stands for."""
 
+OUR_PROCESSES = 'up{job=~"exporter|trainer|denoiser|edge|rabbitmq"}'
+"""Whether each of them answers Prometheus, which may watch others too."""
+
 
 @dataclass(frozen=True)
 class Query:

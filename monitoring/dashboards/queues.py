@@ -2,7 +2,7 @@
 
 from monitoring.dashboards.dashboard import Dashboard, Row
 from monitoring.dashboards.panel import Series, Stat, above, below
-from monitoring.dashboards.query import Query, increase, quantiles, rate
+from monitoring.dashboards.query import OUR_PROCESSES, Query, increase, quantiles, rate
 
 _WAITING = Row(
     "What waits",
@@ -45,10 +45,20 @@ _WAITING = Row(
         ),
         Series(
             "Time to drain",
-            "How long each queue would take to be empty if nothing changed; there is no line while it does not shrink.",
-            "a long time, or no line at all beside a depth that rises: more comes in than the workers take.",
+            "How long it would take until nothing waits in a queue if nothing changed. While that is never, there is no line: see"
+            " whether it shrinks.",
+            "a long time: more comes in than the workers take, or nearly.",
             (Query("collafuse:queue_drain_seconds", "{{queue}}"),),
             unit="s",
+            tabular=True,
+            height=9,
+        ),
+        Series(
+            "Does not shrink",
+            "Yes for a queue in which messages wait and become no fewer: its time to drain is infinite.",
+            "yes for longer than a peak lasts, but for `dead`, which nobody reads by intent.",
+            (Query("collafuse:queue_drain_seconds == bool Inf", "{{queue}}"),),
+            unit="bool_yes_no",
             tabular=True,
             height=9,
         ),
@@ -157,10 +167,10 @@ _LINKS = Row(
             "By kind, the processes that answer Prometheus, and those of them whose connection to the broker stands.",
             "fewer than there should be. One that answers and is not connected has wrong credentials or no network.",
             (
-                Query("sum by (job) (up)", "{{job}} answers"),
+                Query(f"sum by (job) ({OUR_PROCESSES})", "{{job}} answers"),
                 Query("sum by (job) (collafuse_connected)", "{{job}} connected"),
             ),
-            alerts=("CollafuseProcessDown", "CollafuseProcessDisconnected"),
+            alerts=("CollafuseProcessDown", "CollafuseProcessMissing", "CollafuseProcessDisconnected"),
             tabular=True,
             width=8,
         ),
@@ -206,7 +216,7 @@ _LINKS = Row(
             ),
             unit="cps",
             tabular=True,
-            width=12,
+            width=10,
         ),
         Series(
             "Time to read the broker",
@@ -215,7 +225,18 @@ _LINKS = Row(
             (Query("collafuse_broker_read_seconds", "reading"),),
             unit="s",
             steps=above(5),
-            width=12,
+            width=10,
+        ),
+        Stat(
+            "Broker's certificate",
+            "For so long the certificate is good that the broker shows; empty over an unencrypted link.",
+            "less than three weeks: renew it. After its end nobody can connect.",
+            (Query("min(collafuse_broker_certificate_expiry_timestamp_seconds) - time()", "good for"),),
+            unit="s",
+            steps=below(1_814_400),
+            alerts=("CollafuseCertificateEnds",),
+            width=4,
+            height=8,
         ),
     ),
 )

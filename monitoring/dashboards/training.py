@@ -27,6 +27,17 @@ _SAMPLES = Row(
             width=4,
             height=4,
         ),
+        Stat(
+            "Saving",
+            "Whether checkpoints and versions can be written.",
+            "fails: the storage is full or read-only. What is trained is lost when the trainer ends.",
+            (Query("max(collafuse_train_save_failing)", "saving"),),
+            steps=above(1),
+            words={0: ("works", "green"), 1: ("fails", "red")},
+            alerts=("CollafuseTrainingUnsaved",),
+            width=4,
+            height=4,
+        ),
         Series(
             "Stored",
             "Samples made durable in a second; those recognised as repeats; those dropped because their sender is forgotten.",
@@ -37,6 +48,7 @@ _SAMPLES = Row(
                 rate("collafuse_samples_forgotten_total", "of forgotten senders"),
             ),
             unit="cps",
+            width=6,
         ),
         Series(
             "Samples by client",
@@ -44,6 +56,7 @@ _SAMPLES = Row(
             "one client with nearly all: the backbone learns its images above all.",
             (Query("sum by (client) (collafuse_store_client_samples)", "{{client}}"),),
             tabular=True,
+            width=6,
         ),
         Series(
             "Size of the store",
@@ -51,7 +64,15 @@ _SAMPLES = Row(
             "near its quota or its disk: ingest pauses there.",
             (Query("sum(collafuse_store_bytes)", "bytes"),),
             unit="bytes",
-            width=12,
+        ),
+        Series(
+            "Quotas used",
+            "Of store_max_bytes (store), and of client_max_bytes by the client that has most (client); empty without a quota.",
+            "above 90 %: from all of it on ingest pauses (store), or that client's batches are set aside (client).",
+            (Query("max by (quota) (collafuse_store_quota_used_ratio)", "{{quota}}"),),
+            unit="percentunit",
+            steps=above(0.9),
+            alerts=("CollafuseStoreNearlyFull", "CollafuseClientOverQuota"),
         ),
         Series(
             "Waiting samples",
@@ -62,7 +83,6 @@ _SAMPLES = Row(
             steps=above(1800),
             alerts=("CollafuseQueueOldestMessage",),
             leads_to="collafuse-queues",
-            width=12,
         ),
     ),
 )
@@ -87,11 +107,15 @@ _LEARNING = Row(
         ),
         Series(
             "Versions",
-            "The newest version that the trainer has published, and the oldest that a denoise worker serves.",
+            "The newest version that the trainer has published and the best one, and the oldest that a denoise worker serves for"
+            " each of them.",
             "lines that part for longer than a denoise worker takes to load a version.",
             (
-                Query('max(collafuse_backbone_version{job="trainer"})', "published"),
-                Query('min(collafuse_backbone_version{job="denoiser"})', "oldest in use"),
+                Query('max by (follow) (collafuse_backbone_version{job="trainer"})', "published, {{follow}}"),
+                Query(
+                    'min by (follow) (collafuse_backbone_version{job="denoiser"})',
+                    "oldest in use, {{follow}}",
+                ),
             ),
             alerts=("CollafuseVersionsDiffer",),
             leads_to="collafuse-denoising",

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from broker.settings import ProcessSettings
-from monitoring.exporter.fleet import DEVICE_EXPIRES_SECONDS, DEVICE_SERIES_MAX, DEVICES_MAX, Fleet
+from monitoring.exporter.fleet.fleet import DEVICE_EXPIRES_SECONDS, DEVICE_SERIES_MAX, DEVICES_MAX, Fleet
 
 
 def _listed(value: Any) -> Any:
@@ -36,7 +36,9 @@ class MonitorSettings(ProcessSettings):
         description="devices known at a time; beyond, who was heard of longest ago goes",
     )
     device_series_max: int = Field(
-        default=DEVICE_SERIES_MAX, ge=0, description="devices with series of their own, ten each; 0 for none"
+        default=DEVICE_SERIES_MAX,
+        ge=0,
+        description="devices with series of their own, eleven each; 0 for none",
     )
     device_expires_seconds: float = Field(
         default=DEVICE_EXPIRES_SECONDS, gt=0, description="a device not heard of for so long is forgotten"

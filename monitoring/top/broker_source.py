@@ -7,8 +7,8 @@ from typing import Any
 from broker.errors import ManagementError
 from broker.management import Management
 from broker.names import is_inbox
-from monitoring.exporter.broker_reading import COLUMNS, INBOX_COLUMNS, WATCHED_QUEUES
-from monitoring.exporter.oldest_age import QueueHistory
+from monitoring.exporter.broker.oldest_age import QueueHistory
+from monitoring.exporter.broker.reading import COLUMNS, INBOX_COLUMNS, WATCHED_QUEUES
 from monitoring.top.snapshot import UNKNOWN_NAME, FleetState, QueueState, WorkerState
 
 RATES = ("message_stats.publish_details.rate", "message_stats.ack_details.rate")

@@ -101,16 +101,15 @@ def _broker(
 ) -> "BrokerSource | None":
     """The broker that is named, or the private node; None where there is neither and it is not needed."""
     from broker.management import Management
+    from broker.node.ending import how_to_find_a_broker
     from broker.node.local_node import find
     from monitoring.top.broker_source import BrokerSource
 
     if url is None and find(directory) is None:
         if not needed:
             return None
-        raise NothingToWatch(
-            f"nothing to watch: name a broker with --url or {BROKER_URL_VARIABLE}, metrics with --metrics HOST:PORT, or start a"
-            " private node with `collafuse broker node start`"
-        )
+        to_name_one = f"name a broker with --url or {BROKER_URL_VARIABLE}, metrics with --metrics HOST:PORT"
+        raise NothingToWatch(f"nothing to watch: {how_to_find_a_broker(directory, to_name_one)}")
     settings = broker_settings(url, directory)
     where = command.management_url(settings, management_url, directory)
     management = Management.of(settings, where, timeout_seconds=MANAGEMENT_TIMEOUT_SECONDS)

@@ -7,13 +7,16 @@ from typing import Self
 
 import httpx
 
-from broker.topology import FEDERATION
+from broker.topology import FEDERATION, QUEUE_TELEMETRY
+from monitoring.exporter.fleet.doubts import OTHERS
 from monitoring.top import units
 from monitoring.top.errors import NoAnswer
 from monitoring.top.scrape import Change, Scrape, metrics_url, place, scrape
 from monitoring.top.snapshot import UNKNOWN_NAME, FleetState, QueueState, WorkerState
 
 TIMEOUT_SECONDS = 3.0
+DENOISE, EXPORTER = "denoise", "exporter"
+FOLLOWED = ("latest", "best")
 _HEADS_SHOWN = 5
 
 
@@ -85,8 +88,37 @@ def worker(at: str, change: Change | NoAnswer) -> WorkerState:
         return WorkerState(UNKNOWN_NAME, at, problem=change.why)
     for name, sign, tell in _KINDS:
         if change.now.has(sign):
-            return WorkerState(name, at, told=dict(tell(change)), problem=_disconnected(change))
+            return WorkerState(name, at, _reads(name, change), dict(tell(change)), _problem(change))
     return WorkerState(UNKNOWN_NAME, at, problem="it serves none of our metrics")
+
+
+def behind(told: Mapping[str, Change | NoAnswer]) -> tuple[str, ...]:
+    """Which denoise workers serve an older backbone than another process that follows the same, one line each."""
+    found: list[str] = []
+    for follow in FOLLOWED:
+        versions = _versions(told, follow)
+        newest = max(versions.values(), default=0)
+        for at, version in versions.items():
+            if version < newest and worker(at, told[at]).name == DENOISE:
+                serves = f"version {version}" if version else "no version"
+                found.append(f"{DENOISE} at {at}: it serves {serves} of the backbone, there is {newest}")
+    return tuple(found)
+
+
+def _versions(told: Mapping[str, Change | NoAnswer], follow: str) -> dict[str, int]:
+    """The backbone version of each process that has one to follow."""
+    versions = {
+        at: change.now.total("collafuse_backbone_version", follow=follow)
+        for at, change in told.items()
+        if isinstance(change, Change)
+    }
+    return {at: int(version) for at, version in versions.items() if version is not None}
+
+
+def _reads(name: str, change: Change) -> tuple[str, ...]:
+    """What the exporter reads while it is connected, for the broker lets one alone; of others the broker tells."""
+    reads = name == EXPORTER and change.now.total("collafuse_connected") == 1
+    return (QUEUE_TELEMETRY,) if reads else ()
 
 
 def _queue(change: Change, name: str) -> QueueState:
@@ -104,8 +136,12 @@ def _queue(change: Change, name: str) -> QueueState:
     )
 
 
-def _disconnected(change: Change) -> str | None:
-    return "not connected to the broker" if change.now.total("collafuse_connected") == 0 else None
+def _problem(change: Change) -> str | None:
+    if change.now.total("collafuse_connected") == 0:
+        return "not connected to the broker"
+    if change.now.total("collafuse_ingest_paused"):
+        return "takes no samples: its store is full, at its quota or read-only"
+    return None
 
 
 def _tell_denoise(change: Change) -> Iterator[tuple[str, str]]:
@@ -125,9 +161,7 @@ def _tell_train(change: Change) -> Iterator[tuple[str, str]]:
     yield "step", units.seconds(change.mean("collafuse_train_step_seconds"))
     yield "samples", _count(change, "collafuse_store_samples")
     yield "store", units.size(change.now.total("collafuse_store_bytes"))
-    yield "version", _count(change, "collafuse_backbone_version")
-    if change.now.total("collafuse_ingest_paused"):
-        yield "ingest", "paused"
+    yield "version", _count(change, "collafuse_backbone_version", follow="latest")
     yield from _tell_gpu(change)
 
 
@@ -157,10 +191,10 @@ def _tell_exporter(change: Change) -> Iterator[tuple[str, str]]:
 
 
 _KINDS: tuple[tuple[str, str, Callable[[Change], Iterator[tuple[str, str]]]], ...] = (
-    ("denoise", "collafuse_samples_running", _tell_denoise),
+    (DENOISE, "collafuse_samples_running", _tell_denoise),
     ("train", "collafuse_train_steps_total", _tell_train),
     ("edge", "collafuse_outbox_messages", _tell_edge),
-    ("exporter", "collafuse_broker_up", _tell_exporter),
+    (EXPORTER, "collafuse_broker_up", _tell_exporter),
 )
 """What a process calls itself, a metric that it alone serves, and what it tells."""
 
@@ -183,18 +217,31 @@ def _told_by_devices(change: Change) -> Iterator[tuple[str, str]]:
         if value is not None:
             yield name, words(value)
     for title, metric, label in (
+        ("to be looked at:", "collafuse_fleet_troubled", "trouble"),
         ("jobs", "collafuse_fleet_jobs_total", "outcome"),
         ("heads", "collafuse_fleet_updates", "state"),
     ):
         for which, count in sorted(change.now.by_label(metric, label).items()):
             if count:
                 yield f"{title} {which}", units.number(count)
+    yield from _not_believed(change)
     heads = sorted(change.now.series("collafuse_fleet_heads"), key=lambda each: each[0], reverse=True)
     for devices, labels in heads[:_HEADS_SHOWN]:
         yield (
             f"head {' '.join(filter(None, map(labels.get, ('head', 'version', 'provider'))))}",
             units.number(devices),
         )
+
+
+def _not_believed(change: Change) -> Iterator[tuple[str, str]]:
+    """Each device that is named, with what it did, and how many others did so."""
+    causes: dict[str, list[str]] = {}
+    for devices, labels in change.now.series("collafuse_fleet_distrusted"):
+        who, cause = labels.get("device", UNKNOWN_NAME), labels.get("cause", UNKNOWN_NAME)
+        if devices:
+            causes.setdefault(who, []).append(f"{cause} {units.number(devices)}" if who == OTHERS else cause)
+    for who, given in sorted(causes.items()):
+        yield f"not believed: {who}", ", ".join(sorted(given))
 
 
 def _count(change: Change, name: str, **labels: str) -> str:

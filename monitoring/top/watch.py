@@ -64,6 +64,7 @@ class Watch:
             queues, fleet = endpoints_source.queues(exporter), endpoints_source.fleet(exporter)
         workers = tuple(endpoints_source.worker(place, change) for place, change in told.items())
         problems = tuple(f"{_who(each)}: {each.problem}" for each in workers if each.problem)
+        problems = (*problems, *endpoints_source.behind(told))
         if exporters and not queues:
             problems = ("the exporter cannot reach the broker", *problems)
         return Snapshot(self._clock(), None, queues, workers, fleet, problems)
@@ -80,7 +81,13 @@ def _require_one(told: Mapping[str, Change | NoAnswer]) -> None:
 
 
 def _together(broker: Snapshot, endpoints: Snapshot) -> Snapshot:
-    """Both; each knows something that the other does not."""
+    """Both; each knows something that the other does not.
+
+    The exporter that reads the devices' telemetry is the same for both, and tells more itself. Which worker of the broker's is
+    which endpoint's nobody knows, so they stand side by side.
+    """
+    twice = {(each.name, each.queues) for each in endpoints.workers if each.queues}
+    workers = [each for each in broker.workers if (each.name, each.queues) not in twice]
     ages = {queue.name: queue.oldest_seconds for queue in endpoints.queues}
     fleet = broker.fleet or endpoints.fleet
     if fleet is not None and endpoints.fleet is not None:
@@ -91,7 +98,7 @@ def _together(broker: Snapshot, endpoints: Snapshot) -> Snapshot:
             replace(queue, oldest_seconds=_older(queue.oldest_seconds, ages.get(queue.name)))
             for queue in broker.queues
         ),
-        workers=(*broker.workers, *endpoints.workers),
+        workers=(*workers, *endpoints.workers),
         fleet=fleet,
         problems=(*broker.problems, *endpoints.problems),
     )

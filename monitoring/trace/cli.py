@@ -16,7 +16,9 @@ def trace(
     ],
     logs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="LOG", help="Files of JSON lines; - or nothing for stdin."),
+        typer.Argument(
+            metavar="LOG", help="Files of JSON lines, packed with gzip or not; - or nothing for stdin."
+        ),
     ] = None,
     otlp: Annotated[
         str | None,
@@ -39,7 +41,7 @@ def trace(
     from monitoring.trace.log_reader import STDIN, find
     from monitoring.trace.timeline import timeline
 
-    if not logs and sys.stdin.isatty():
+    if not logs and (sys.stdin is None or sys.stdin.isatty()):
         raise typer.BadParameter(
             "name log files, or pipe a log into it: docker compose logs | collafuse trace ID"
         )

@@ -14,6 +14,8 @@ ID = re.compile(r"[0-9a-f]{32}")
 _OF_A_LINE = ("timestamp", "level", "logger", "process", "event")
 _IDS = ("job_id", "request_id", "message_id", "correlation_id")
 _PREFIX_CHARACTERS = 40
+_TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+"""Colours and movements of the cursor, which `docker compose logs` of some versions writes into a pipe as well."""
 LATEST_SECONDS = 2.0**34
 """Unix seconds of the year 2514: a line that says later, or before 1970, has no time that can be shown or sent."""
 
@@ -112,5 +114,5 @@ def _finite(text: str) -> float | None:
 
 def _where(prefix: str, source: str) -> str:
     """The container that `docker compose logs` names before its bar; the host and process of a journal's line; else the file."""
-    name = prefix.partition("|")[0].strip().rstrip(":")
+    name = _TERMINAL.sub("", prefix).partition("|")[0].strip().rstrip(":")
     return name[-_PREFIX_CHARACTERS:] if name else source

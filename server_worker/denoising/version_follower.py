@@ -34,7 +34,7 @@ class VersionFollower:
         self._storage = storage
         self._device = device
         self._poll_seconds = poll_seconds
-        self._follow: Literal["latest", "best"] = follow
+        self.follow: Literal["latest", "best"] = follow
         self._number: int | None = None
         self._unusable: int | None = None
         self._told = ""
@@ -78,7 +78,7 @@ class VersionFollower:
     def _look(self) -> None:
         number: int | None = None
         try:
-            number = versions.chosen(self._storage, self._follow)
+            number = versions.chosen(self._storage, self.follow)
             if number is None or number in (self._number, self._unusable):
                 return
             backbone = versions.load(self._storage, number, self._device)

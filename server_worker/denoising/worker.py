@@ -63,6 +63,8 @@ class DenoiseWorker:
         self._drain_seconds = drain_seconds
         self._backbone: Backbone | None = None
         self._stepped_at: float | None = None
+        self._version_told = metrics.backbone_version.labels(follow=versions.follow)
+        self._step_seconds = metrics.denoise_step_seconds.labels(provider=engine.execution.device.type)
         self._draining = False
 
     def not_ready(self) -> str | None:
@@ -111,7 +113,7 @@ class DenoiseWorker:
         self._backbone = runner.backbone
         if not self._consumers:
             self._consumers = self._make_consumers()
-        self._metrics.backbone_version.set(newer.number)
+        self._version_told.set(newer.number)
         log.info("version_served", version=newer.number, max_batch=self._scheduler.limits.max_batch)
 
     def _take(self, wait_seconds: float) -> None:
@@ -162,7 +164,7 @@ class DenoiseWorker:
             self._metrics.denoise_idle_seconds.observe(started - self._stepped_at)
         self._stepped_at = ended
         self._metrics.network_calls_total.inc(calls)
-        self._metrics.denoise_step_seconds.observe(ended - started)
+        self._step_seconds.observe(ended - started)
         self._metrics.denoise_batch_samples.observe(sum(group.count for group in groups))
         self._desk.note_step(groups, ended - started)
 

@@ -87,6 +87,12 @@ class Index:
         """The size of the tensors of one client."""
         return self._catalogue.client_bytes.get(client, 0)
 
+    @property
+    def largest_client_bytes(self) -> int:
+        """The size of the tensors of the client that has most."""
+        with self._lock:
+            return max(self._catalogue.client_bytes.values(), default=0)
+
     def client_samples(self) -> dict[str, int]:
         """How many samples there are of each client that has any."""
         with self._lock:

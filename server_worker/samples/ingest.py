@@ -38,6 +38,7 @@ RECEIPTS_IN_FLIGHT = 256
 GROUP_BYTES = 32 << 20
 """Of messages that are stored together."""
 MAINTENANCE_SECONDS = 3600.0
+SHOW_SECONDS = 5.0
 CLIENTS_SHOWN = 20
 """With series of their own, of those with most samples."""
 OTHER_CLIENTS = "other"
@@ -93,6 +94,7 @@ class Ingest:
             self._maintain_if_due()
             group = self._group()
             if not group:
+                self._show_store_if_due()
                 continue
             unplaced = self.take(group)
             if unplaced is not None:
@@ -259,9 +261,17 @@ class Ingest:
             self._consumer.resume()
             return
 
+    def _show_store_if_due(self) -> None:
+        """Others erase, too, while nothing comes."""
+        if time.monotonic() >= self._show_at:
+            self._show_store()
+
     def _show_store(self) -> None:
+        self._show_at = time.monotonic() + SHOW_SECONDS
         self._metrics.store_samples.set(self._store.samples)
         self._metrics.store_bytes.set(self._store.size_bytes)
+        for quota, used in self._store.quotas_used.items():
+            self._metrics.store_quota_used_ratio.labels(quota=quota).set(used)
         shown = shown_clients(self._store.client_samples)
         for client in self._clients_shown - shown.keys():
             self._metrics.store_client_samples.remove(client)

@@ -96,6 +96,15 @@ class SampleStore:
         return self._index.size_bytes
 
     @property
+    def quotas_used(self) -> dict[str, float]:
+        """The share that is used, 1 for all, of the quotas that are set: `store`, and `client`, of the client that has most."""
+        used = {
+            "store": (self._index.size_bytes, self._limits.max_bytes),
+            "client": (self._index.largest_client_bytes, self._limits.client_max_bytes),
+        }
+        return {quota: used_bytes / limit for quota, (used_bytes, limit) in used.items() if limit}
+
+    @property
     def copies(self) -> int:
         """How many batches are stored a second time; they count once, and merging drops them."""
         return self._index.copies

@@ -47,6 +47,7 @@ class Keeping:
         self._published_step: int | None = None
         self._published_from = 0
         self._retry_seconds = float("-inf")
+        self._failing: set[str] = set()
 
     @property
     def is_done(self) -> bool:
@@ -67,7 +68,7 @@ class Keeping:
             self._saved_step = step
             log.info("training_resumed", step=step, samples_seen=self._trainer.samples_seen)
         self.version = versions.newest(self._storage)
-        self._metrics.backbone_version.set(self.version)
+        self._tell_versions()
         manifest = self._newest_manifest()
         if manifest is None:
             return
@@ -117,7 +118,16 @@ class Keeping:
         manifest = self._publishing.publish()
         self.version = manifest.number
         self._published_step = self._published_from = manifest.steps
-        self._metrics.backbone_version.set(manifest.number)
+        self._tell_versions()
+
+    def _tell_versions(self) -> None:
+        self._metrics.backbone_version.labels(follow="latest").set(self.version)
+        try:
+            best = versions.best(self._storage)
+        except Damaged:  # it is written anew with the next version
+            return
+        if best is not None:
+            self._metrics.backbone_version.labels(follow="best").set(best)
 
     def _attempt(self, event: str, action: Callable[[], None]) -> None:
         """Write something; a full disk or a damaged file is reported and it is tried again later: the training goes on."""
@@ -127,7 +137,11 @@ class Keeping:
             action()
         except (StorageFull, Damaged) as error:
             self._retry_seconds = time.monotonic() + RETRY_SECONDS
+            self._failing.add(event)
             log.warning(event, error=str(error), retry_in_seconds=RETRY_SECONDS)
+        else:
+            self._failing.discard(event)
+        self._metrics.train_save_failing.set(bool(self._failing))  # a checkpoint that works mends no version
 
     def _newest_manifest(self) -> Manifest | None:
         if not self.version:

@@ -1,5 +1,6 @@
 """One valid message of each type with fixed contents, and strategies that draw any valid message."""
 
+import string
 from typing import Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
 from broker.contract.fields import MAX_REQUEST_SAMPLES, MAX_T
-from broker.contract.heads import BundleV1, ChunkV1
+from broker.contract.heads import NAME_PATTERN, VERSION_PATTERN, BundleV1, ChunkV1
 from broker.contract.message import Message
 from broker.contract.receipts import ReceiptV1
 from broker.contract.rounds import RoundV1
@@ -274,8 +275,8 @@ _texts = st.text(st.characters(codec="utf-8"), max_size=40)
 _head_reports = st.builds(
     HeadReport,
     bundle=_digests,
-    name=_texts,
-    version=_texts,
+    name=st.from_regex(NAME_PATTERN, alphabet=string.printable.strip(), fullmatch=True),
+    version=st.from_regex(VERSION_PATTERN, alphabet=string.printable.strip(), fullmatch=True),
     counter=_counts,
     provider=st.sampled_from(["cpu", "cuda"]),
     fallback=st.none() | _texts,

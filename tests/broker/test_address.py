@@ -154,3 +154,22 @@ def test_loopback_is_known_by_its_name_and_its_addresses_alone() -> None:
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "127.0.0.1:15672",
+        "ftp://127.0.0.1",
+        "http://",
+        "http://[::1",
+        "http://admin:s3cret@127.0.0.1:15672",
+        "https://admin:s3cret@broker.example:15671",
+    ],
+)
+def test_what_is_no_url_of_the_api_or_has_a_password_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"must read http\[s\]://host\[:port\]") as caught:
+        Management.of(BrokerSettings.from_url("amqp://a:s3cret@127.0.0.1"), url)
+
+    assert "s3cret" not in str(caught.value)

@@ -56,10 +56,11 @@ def test_somebody_who_hangs_up() -> None:
         fails(f"amqp://user:secret@127.0.0.1:{port}/x", "is that the broker's port?")
 
 
-def test_somebody_who_says_nothing() -> None:
+@pytest.mark.parametrize("scheme", ["amqp", "amqps"])
+def test_somebody_who_says_nothing(scheme: str) -> None:
     held: list[socket.socket] = []
     with listening(held.append) as port:
-        fails(f"amqp://user:secret@127.0.0.1:{port}/x", "did not answer in time")
+        fails(f"{scheme}://user:secret@127.0.0.1:{port}/x", "did not answer in time")
 
 
 def test_tls_where_there_is_none(node: NodeInfo) -> None:

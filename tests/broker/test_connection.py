@@ -15,7 +15,14 @@ from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
 from broker.contract.receipts import ReceiptV1
-from broker.delivery import DETAIL_HEADER, ORIGIN_HEADER, REASON_HEADER, SENDER_HEADER, expect_user
+from broker.delivery import (
+    COUNT_HEADERS,
+    DETAIL_HEADER,
+    ORIGIN_HEADER,
+    REASON_HEADER,
+    SENDER_HEADER,
+    expect_user,
+)
 from broker.errors import BrokerUnreachable, ConfirmTimeout, ConnectionLost, Nacked, Refused, Unroutable
 from broker.node.local_node import LocalNode, NodeInfo
 from broker.publisher import Outgoing, outgoing
@@ -195,6 +202,27 @@ def test_what_is_not_acked_comes_again_counted(
     assert again.message_id == "mine"
     assert again.redelivered
     assert again.delivery_count == 1
+    again.ack()
+
+
+@pytest.mark.parametrize("claimed", [None, -(10**9)])
+def test_what_was_given_back_is_counted_whatever_its_sender_says(
+    node: NodeInfo, server_settings: BrokerSettings, connect: Connect, queue: str, claimed: int | None
+) -> None:
+    """RabbitMQ 4.3 counts it in another header than the versions before."""
+    headers = {} if claimed is None else dict.fromkeys(COUNT_HEADERS, claimed)
+    with pika.BlockingConnection(pika.URLParameters(node.amqp_url)) as amqp:
+        channel = amqp.channel()
+        channel.confirm_delivery()
+        channel.basic_publish("", queue, b"", pika.BasicProperties(headers=headers), mandatory=True)
+        for _ in range(3):
+            method, _, _ = channel.basic_get(queue)
+            channel.basic_nack(method.delivery_tag, requeue=True)
+
+    again = connect(server_settings).consumer(queue, prefetch=1).get(WAIT_SECONDS)
+
+    assert again is not None
+    assert again.delivery_count == 3
     again.ack()
 
 

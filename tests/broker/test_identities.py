@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
@@ -242,6 +243,41 @@ def test_a_worker_can_never_have_a_devices_name(management: Management, address:
         identities.exporter_user(management, "clinic-a_pc-1", address=address)
 
 
+def test_the_list_of_devices_asks_for_what_it_shows_and_no_more(
+    two: tuple[Credentials, Credentials], management: Management, node: NodeInfo
+) -> None:
+    """A connection in full is more than a kilobyte, and the broker works its figures out; there are thousands of them."""
+    asked: dict[str, tuple[str | None, int]] = {}
+
+    def note(answer: httpx.Response) -> None:
+        what = answer.request.url.path.split("/")[2]
+        asked[what] = (answer.request.url.params.get("columns"), len(answer.read()))
+
+    def listed() -> list[tuple[str, str, bool]]:
+        found = identities.enrolled(management, node.vhost)
+        return [
+            (one.client, one.device, one.connected) for one in found if one.client in {"clinic-a", "clinic-b"}
+        ]
+
+    management._client.event_hooks["response"].append(note)
+    try:
+        with pika.BlockingConnection(pika.URLParameters(two[0].amqp_url)):
+            wait_until(
+                lambda: listed() == [("clinic-a", "pc-1", True), ("clinic-b", "pc-1", False)],
+                "one is shown as connected",
+            )
+    finally:
+        management._client.event_hooks["response"].remove(note)
+    assert {what: columns for what, (columns, _) in asked.items()} == {
+        "user-limits": None,  # a limit has nothing else
+        "connections": "user",
+        "queues": "name,messages",
+        "users": "name,password_hash",
+    }
+    connections = len(management._call("GET", "connections", params={"columns": "user"}).json())
+    assert asked["connections"][1] <= 200 * (connections + 1)
+
+
 def test_credentials_are_readable_by_their_owner_alone_and_are_settings(
     two: tuple[Credentials, Credentials], tmp_path: Path
 ) -> None:
@@ -282,6 +318,14 @@ def test_a_broker_without_management_is_an_error_that_says_so(address: BrokerSet
         pytest.raises(ManagementError, match="does not answer"),
     ):
         identities.enroll(management, "clinic-z", "pc-1", address=address)
+
+
+def test_a_management_api_whose_name_is_not_known_is_an_error_that_says_that() -> None:
+    with (
+        Management("http://no-such-broker.invalid:1", "a", "b") as management,
+        pytest.raises(ManagementError, match=r"does not answer: its name cannot be resolved"),
+    ):
+        management.queues("/")
 
 
 def test_queues_are_listed_with_their_depth(management: Management, node: NodeInfo) -> None:

@@ -17,7 +17,7 @@ from broker.inspection.management_facts import managed_facts
 from broker.management import Management
 from broker.node.local_node import LocalNode, NodeInfo
 from broker.settings import BrokerSettings
-from broker.topology import FEDERATION, QUEUE_DEAD, QUEUE_TELEMETRY, declare
+from broker.topology import FEDERATION, QUEUE_DEAD, QUEUE_PREFETCH, QUEUE_TELEMETRY, declare
 from tests.conftest import wait_until
 
 DEVICE = "clinic-f_pc-1"
@@ -298,6 +298,24 @@ def test_dead_letters_are_worth_a_look(found: Callable[[], Facts], channel: Bloc
         channel.queue_purge(QUEUE_DEAD)
 
 
+def test_queues_that_nobody_reads_are_worth_a_look_with_messages_or_without(
+    found: Callable[[], Facts], channel: BlockingChannel
+) -> None:
+    channel.confirm_delivery()
+    channel.basic_publish("", QUEUE_PREFETCH, b"", pika.BasicProperties(delivery_mode=2))
+    channel.basic_consume(QUEUE_TELEMETRY, lambda *_: None)
+    try:
+        trainer, denoiser = about(found(), "readers")
+    finally:
+        channel.queue_purge(QUEUE_PREFETCH)
+
+    assert (trainer.severity, denoiser.severity) == (Severity.WARNING, Severity.WARNING)
+    assert trainer.what == "nobody reads samples; nothing waits there yet"
+    assert "`collafuse worker train`" in trainer.do
+    assert denoiser.what == "nobody reads denoise and prefetch; 1 message waits there"
+    assert "`collafuse worker denoise`" in denoiser.do
+
+
 # -- less to go by ------------------------------------------------------------------------------------------------------
 
 
@@ -306,7 +324,10 @@ def test_without_the_management_api_it_says_how_little_it_knows(settings: Broker
 
     assert facts.managed is None
     assert [finding.subject for finding in judge(facts) if finding.severity is Severity.WARNING] == [
-        "management"
+        "readers",
+        "readers",
+        "readers",
+        "management",
     ]
     assert unsafe(facts) == []
     assert "heartbeat" in limits(facts)
@@ -455,6 +476,17 @@ def test_a_link_over_a_network_in_the_clear_is_unsafe(healthy: Facts) -> None:
     facts = dataclasses.replace(healthy, link=dataclasses.replace(healthy.link, loopback=False))
 
     assert any("crosses a network unencrypted" in what for what in unsafe(facts))
+
+
+@pytest.mark.parametrize(
+    ("days", "severities"), [(None, []), (29.0, [Severity.WARNING]), (800.0, [Severity.OK])]
+)
+def test_a_certificate_that_soon_expires_is_worth_a_look(
+    healthy: Facts, days: float | None, severities: list[Severity]
+) -> None:
+    facts = dataclasses.replace(healthy, link=dataclasses.replace(healthy.link, certificate_days=days))
+
+    assert [finding.severity for finding in about(facts, "certificate")] == severities
 
 
 def test_the_worst_comes_first(healthy: Facts) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 import pika
 import pytest
 
-from broker.errors import NodeError
+from broker.errors import ConfigError, NodeError
 from broker.management import Management
 from broker.node import files as node_files
 from broker.node import processes as node_processes
 from broker.node.local_node import LocalNode, NodeInfo, find, server_script
+from broker.settings import broker_settings
 from tests.conftest import WAIT_SECONDS, is_registered, processes_of, wait_until
 
 
@@ -40,6 +41,8 @@ def local(tmp_path: Path) -> Iterator[LocalNode]:
 def test_a_node_lives_is_killed_comes_back_and_leaves_nothing(local: LocalNode) -> None:
     assert local.status().state == "absent"
     assert find(local.directory) is None
+    with pytest.raises(ConfigError, match="or start a private node with"):
+        broker_settings(None, local.directory)
     told: list[str] = []
 
     info = local.start(told.append)
@@ -59,6 +62,11 @@ def test_a_node_lives_is_killed_comes_back_and_leaves_nothing(local: LocalNode) 
     local.kill()
     assert local.status().state == "crashed"
     assert find(local.directory) is None
+    with pytest.raises(ConfigError) as crashed:
+        broker_settings(None, local.directory)
+    assert "has ended without being stopped: start it again with `collafuse broker node start --dir" in str(
+        crashed.value
+    )
     again = local.start()
 
     assert (again.ports, again.amqp_url) == (info.ports, info.amqp_url)
@@ -67,6 +75,8 @@ def test_a_node_lives_is_killed_comes_back_and_leaves_nothing(local: LocalNode) 
 
     assert local.stop()
     assert local.status().state == "stopped"
+    with pytest.raises(ConfigError, match="was stopped: start it again"):
+        broker_settings(None, local.directory)
     assert processes_of(local.directory) == []
     assert not local.stop()
 
@@ -156,6 +166,8 @@ def test_a_node_that_does_not_come_up_says_why_and_leaves_nothing(
     assert str(tmp_path / "node" / "startup.log") in str(caught.value)
     assert processes_of(local.directory) == []
     assert local.status().state == "stopped"
+    with pytest.raises(ConfigError, match="was stopped: start it again"):
+        broker_settings(None, local.directory)
 
 
 def test_a_taken_port_is_named_with_a_way_out(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class PressSettings(ProcessSettings):
     storage: str
     token: SecretStr | None = None
     shape: tuple[int, ...] = (1, 8, 8)
+    bake_seconds: float = 1.0
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +101,14 @@ def test_an_unknown_variable_with_our_prefix_fails_with_the_nearest_known(
 
     assert "COLLAFUSE_PRESS_STORAG" in line
     assert "did you mean COLLAFUSE_PRESS_STORAGE?" in line
+
+
+def test_a_variable_named_after_an_option_without_its_unit_fails_with_the_whole_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLLAFUSE_PRESS_BAKE", "2")
+
+    assert "did you mean COLLAFUSE_PRESS_BAKE_SECONDS?" in failure()
 
 
 def test_variables_of_other_processes_are_none_of_our_business(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +220,8 @@ def test_the_vhost_of_a_url(path: str, vhost: str) -> None:
         "amqp://a:s3cret@host:port",
         "amqp://a:s3cret@host:0",
         "amqp://a:s3cret@host:99999",
+        "amqps://a:s3cret@host..example",
+        f"amqps://a:s3cret@{64 * 'h'}.example",
         "amqp://a:s3cret@host/a/b",
         "amqp://a:s3cret@host/v?heartbeat=1",
         "amqp://a:s3cret@[::1",

@@ -1,5 +1,6 @@
 """TLS and certificates against a real node that speaks nothing else to devices."""
 
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,16 +12,20 @@ from prometheus_client import CollectorRegistry
 
 from broker import identities
 from broker.address import BrokerSettings
-from broker.certificates import Authority, Pair, rabbitmq_lines, write_server
+from broker.certificates import LEAF_DAYS, Authority, Pair, rabbitmq_lines, write_server
 from broker.connection import Connection
 from broker.credentials import Credentials, write_credentials
 from broker.errors import ConfigError, ManagementError
+from broker.inspection.findings import judge
+from broker.inspection.inspection import inspect
 from broker.management import Management
 from broker.node import files as node_files
 from broker.node.local_node import LocalNode, NodeInfo
 from broker.publisher import Outgoing
 from broker.settings import ProcessSettings
+from broker.shown_certificate import ends_at
 from broker.topology import FEDERATION, declare
+from monitoring.exporter.broker.certificate import LOOK_SECONDS, CertificateCollector
 from monitoring.metrics import BrokerMetrics
 from tests.broker.conftest import wait_refused
 from tests.conftest import WAIT_SECONDS, wait_until
@@ -208,7 +213,40 @@ def test_a_certificate_that_is_not_valid_does_not_log_in(
         else Authority.of(tmp_path, make=True).user("clinic_old")
     )
 
-    wait_refused(connect(secure.login("clinic_old", pair)), r"TLS failed|broke off|ended before")
+    words = "our own certificate was good until .* enrolled again with --renew" if what == "expired" else ""
+    wait_refused(connect(secure.login("clinic_old", pair)), rf"(TLS failed|broke off|ended before).*{words}")
+
+
+def test_until_when_the_brokers_certificate_is_good_is_found_out_and_judged(secure: Secure) -> None:
+    settings = BrokerSettings.from_url(
+        f"amqps://{secure.node.user}:{secure.node.password}@localhost:{secure.port}/{secure.node.vhost}",
+        ca=secure.authority.pem,
+    )
+    facts = inspect(settings, secure.node.management_url)
+
+    assert facts.link.certificate_days == pytest.approx(LEAF_DAYS, abs=1)
+    assert any("certificate is good for 82" in finding.what for finding in judge(facts))
+
+
+def test_the_exporter_tells_the_end_of_the_certificate_and_keeps_it_while_the_broker_is_away(
+    secure: Secure,
+) -> None:
+    now = [0.0]
+    where = [secure.address]
+    collector = CertificateCollector(lambda: ends_at(where[0]), lambda: now[0])
+
+    def told() -> list[float]:
+        collector.turn()
+        return [sample.value for family in collector.collect() for sample in family.samples]
+
+    (end,) = told()
+    assert end == pytest.approx(time.time() + LEAF_DAYS * 86_400, abs=86_400)
+    now[0] += LOOK_SECONDS
+    where[0] = BrokerSettings.from_url("amqps://u:p@localhost:1/v", ca=secure.authority.pem)
+    assert told() == [end], "it is away"
+    now[0] += LOOK_SECONDS
+    where[0] = BrokerSettings.from_url(secure.node.amqp_url)
+    assert told() == [], "one that shows none"
 
 
 def test_a_revoked_certificate_is_out_at_once_though_it_is_valid(
@@ -239,7 +277,10 @@ def test_the_api_is_spoken_to_over_https_with_the_authority_of_the_link(
         assert secure.node.user in api.users()
     other = Authority.of(tmp_path, make=True).pem
     for host, ca in (("localhost", other), ("localhost", None), ("127.0.0.1", secure.authority.pem)):
-        with operator(host, ca) as api, pytest.raises(ManagementError, match="certificate verify failed"):
+        with (
+            operator(host, ca) as api,
+            pytest.raises(ManagementError, match="its certificate cannot be trusted"),
+        ):
             api.users()
 
 

@@ -13,7 +13,8 @@ def find_command(words: list[str]) -> tuple[Any, list[str]]:
     """The command that the words name, and the words left over."""
     command: Any = typer.main.get_command(importlib.import_module(ROOMS[words[0]]).app)
     rest = words[1:]
-    while hasattr(command, "commands"):
+    # A group that does something by itself may be followed by options of its own.
+    while hasattr(command, "commands") and not (command.invoke_without_command and rest[0].startswith("-")):
         command = command.commands[rest[0]]
         rest = rest[1:]
     return command, rest

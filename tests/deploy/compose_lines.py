@@ -5,8 +5,8 @@ from tests.deploy.composition import SERVICES, command_lines
 OPTIONS: dict[str, dict[str, bool]] = {
     "ps": {"-a": False, "--format": True},
     "logs": {"--no-log-prefix": False, "--tail": True, "--since": True},
-    "up": {"-d": False, "--build": False, "--scale": True, "--force-recreate": False},
-    "run": {"--rm": False, "--no-deps": False, "--entrypoint": True, "--user": True, "-v": True},
+    "up": {"-d": False, "--build": False, "--scale": True, "--force-recreate": False, "--no-deps": False},
+    "run": {"--rm": False, "--no-deps": False, "-T": False, "--entrypoint": True, "--user": True, "-v": True},
     "exec": {},
     "restart": {},
     "start": {},

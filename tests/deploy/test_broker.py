@@ -74,9 +74,9 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
         local.stop()
 
 
-def use(settings: BrokerSettings) -> None:
+def use(settings: BrokerSettings, queue: str = "samples") -> None:
     with pika.BlockingConnection(connection_parameters(settings, name="test")) as amqp:
-        amqp.channel().queue_declare("samples", passive=True)
+        amqp.channel().basic_get(queue)
 
 
 def run(*words: object) -> str:
@@ -103,7 +103,8 @@ def test_the_jobs_of_the_compose_file_and_then_workers_and_devices_do_their_work
         found = tomllib.loads((composed.secrets / f"{name}.toml").read_text(encoding="utf-8"))
         use(kind.load(**{**found, "broker_url": composed.here(found["broker_url"])}).broker())
     for device in ("a.toml", "b.toml"):
-        use(EdgeSettings.load(tmp_path / device).broker())
+        settings = EdgeSettings.load(tmp_path / device).broker()
+        use(settings, f"inbox.{settings.user}")
 
 
 def test_the_exporter_trusts_the_authority_that_it_is_given(

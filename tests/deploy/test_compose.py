@@ -54,6 +54,12 @@ def test_a_container_is_read_only_without_rights_and_within_limits(name: str) ->
     assert service["logging"] == {"driver": "json-file", "options": {"max-size": "20m", "max-file": "5"}}
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_is_given_time_to_end_by_itself(name: str) -> None:
+    """Podman's service for Compose takes a time that is not said for none, and kills."""
+    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) >= 20
+
+
 def test_no_container_runs_as_root() -> None:
     """Our images have a user of their own, as those of Prometheus and Grafana do; RabbitMQ's begins as root."""
     users = {name: service["user"] for name, service in SERVICES.items() if "user" in service}

@@ -1,6 +1,7 @@
 """The Dockerfiles are pinned, run as somebody without rights, and copy everything that the package is made of."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -65,6 +66,26 @@ def test_no_image_has_pip_or_compiles_anything() -> None:
         assert "RUN python -m venv --without-pip /opt/collafuse" in lines
         (install,) = [line for line in lines if "pip install" in line]
         assert "--only-binary=:all:" in install, "the slim image has no compiler"
+
+
+@pytest.mark.parametrize(("extras", "asked"), [("operator", ""), ("server", "https://torch.example/")])
+def test_only_an_image_with_torch_asks_torchs_index(extras: str, asked: str, tmp_path: Path) -> None:
+    """Its installing line is run as it stands, with another `pip` that says where it would look."""
+    pip = tmp_path / "pip"
+    pip.write_text('#!/bin/sh\necho "asked:$PIP_EXTRA_INDEX_URL: $@"; exit 1\n')
+    pip.chmod(0o755)
+    (install,) = [line for line in instructions(DOCKERFILES[-1]) if "pip install" in line]
+    done = subprocess.run(
+        ["sh", "-c", install.removeprefix("RUN ")],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "EXTRAS": extras, "TORCH_INDEX": "https://torch.example/"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert DOCKERFILES[-1].name == "server.Dockerfile"
+    assert done.stdout.startswith(f"asked:{asked}: install ")
+    assert f".[{extras}]" in done.stdout
 
 
 def test_the_edge_image_has_no_torch() -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from monitoring.exporter.settings import MonitorSettings
+from collafuse.deploy.broker_users import KEDA, holder
+from collafuse.deploy.cli import app as deploy
 from tests.deploy.commands import code_of, commands_of, unknown_options
 from tests.deploy.composition import COMPOSE
 from tests.deploy.kustomize import KUBERNETES, ROOT, containers_of
@@ -75,22 +77,21 @@ def test_every_secret_of_the_manifests_is_made_and_no_other() -> None:
 
     assert {(name, key) for name, keys in made.items() for key in keys} == secrets_used()
     files = {file for keys in made.values() for file in keys.values() if file}
-    assert files - {"secrets/monitor_password"} <= {f"secrets/{name}" for name in MADE}
+    assert files - {f"secrets/{holder(KEDA)}"} <= {f"secrets/{name}" for name in MADE}
     assert not [file for file in files if file.endswith("ca.key")]
 
 
-def test_kedas_password_is_that_of_the_exporter(tmp_path: Path) -> None:
-    (tmp_path / "secrets").mkdir()
-    file = tmp_path / "secrets" / "exporter.toml"
-    file.write_text('management_url = "https://monitor:a-B_9@rabbitmq:15671"\nvhost = "collafuse"\n')
-    (line,) = [line for line in LINES if line.startswith("sed ")]
+def test_keda_is_given_its_own_user_and_the_password_of_its_file(tmp_path: Path) -> None:
+    (init,) = [shlex.split(line) for line in LINES if line.startswith("collafuse deploy init --keda")]
+    made = CliRunner().invoke(deploy, [*init[2:], "--directory", str(tmp_path)], catch_exceptions=False)
+    assert made.exit_code == 0, made.output
+    (line,) = [line for line in LINES if "create secret generic keda-rabbitmq" in line]
+    given = dict(re.findall(r"--from-(?:literal|file)=(\w+)=(\S+)", line))
 
-    subprocess.run(["sh", "-euc", line], cwd=tmp_path, check=True, timeout=20)
-
-    given = MonitorSettings.load(file).management()
-    assert given is not None
-    assert (tmp_path / "secrets" / "monitor_password").read_text() == given[2].get_secret_value()
-    assert given[1] == "monitor"
+    assert given == {"username": KEDA, "password": f"secrets/{holder(KEDA)}"}
+    password = (tmp_path / holder(KEDA)).read_text(encoding="utf-8")
+    assert password == password.strip(), "Kubernetes takes the file as it is"
+    assert KEDA in (tmp_path / "rabbitmq_definitions.json").read_text(encoding="utf-8")
 
 
 def test_the_certificate_is_for_every_name_by_which_the_broker_is_asked() -> None:

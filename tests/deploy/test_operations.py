@@ -27,6 +27,27 @@ def test_every_line_by_which_the_system_is_installed_can_be_given() -> None:
         assert not inner or complaint(inner[1:]) is None, line
 
 
+def test_every_line_that_enrols_an_agent_of_the_compose_file_again_can_be_given() -> None:
+    section = MANUAL.split("**Renewing.**")[1].split("**Revoking.**")[0]
+    lines = [line for line in code_of(section) if line.startswith("docker compose ")]
+    assert len(lines) == 3
+    inner = [inner_command(shlex.split(line)[2:]) for line in lines]
+    path = SERVICES["enroll-edge-2"]["environment"]["COLLAFUSE_CREDENTIALS"]
+    assert inner == [["rm", path], [], []]
+    assert "clinic-b device-1 --renew" in section
+    assert SERVICES["enroll-edge-2"]["command"] == ["clinic-b", "device-1"]
+
+
+def test_the_line_that_upgrades_the_workers_keeps_their_number_and_waits_for_no_job() -> None:
+    section = MANUAL.split("## Upgrading")[1].split("\n## ")[0]
+    (line,) = [line for line in code_of(section) if line.startswith("docker compose up ")]
+    inner_command(shlex.split(line)[2:])
+    assert "--scale denoiser=" in line, "without it Compose goes back to one"
+    assert "--no-deps" in line, (
+        "a job that fails, as while the broker is away, would leave the workers stopped"
+    )
+
+
 def test_every_line_that_makes_a_backup_in_compose_or_brings_it_back_can_be_given() -> None:
     section = MANUAL.split("## Backup and recovery")[1].split("\n## ")[0]
     lines = [line for line in code_of(section) if line.startswith("docker compose run ")]

@@ -1,9 +1,13 @@
 """The secrets of compose.yaml: complete, random, never overwritten, and a real broker takes them."""
 
 import json
+import os
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -159,6 +163,58 @@ def test_what_is_missing_is_made_and_the_rest_is_kept(secrets: Path, missing: tu
     assert set(made) - set(missing) <= {"server.pem"}, "a key and its certificate are made together"
 
 
+def test_no_file_is_ever_seen_half_written(tmp_path: Path) -> None:
+    """All that is opened for writing is a draft, which is renamed when it is whole."""
+    make(tmp_path / "secrets", keda=True)
+    opened: list[Path] = []
+    with auditing(opened.append):
+        make(tmp_path / "secrets", renew=True)
+        make(tmp_path / "new", keda=True)
+
+    ours = [path for path in opened if path.is_relative_to(tmp_path)]
+    assert {path.name.split(".")[0] for path in ours} >= {"ca", "server", "trainer", "keda_password"}
+    assert not [path for path in ours if path.suffix != ".new"]
+    assert not list(tmp_path.rglob("*.new"))
+
+
+_listeners: list[Callable[[Path], None]] = []
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "open" or isinstance(arguments[0], int) or not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        return
+    for told in _listeners:
+        told(Path(os.fsdecode(arguments[0])))
+
+
+sys.addaudithook(_hear)  # Python has no way to take one away again
+
+
+@contextmanager
+def auditing(told: Callable[[Path], None]) -> Iterator[None]:
+    """Tells of every path that this process opens for writing."""
+    _listeners.append(told)
+    try:
+        yield
+    finally:
+        _listeners.remove(told)
+
+
+def test_a_broker_that_runs_keeps_the_pair_it_began_with_until_it_is_made_anew(
+    secrets: Path, tmp_path: Path
+) -> None:
+    """Compose mounts the files, not their names, and RabbitMQ reads its certificate again while it runs."""
+    mounted = {name: tmp_path / name for name in ("server.pem", "server.key")}
+    for name, path in mounted.items():
+        path.hardlink_to(secrets / name)
+    before = {name: path.read_bytes() for name, path in mounted.items()}
+
+    make(secrets, renew=True)
+
+    assert {name: path.read_bytes() for name, path in mounted.items()} == before
+    assert before["server.pem"] != (secrets / "server.pem").read_bytes()
+
+
 def test_a_renewal_that_was_cut_short_is_finished_by_the_next_call(secrets: Path) -> None:
     """The key is written first: what stands beside it is the certificate of the one before."""
     (secrets / "server.key").write_text(Authority.of(secrets, make=False).server(["rabbitmq"]).key)
@@ -193,6 +249,47 @@ def test_a_password_that_only_the_broker_knows_is_not_made_anew_in_silence(secre
         make(secrets)
 
     assert contents(secrets) == before
+
+
+def test_kedas_user_is_made_when_it_is_asked_for_and_the_others_keep_their_passwords(secrets: Path) -> None:
+    before, users = contents(secrets), known(secrets)["users"]
+    assert "keda" not in {user["name"] for user in users}
+
+    assert set(make(secrets, keda=True).made) == {"keda_password", "rabbitmq_definitions.json"}
+    assert make(secrets, keda=True).made == make(secrets).made == ()
+
+    after = contents(secrets)
+    assert {name for name in before if before[name] != after[name]} == {"rabbitmq_definitions.json"}
+    assert known(secrets)["users"][:-1] == users
+    assert mode(secrets / "keda_password") == 0o600, "no container of Compose reads it"
+
+
+def test_kedas_user_is_there_again_in_definitions_that_are_made_anew(secrets: Path) -> None:
+    make(secrets, keda=True)
+    password = (secrets / "keda_password").read_text()
+    (secrets / "rabbitmq_definitions.json").unlink()
+
+    assert make(secrets).made == ("rabbitmq_definitions.json",)
+
+    assert (secrets / "keda_password").read_text() == password
+    assert [user["tags"] for user in known(secrets)["users"] if user["name"] == "keda"] == [["management"]]
+    (secrets / "keda_password").unlink()
+    with pytest.raises(DeployError, match="keda_password is missing"):
+        make(secrets, keda=True)
+
+
+@pytest.mark.parametrize("definitions", ["", "[]", "{}", '{"users": [5]}', '{"users": []}'])
+def test_definitions_to_which_keda_cannot_be_added_are_named(secrets: Path, definitions: str) -> None:
+    (secrets / "rabbitmq_definitions.json").write_text(definitions)
+
+    with pytest.raises(DeployError, match=r"rabbitmq_definitions\.json holds no users of a broker"):
+        make(secrets, keda=True)
+
+
+def known(secrets: Path) -> dict[str, Any]:
+    """What the broker starts with."""
+    found: dict[str, Any] = json.loads((secrets / "rabbitmq_definitions.json").read_text(encoding="utf-8"))
+    return found
 
 
 @pytest.mark.parametrize(

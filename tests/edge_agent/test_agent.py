@@ -253,13 +253,16 @@ def test_days_without_a_broker_fill_the_outbox_to_its_quota_and_cost_nothing_tha
     node: NodeInfo, device: Device, state: StateDirectory, run_agent: RunAgent, tmp_path: Path
 ) -> None:
     config = tmp_path / "small.toml"
-    config.write_text("outbox_max_bytes = 1048576\nschedule_steps = 200\n")
+    config.write_text("outbox_max_bytes = 1048576\n")
 
     def contribute(number: int) -> "subprocess.CompletedProcess[str]":
         images = np.random.default_rng(number).uniform(-1, 1, (30, 1, 64, 64)).astype(np.float32)
         np.savez(tmp_path / f"{number}.npz", images=images)
         data = tmp_path / f"{number}.npz"
-        return collafuse("edge", "contribute", data, "--state", state.path, "--config", config, "--json")
+        quota = ("--outbox-max-bytes", 2**20) if number % 2 else ("--config", config)  # either way
+        return collafuse(
+            "edge", "contribute", data, "--state", state.path, "--schedule-steps", 200, *quota, "--json"
+        )
 
     with Link(node.ports.amqp) as link:
         link.refuses = True
@@ -269,7 +272,11 @@ def test_days_without_a_broker_fill_the_outbox_to_its_quota_and_cost_nothing_tha
         answers = [contribute(number) for number in range(6)]
         refused = [answer for answer in answers if answer.returncode != 0]
         assert len(refused) >= 2
-        assert all("the outbox is full" in answer.stderr and "quota" in answer.stderr for answer in refused)
+        assert all(
+            "would pass the quota of 786,432 (outbox_max_bytes 1,048,576, less 262,144 kept for requests"
+            in answer.stderr
+            for answer in refused
+        )
         accepted = waiting(state)
         assert len(accepted) == len(answers) - len(refused)
         assert agent.exit_code is None
@@ -532,6 +539,13 @@ def test_credentials_of_another_device_are_refused(state: StateDirectory, tmp_pa
     assert done.returncode == 1
     assert "the broker URL logs in as 'ward_one', but client and device are 'ward' and 'two'" in done.stderr
     assert "secret" not in done.stderr
+    assert "COLLAFUSE_BROKER_URL" not in done.stderr
+    overridden = {"COLLAFUSE_BROKER_URL": "amqp://operator:secret@127.0.0.1:1/c"}
+    done = collafuse("edge", "run", "--config", credentials, "--state", state.path, **overridden)
+    assert (
+        "the broker URL of COLLAFUSE_BROKER_URL, which comes before the file, logs in as 'operator'"
+        in done.stderr
+    )
 
 
 def test_help_loads_nothing_heavy() -> None:

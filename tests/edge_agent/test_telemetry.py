@@ -2,23 +2,25 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from broker import codec
-from broker.contract.telemetry import TelemetryV1
+from broker.contract.telemetry import MAX_FIGURES, TelemetryV1
 from edge_agent import status, telemetry
 from edge_agent.heads import store
 from edge_agent.heads.energy import note_energy
 from edge_agent.heads.head_slot import HeadSlot
 from edge_agent.link import outbox
 from edge_agent.settings import EdgeSettings
-from edge_agent.storage.counters import add
+from edge_agent.storage.counters import Name, add
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
 from edge_agent.telemetry import Reporter
-from monitoring.exporter.fleet_device import MOST_BELIEVED, OUTCOMES
+from monitoring.exporter.fleet.believed import GAUGE_BOUNDS
+from monitoring.exporter.fleet.device import GAUGED_TROUBLES, OUTCOMES
 from monitoring.metrics import EdgeMetrics
 from tests.conftest import wait_until
 from tests.edge_agent.rows import put
@@ -115,13 +117,15 @@ def test_it_counts_and_measures(
     metrics.head_step_seconds.labels(provider="cpu").observe(1e6)
     with spool.transaction() as transaction:
         add(transaction, "late")
-        add(transaction, "Not a name")
+        for number in range(MAX_FIGURES):
+            transaction.execute("INSERT INTO counters VALUES (?, 1)", (f"an_older_agents_{number}",))
 
     something_happens(spool, "a", "refused")
     device.turn()
 
     (message,) = waiting(spool)
     assert message.counters["late"] == 1
+    assert not any("older" in name for name in message.counters)
     assert "telemetry_sequence" not in message.counters
     assert message.counters["jobs_completed"] == 0
     assert message.gauges["outbox_messages"] == 0.0
@@ -129,6 +133,24 @@ def test_it_counts_and_measures(
     assert sum(message.step_seconds.counts) == 2
     assert message.step_seconds.counts[-1] == 1
     assert message.step_seconds.sum_seconds == pytest.approx(1e6 + 0.001)
+
+
+def test_there_is_room_in_a_report_for_every_counter_that_an_agent_can_keep(
+    spool: Spool, reporter: Callable[..., Reporter]
+) -> None:
+    with spool.transaction() as transaction:
+        for name in get_args(Name):
+            transaction.execute("INSERT INTO counters VALUES (?, 5)", (name,))
+    device = reporter()
+    something_happens(spool, "a", "refused")
+    device.turn()
+
+    (message,) = waiting(spool)
+    assert message.counters.keys() > telemetry.TOLD
+    assert set(get_args(Name)) - {"telemetry_sequence"} == telemetry.TOLD
+    assert len(message.counters) <= MAX_FIGURES, (
+        "what is beyond would never be told: make room in the contract"
+    )
 
 
 def test_it_says_what_an_image_takes_of_energy_once_it_knows(
@@ -146,6 +168,22 @@ def test_it_says_what_an_image_takes_of_energy_once_it_knows(
     assert waiting(spool)[0].gauges["image_joules"] == 2.5
 
 
+def test_it_says_when_somebody_has_to_look_at_it_and_no_longer_than_that(
+    state: StateDirectory, spool: Spool, settings: Callable[..., EdgeSettings]
+) -> None:
+    def told(facts: dict[str, Any]) -> set[str]:
+        return {name for name in GAUGED_TROUBLES if telemetry._gauges(facts, None)[name] > 0}
+
+    facts = status.collect(state, spool, settings())
+    assert told(facts) == set()
+    facts["ledger"]["incomplete_since"] = "2026-03-02"
+    facts["quarantine"] = ["spool-1"]
+    facts["head"] = {"key_revoked": True}
+    assert told(facts) == set(GAUGED_TROUBLES)
+    facts["ledger"]["loss_acknowledged"] = True
+    assert told(facts) == {"spool_damaged", "head_key_revoked"}
+
+
 def test_what_the_exporter_reads_of_a_report_is_what_a_device_says(
     state: StateDirectory,
     spool: Spool,
@@ -154,7 +192,7 @@ def test_what_the_exporter_reads_of_a_report_is_what_a_device_says(
 ) -> None:
     facts = status.collect(state, spool, settings())
     facts["ledger"]["epsilon_max"] = 2.0
-    assert telemetry._gauges(facts, 1.0).keys() >= MOST_BELIEVED.keys()
+    assert telemetry._gauges(facts, 1.0).keys() >= {*GAUGE_BOUNDS, *GAUGED_TROUBLES}
 
     device = reporter()
     something_happens(spool, "a", "refused")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from diffusion.network import UNet, UNetConfig
 from export.bundle.bars import BARS, check_bars
 from export.bundle.bundle import read_bundle
 from export.checkpoint import load_checkpoint
@@ -94,6 +95,12 @@ def test_an_unconditional_head_of_coloured_images_is_exported_without_a_label() 
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     assert [value.name for value in session.get_inputs()] == ["x", "t"]
     assert figures.relative_rms <= 1e-5
+
+
+def test_a_head_that_a_device_could_not_ask_is_not_exported() -> None:
+    network = UNet(UNetConfig(1, 8, 8, (1,), 1, attention=False, condition_size=3))
+    with pytest.raises(ExportError, match="condition of 3 numbers"):
+        export_onnx(network)
 
 
 def test_a_single_changed_weight_fails_the_gate(model: bytes) -> None:

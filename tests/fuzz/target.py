@@ -12,6 +12,7 @@ import atheris
 
 with atheris.instrument_imports(include=["broker", "msgpack", "msgpack_numpy"]):
     from broker import codec
+    from broker.contract.fields import MAX_PLAN_STEPS
     from broker.contract.message import Message
     from broker.contract.types import MESSAGE_TYPES
     from broker.errors import Refused
@@ -21,6 +22,8 @@ MEASURED_EVERY = 64
 DETAIL_CHARACTERS = 400
 HELD_TIMES_BODY, HELD_BYTES = 70, 512 * 1024
 """What decoding may hold at most: a bounded multiple of the body, for an empty map takes one byte to send and 64 to hold."""
+LIST_HEADER_BYTES, NESTED_LISTS, ENTRY_BYTES, EMPTY_LIST_BYTES = 3, 1024, 8, 64
+"""And the room of lists within lists: msgpack makes it at each header, whether or not the entries follow, 1,024 deep at most."""
 FORBIDDEN = frozenset(
     {
         "pickle.find_class",
@@ -34,6 +37,13 @@ FORBIDDEN = frozenset(
         "socket.connect",
     }
 )
+
+
+def held_bytes_limit(body_bytes: int) -> int:
+    """Returns what decoding a body of so many bytes may hold: never more than 9 MB beside the multiple of the body."""
+    longest = min(MAX_PLAN_STEPS + 1, body_bytes)
+    nested = min(body_bytes // LIST_HEADER_BYTES, NESTED_LISTS)
+    return HELD_BYTES + HELD_TIMES_BODY * body_bytes + nested * (EMPTY_LIST_BYTES + ENTRY_BYTES * longest)
 
 
 class Check:
@@ -64,17 +74,21 @@ class Check:
         if self._count % self._measured_every:
             message = self._decoded(type_name, body)
         else:
-            tracemalloc.start()
-            try:
-                message = self._decoded(type_name, body)
-                peak_bytes = tracemalloc.get_traced_memory()[1]
-            finally:
-                tracemalloc.stop()
-            assert peak_bytes <= HELD_BYTES + HELD_TIMES_BODY * len(body), (
-                f"{peak_bytes} bytes for {len(body)}"
-            )
+            message, peak_bytes = self._measured(type_name, body)
+            if peak_bytes > held_bytes_limit(len(body)):
+                # The interpreter's table of names grows by a megabyte at a time, in whichever decoding fills it: look again.
+                message, peak_bytes = self._measured(type_name, body)
+            assert peak_bytes <= held_bytes_limit(len(body)), f"{peak_bytes} bytes for {len(body)}"
         if message is not None:
             assert codec.decode(type_name, codec.encode(message)) == message
+
+    def _measured(self, type_name: str, body: bytes) -> tuple[Message | None, int]:
+        """Decodes, and returns with the answer how many bytes were held at most."""
+        tracemalloc.start()
+        try:
+            return self._decoded(type_name, body), tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
 
     def _decoded(self, type_name: str, body: bytes) -> Message | None:
         self._decoding = True

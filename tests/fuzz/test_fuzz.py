@@ -9,7 +9,7 @@ import pytest
 from broker.contract.message import Message
 from broker.errors import Refused
 from tests.conftest import WAIT_SECONDS
-from tests.fuzz.target import Check
+from tests.fuzz.target import TYPES, Check
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,3 +56,11 @@ def test_a_decoder_that_holds_too_much_is_found() -> None:
 
     with pytest.raises(AssertionError, match="bytes for 3"):
         Check(hungry, measured_every=1)(b"\x00abc")
+
+
+@pytest.mark.parametrize("lists", [78, 1000, 5000])
+@pytest.mark.parametrize("claimed", [16, 200, 1025])
+def test_lists_in_lists_that_claim_to_be_long_stay_within_the_limit(lists: int, claimed: int) -> None:
+    body = b"\x81\xa1a" + (b"\xdc" + claimed.to_bytes(2, "big")) * lists
+
+    Check(measured_every=1)(bytes([TYPES.index("samples.v1")]) + body)

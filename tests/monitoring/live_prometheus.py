@@ -80,7 +80,7 @@ def hurried(rules: str, haste: float) -> str:
     duration = r"(?P<number>\d+)(?P<unit>ms|[smhd])\b"
     for before in (r"^ *for: ", r"^ *interval: ", r"\[", r"\boffset "):
         rules = re.sub(rf"(?P<before>{before}){duration}", shorter, rules, flags=re.MULTILINE)
-    waiting = r"\w+:?\w+(?:_age|_lag|_oldest)_seconds(?::p95)?(?:\{[^}]*\})? > "
+    waiting = r"\w+:?\w+(?:_age|_lag|_oldest)_seconds(?::p95)?(?:\{[^}]*\})?(?:\[\w+\]\))? > "
     return re.sub(rf"(?P<before>{waiting})(?P<number>\d+)", less, rules)
 
 

@@ -43,8 +43,8 @@ def read(name: str) -> Runbook:
 
 
 def names() -> list[str]:
-    """Of every file in the folder of the runbooks, the name without its ending."""
-    return sorted(path.stem for path in RUNBOOKS.iterdir())
+    """Of every page in the folder of the runbooks, the name without its ending."""
+    return sorted(path.stem for path in RUNBOOKS.glob("*.md"))
 
 
 def in_blocks(text: str) -> list[str]:

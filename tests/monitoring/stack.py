@@ -97,6 +97,7 @@ class Stack:
         self.denoiser: Process
         self._info: NodeInfo
         self._asker: Device
+        self._exporter_port: int
 
     def __enter__(self) -> Self:
         try:
@@ -142,6 +143,14 @@ class Stack:
     def watch_both_denoisers(self) -> None:
         """Have Prometheus look at the denoise worker and at the one that was started on a copy."""
         self.prometheus.watch("denoiser", self._port_of("denoiser"), self._port_of("stale-denoiser"))
+
+    def watch_exporter(self) -> None:
+        """Have Prometheus look at the exporter."""
+        self.prometheus.watch("exporter", self._exporter_port)
+
+    def lose_exporter(self) -> None:
+        """Have Prometheus find no exporter, as where its pod or its service's name is gone."""
+        self.prometheus.watch("exporter")
 
     def start_agents(self) -> None:
         """Start both, and have Prometheus look at them."""
@@ -204,7 +213,7 @@ class Stack:
             trainer = self._start_trainer()
             self.denoiser = self._start_denoiser("denoiser", self.storage)
             exporter = self._start(
-                "exporter", "monitor", "exporter", "--config", self._root / "exporter.toml"
+                "exporter", "monitor", "exporter", "--config", self._root / "exporter.toml", "--port", 0
             )
             (self._root / "head.bundle").write_bytes(exported())
             wait_until(lambda: bool(trainer.events("round_opened")), "a round is open", START_SECONDS)
@@ -216,7 +225,8 @@ class Stack:
         for agent in self.agents:
             agent.contribute(releases=1)
         wait_until(lambda: bool(exporter.events("exporter_started")), "the exporter serves", START_SECONDS)
-        self.prometheus.watch("exporter", exporter.events("exporter_started")[0]["port"])
+        self._exporter_port = int(exporter.events("exporter_started")[0]["port"])
+        self.watch_exporter()
         self.watch_denoiser()
         self._watch_agents()
         wait_until(
@@ -248,6 +258,7 @@ class Stack:
         train = [*SCHEDULED, "--num-classes", CLASSES, "--channels", SHAPE[0], "--image-size", SHAPE[1]]
         train += ["--base-channels", 8, "--channel-multipliers", "1,2", "--cut-min", 0.2, "--cut-max", 0.8]
         train += ["--steps", VERSIONS * STEPS, "--publish-steps", STEPS, "--checkpoint-steps", STEPS]
+        train += ["--store-max-bytes", 10**9, "--client-max-bytes", 10**9]
         train += ["--min-samples", 16, "--batch-size", 8, "--held-out-share", 0.25, "--round", 2]
         return self._start("trainer", "worker", "train", *self._shared("trainer", self.storage), *train)
 

@@ -33,6 +33,8 @@ TOO_MANY = 400
 """Requests: more than the worker of the stack does in a quarter of a minute on a fast machine."""
 ONLY_WITH_A_GPU = {"collafuse_gpu_memory_bytes", "collafuse_gpu_utilisation_ratio"}
 """Workers show these where NVIDIA's driver answers; a machine without one has no such series, and its panels are empty."""
+ONLY_WITH_TLS = {"collafuse_broker_certificate_expiry_timestamp_seconds"}
+"""The stack's links are unencrypted; tests/broker/test_tls.py has the exporter look at a certificate."""
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,7 @@ def test_every_panel_and_every_rule_shows_something(stack: Stack) -> None:
     waiting = {
         name: expression
         for name, expression in [*panel_expressions().items(), *rule_operands().items()]
-        if not metric_names(expression) & ONLY_WITH_A_GPU
+        if not metric_names(expression) & (ONLY_WITH_A_GPU | ONLY_WITH_TLS)
     }
 
     def all_panels_have_data() -> bool:
@@ -162,6 +164,7 @@ def test_a_worker_that_is_too_slow_and_then_gone_is_told_until_there_is_one_that
     wait_shown(stack, "overview", "Nobody reads", lambda queues: queues == 1)
     wait_shown(stack, "overview", "Processes gone", lambda processes: processes >= 1)
     wait_fires(stack, gone)
+    wait_shown(stack, "queues", "Does not shrink", lambda queues: queues == 1)
 
     stack.give_up_requests()
     stack.start_denoiser()
@@ -204,3 +207,17 @@ def test_three_things_that_go_wrong_at_once_are_told_apart_until_each_is_mended(
     wait_shown(stack, "overview", "Devices connected", lambda share: share == 1)
     wait_shown(stack, "device", "Reports", lambda reports: reports == 1)
     wait_silent(stack, told)
+
+
+def test_an_exporter_that_prometheus_finds_no_more_is_told_until_it_is_found(stack: Stack) -> None:
+    told = {"CollafuseProcessMissing"}
+    wait_silent(stack, told)
+
+    stack.lose_exporter()
+    wait_fires(stack, told)
+    assert "CollafuseProcessDown" not in stack.prometheus.firing()
+    wait_shown(stack, "overview", "Queues and lag", lambda value: value >= 1)
+
+    stack.watch_exporter()
+    wait_silent(stack, told)
+    wait_shown(stack, "overview", "Broker", lambda value: value == 1)

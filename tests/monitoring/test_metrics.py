@@ -11,13 +11,18 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from monitoring.catalogue import as_markdown, catalogue
+from monitoring.catalogue import PROCESSES, as_markdown, catalogue
 from monitoring.endpoints import serve
 from monitoring.errors import MonitoringError
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics
 from tests.conftest import WAIT_SECONDS
 
-BOUNDED = ("collafuse_device_", "collafuse_gpu_", "collafuse_store_client_samples")
+BOUNDED = (
+    "collafuse_device_",
+    "collafuse_fleet_distrusted",
+    "collafuse_gpu_",
+    "collafuse_store_client_samples",
+)
 """Whose labels name clients, devices or GPUs: a number of them that has a bound."""
 CATALOGUE_PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -35,6 +40,20 @@ def test_a_served_registry_answers_until_it_is_closed() -> None:
     server.close()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", server.port)) != 0
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_process_serves_the_series_of_the_catalogue_and_no_others(process: str) -> None:
+    registry = CollectorRegistry()
+    metrics = PROCESSES[process](registry)
+    for metric in vars(metrics).values():
+        if metric._labelnames:
+            metric.labels(*metric._labelnames)
+    server = serve(registry, port=0)
+    samples = {line.partition("{")[0].partition(" ")[0] for line in read(server.port).splitlines()}
+    server.close()
+    known = {series for metric in catalogue() if metric.process == process for series in metric.series}
+    assert samples - {"#"} == known
 
 
 def test_probes_say_what_is_wrong_and_other_paths_are_not_there() -> None:

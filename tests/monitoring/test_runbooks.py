@@ -31,6 +31,7 @@ IN_A_CONTAINER = {
     "rabbitmq-queues",
     "rabbitmqctl",
     "rm",
+    "sh",
 }
 OF_DOCKER = {("builder", "prune"), ("stats", "--no-stream")}
 
@@ -57,6 +58,15 @@ def programs(page: Runbook) -> list[list[str]]:
 def expressions(page: Runbook) -> list[str]:
     """What the page asks Prometheus."""
     return [words[-1] for words in programs(page) if words[:4] == QUERY]
+
+
+@each_page
+def test_no_page_copies_a_file_into_a_container_in_which_it_would_be_roots(page: Runbook) -> None:
+    """What is copied so keeps its mode and belongs to root; a file that is its owner's alone could not be read there."""
+    for command in page.commands:
+        for words in runbook.stages(command):
+            into = words[:3] == ["docker", "compose", "cp"] and ":" in words[-1]
+            assert not into, command
 
 
 def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:

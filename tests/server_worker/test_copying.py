@@ -2,7 +2,8 @@
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from broker.codec import digest, encode
 from server_worker import copying, restoring, versions
 from server_worker.copying import Copied, Copy, copy_of
-from server_worker.errors import StorageUnusable
+from server_worker.errors import Damaged, StorageUnusable
 from server_worker.restoring import check_free, check_not_half_restored, put_in_place
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
@@ -150,15 +151,21 @@ def test_the_files_are_those_that_the_workers_write() -> None:
     assert copying.ROUND_PATH == announcer.ROUND_PATH
 
 
+def listed(storage: Storage) -> list[Copied]:
+    """Every file of a storage, as the list of a backup has it."""
+    found = ((each, storage.read(each.path)) for each in storage.files(""))
+    return [Copied(each.path, each.size_bytes, sha256(data).hexdigest()) for each, data in found]
+
+
 def test_nothing_is_overwritten_unless_forced_and_then_it_is_kept_aside(tmp_path: Path) -> None:
     old, new = Storage(tmp_path / "server"), Storage(tmp_path / "copy")
     before, after = {add(SampleStore(old), 1)}, {add(SampleStore(new), 2)}
-    paths = [each.path for each in new.files("")]
+    files = listed(new)
 
     with pytest.raises(StorageUnusable, match="not empty"):
         check_free(old, force=False)
     check_free(old, force=True)
-    aside = put_in_place(new, paths, old)
+    aside = put_in_place(new, files, old)
 
     assert ids(old) == after
     assert aside is not None
@@ -166,14 +173,51 @@ def test_nothing_is_overwritten_unless_forced_and_then_it_is_kept_aside(tmp_path
     assert not (tmp_path / "server" / restoring.RESTORING_PATH).exists()
 
 
-def test_a_restore_that_cannot_read_its_source_changes_nothing(tmp_path: Path) -> None:
+def test_restores_in_one_second_keep_all_that_was_there_before(tmp_path: Path) -> None:
+    old, new = Storage(tmp_path / "server"), Storage(tmp_path / "copy")
+    before, after = {add(SampleStore(old), 1)}, {add(SampleStore(new), 2)}
+
+    aside = [put_in_place(new, listed(new), old) for _ in range(4)]  # a matter of milliseconds each
+
+    kept = [ids(Storage(tmp_path / "server" / str(name))) for name in aside]
+    assert kept == [before, after, after, after]
+    assert ids(old) == after
+
+
+def test_one_of_two_restores_at_once_is_refused_and_no_storage_is_made_of_both(tmp_path: Path) -> None:
+    server = Storage(tmp_path / "server")
+    one, other = Storage(tmp_path / "one"), Storage(tmp_path / "other")
+    first = {add(SampleStore(one), 1)}
+    add(SampleStore(other), 2)
+
+    def while_another_is_tried() -> Iterator[Copied]:
+        for each in listed(one):
+            with pytest.raises(StorageUnusable, match=r"^another restore into .*server is under way"):
+                put_in_place(other, listed(other), server)
+            yield each
+
+    assert put_in_place(one, while_another_is_tried(), server) is None
+
+    check_not_half_restored(server)
+    assert ids(server) == first
+    assert [path.name for path in (tmp_path / "server").iterdir()] == ["segments"]
+
+
+@pytest.mark.parametrize("change", ["gone", "another", "longer"])
+def test_a_restore_whose_source_is_not_what_was_copied_changes_nothing(tmp_path: Path, change: str) -> None:
     old, new = Storage(tmp_path / "server"), Storage(tmp_path / "copy")
     before = {add(SampleStore(old), 1)}
     add(SampleStore(new), 2)
-    paths = [each.path for each in new.files("")]
+    files = listed(new)
+    changed = tmp_path / "copy" / files[-1].path
+    if change == "gone":
+        changed.unlink()
+    else:
+        data = changed.read_bytes()
+        changed.write_bytes(data + b"\0" if change == "longer" else bytes(len(data)))
 
-    with pytest.raises(StorageUnusable, match="not-there cannot be read any more"):
-        put_in_place(new, [*paths, "segments/not-there"], old)
+    with pytest.raises((StorageUnusable, Damaged), match=r"cannot be read any more|is not what was copied"):
+        put_in_place(new, files, old)
 
     check_not_half_restored(old)
     assert ids(old) == before
@@ -186,7 +230,7 @@ def test_a_restore_that_was_cut_short_is_told_to_every_worker_and_may_be_made_ag
     old, new = Storage(tmp_path / "server"), Storage(tmp_path / "copy")
     add(SampleStore(old), 1)
     after = {add(SampleStore(new), 2)}
-    paths = [each.path for each in new.files("")]
+    files = listed(new)
 
     def power_cut(_: Path, __: Path) -> None:
         raise KeyboardInterrupt
@@ -194,12 +238,12 @@ def test_a_restore_that_was_cut_short_is_told_to_every_worker_and_may_be_made_ag
     with monkeypatch.context() as patch:
         patch.setattr(restoring, "_move", power_cut)
         with pytest.raises(KeyboardInterrupt):
-            put_in_place(new, paths, old)
+            put_in_place(new, files, old)
     with pytest.raises(StorageUnusable, match="was not finished"):
         check_not_half_restored(old)
 
     check_free(old, force=True)
-    put_in_place(new, paths, old)
+    put_in_place(new, files, old)
 
     check_not_half_restored(old)
     assert ids(old) == after

@@ -1,16 +1,13 @@
 """A backup made under load brings a lost server back: its samples, its training, its users, and none of its queues' messages."""
 
-import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pika
 import pytest
@@ -22,11 +19,8 @@ from broker.node.local_node import LocalNode, NodeInfo
 from broker.settings import BrokerSettings
 from broker.topology import FEDERATION, declare
 from collafuse.backup import archive
-from collafuse.backup.archive import Manifest
 from collafuse.backup.errors import BackupDamaged
 from collafuse.backup.restoring import restore
-from server_worker.copying import Copied
-from server_worker.errors import StorageUnusable
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage
 from server_worker.training import checkpoints
@@ -275,116 +269,3 @@ def test_a_backup_goes_where_nothing_is_and_a_restore_too(lost: Lost, tmp_path: 
     aside = Storage(tmp_path / "server" / json.loads(forced.stdout)["aside"])
     assert [entry.message_id for entry in SampleStore(aside).entries()] == [64 * "a"]
     assert lost.before <= {entry.message_id for entry in SampleStore(Storage(tmp_path / "server")).entries()}
-
-
-def written(backup: Path, manifest: Manifest, definitions: bytes = b"") -> Path:
-    """A backup that somebody made by hand, with the digest that its list has to have."""
-    backup.mkdir()
-    (backup / "definitions.json").write_bytes(definitions)
-    listed = Copied("definitions.json", len(definitions), hashlib.sha256(definitions).hexdigest())
-    files = (listed,) if manifest.vhost else manifest.files
-    (backup / "backup.json").write_bytes(replace(manifest, files=files).to_bytes())
-    return backup
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "../secret",
-        "storage/../../secret",
-        "storage/../definitions.json",
-        "/etc/hostname",
-        "storage//etc/hostname",
-        "storage/",
-    ],
-)
-def test_a_backup_that_names_a_file_outside_itself_is_refused(tmp_path: Path, path: str) -> None:
-    listed = Copied(path, 1, 64 * "0")
-    backup = written(tmp_path / "backup", Manifest(0.0, None, "s", (listed,)))
-
-    with pytest.raises(BackupDamaged, match="not in it"):
-        archive.check(backup)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("began_at", 1e300), ("began_at", "then"), ("files", [{"path": 5}]), ("files", 5), ("left_out", None)],
-)
-def test_a_list_of_files_that_is_none_is_one_line(tmp_path: Path, field: str, value: object) -> None:
-    listed: dict[str, Any] = {field: value}
-    backup = written(tmp_path / "backup", replace(Manifest(0.0, None, "s", ()), **listed))
-
-    with pytest.raises(BackupDamaged, match=rf"does not say .* \({field}[^\n]*$"):
-        archive.check(backup)
-
-
-@pytest.mark.parametrize("what", ["a link", "a pipe", "a longer file"])
-def test_what_stands_in_the_place_of_a_file_is_not_read(tmp_path: Path, what: str) -> None:
-    backup = written(tmp_path / "backup", Manifest(0.0, "v", None, ()), b"{}")
-    listed = backup / "definitions.json"
-    archive.check(backup)
-    if what == "a longer file":
-        listed.write_bytes(b"{}" + bytes(10))
-    elif what == "a link":
-        listed.rename(tmp_path / "elsewhere")
-        listed.symlink_to(tmp_path / "elsewhere")
-    else:
-        listed.unlink()
-        os.mkfifo(listed)
-
-    with pytest.raises(BackupDamaged, match=r"definitions\.json is damaged: its size or digest"):
-        archive.check(backup)
-
-
-@pytest.mark.parametrize(
-    "definitions", [b"[]", b"{}", b'{"vhosts": [{"name": "v"}]}', 10_000 * b"[", b"\xff"]
-)
-def test_definitions_that_are_none_are_refused_before_anything_is_changed(
-    tmp_path: Path, definitions: bytes
-) -> None:
-    backup = written(tmp_path / "backup", Manifest(0.0, "v", None, ()), definitions)
-
-    with (
-        Management("http://127.0.0.1:1", "nobody", "is-asked") as management,
-        pytest.raises(BackupDamaged, match=r"definitions\.json cannot be read"),
-    ):
-        restore(backup, None, (management, "v"), force=True)
-
-
-def test_a_backup_that_somebody_changed_gives_nobody_power_over_the_broker(
-    tmp_path: Path, node: NodeInfo
-) -> None:
-    vhost = BrokerSettings.from_url(node.amqp_url).vhost
-    everything = {"configure": ".*", "write": ".*", "read": ".*"}
-    definitions = {
-        "vhosts": [{"name": vhost}, {"name": "intruded"}],
-        "users": [
-            {
-                "name": name,
-                "password_hash": "",
-                "hashing_algorithm": "rabbit_password_hashing_sha256",
-                "tags": tags,
-            }
-            for name, tags in (("intruder", ["administrator"]), ("restored", []))
-        ],
-        "permissions": [{"user": name, "vhost": vhost, **everything} for name in ("intruder", "restored")],
-    }
-    backup = written(tmp_path / "backup", Manifest(0.0, vhost, None, ()), json.dumps(definitions).encode())
-
-    with Management(node.management_url, node.user, node.password) as management:
-        done = restore(backup, None, (management, vhost), force=False)
-        users = {each["name"] for each in management.users_in_full()}
-        vhosts = {each["name"] for each in management.definitions()["vhosts"]}
-
-    assert done.users == 1
-    assert "restored" in users
-    assert "intruder" not in users
-    assert "intruded" not in vhosts
-
-
-def test_a_file_where_the_storage_would_be_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "server").touch()
-    backup = written(tmp_path / "backup", Manifest(0.0, None, "s", ()))
-
-    with pytest.raises(StorageUnusable, match="server cannot be used: Not a directory"):
-        restore(backup, Storage(tmp_path / "server"), None, force=True)

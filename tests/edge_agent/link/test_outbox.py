@@ -63,13 +63,13 @@ def test_a_full_outbox_refuses_the_new_and_keeps_the_old(spool: Spool) -> None:
         put(spool, f"batch-{number}")
 
     with pytest.raises(
-        OutboxFull, match=r"900 bytes wait.*101 more would pass the quota of 1000; connect the device"
+        OutboxFull, match=r"900 bytes wait.*101 more would pass the quota of 1,000; connect the device"
     ):
         put(spool, "too-much", size_bytes=101)
 
     assert next_ids(spool) == [f"batch-{number}" for number in range(9)]
     put(spool, "fits", size_bytes=100)
-    with pytest.raises(OutboxFull, match="10 messages of 1000 bytes wait"):
+    with pytest.raises(OutboxFull, match="10 messages of 1,000 bytes wait"):
         outbox.check_room(spool, QUOTA_BYTES)
 
 

@@ -27,8 +27,8 @@ from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
 from monitoring.endpoints import Endpoints, serve
-from monitoring.exporter.broker_collector import BrokerCollector
-from monitoring.exporter.broker_reading import BrokerReader
+from monitoring.exporter.broker.collector import BrokerCollector
+from monitoring.exporter.broker.reading import BrokerReader
 from monitoring.metrics import BrokerMetrics, DenoiseMetrics, EdgeMetrics, TrainMetrics
 from monitoring.top import units
 from monitoring.top.broker_source import BrokerSource
@@ -38,7 +38,7 @@ from monitoring.top.snapshot import QueueState
 from monitoring.top.watch import Watch
 from tests.conftest import wait_until
 from tests.link import Link
-from tests.monitoring.exporter.slow_listing import slow_listing
+from tests.monitoring.exporter.broker.slow_listing import slow_listing
 
 COMMAND = [sys.executable, "-m", "collafuse", "top"]
 NOWHERE = "amqp://u:hidden@127.0.0.1:1/v"
@@ -193,12 +193,19 @@ def test_endpoints_alone_tell_what_the_processes_do(
     devices.labels(state="reporting").set(7)
     heads = Gauge("collafuse_fleet_heads", "Likewise.", ["head", "version", "provider"], registry=exporter)
     heads.labels("ward", "1.2", "cpu").set(5)
+    troubled = Gauge("collafuse_fleet_troubled", "Likewise.", ["trouble"], registry=exporter)
+    troubled.labels("ledger_incomplete").set(2)
+    troubled.labels("spool_damaged").set(0)
+    distrusted = Gauge("collafuse_fleet_distrusted", "Likewise.", ["device", "cause"], registry=exporter)
+    for device, cause, many in (("a_1", "refused", 1), ("a_1", "flood", 1), ("other", "flood", 3)):
+        distrusted.labels(device, cause).set(many)
+    distrusted.labels("other", "refused").set(0)
     busy = Gauge("collafuse_gpu_utilisation_ratio", "Where there is a GPU.", ["gpu"], registry=worker)
     busy.labels("0").set(0.83)
     BrokerMetrics(worker).connected.set(1)
     metrics = DenoiseMetrics(worker)
     metrics.samples_running.set(12)
-    metrics.denoise_step_seconds.observe(0.25)
+    metrics.denoise_step_seconds.labels(provider="cpu").observe(0.25)
     BrokerMetrics(trainer).connected.set(0)
     TrainMetrics(trainer).store_bytes.set(2.5e6)
     EdgeMetrics(agent).outbox_bytes.set(1_500)
@@ -214,9 +221,78 @@ def test_endpoints_alone_tell_what_the_processes_do(
     assert told["edge"]["told"]["outbox"] == "1.5 kB"
     assert len(found["queues"]) == len(topology.FEDERATION.queues)
     assert (found["fleet"]["told"]["reporting"], found["fleet"]["told"]["head ward 1.2 cpu"]) == ("7", "5")
+    assert found["fleet"]["told"]["to be looked at: ledger_incomplete"] == "2"
+    assert not any("spool_damaged" in name for name in found["fleet"]["told"])
+    doubted = {name: how for name, how in found["fleet"]["told"].items() if "not believed" in name}
+    assert doubted == {"not believed: a_1": "flood, refused", "not believed: other": "flood 3"}
     assert told["denoise"]["told"]["GPU 0"] == "83%"
     assert "running 12" in shown.stdout
     assert "! train at 127.0.0.1" in shown.stdout
+
+
+def test_a_denoise_worker_on_an_old_version_is_a_red_line_until_it_has_the_new_one(
+    endpoint: Serve, tmp_path: Path
+) -> None:
+    trainer, old, new = (CollectorRegistry() for _ in range(3))
+    trains = TrainMetrics(trainer).backbone_version
+    trains.labels(follow="latest").set(7)
+    trains.labels(follow="best").set(5)
+    slow = DenoiseMetrics(old).backbone_version.labels(follow="latest")
+    slow.set(6)
+    DenoiseMetrics(new).backbone_version.labels(follow="best").set(5)
+    places = {name: endpoint(each) for name, each in (("trainer", trainer), ("old", old), ("new", new))}
+    flags = [word for place in places.values() for word in ("--metrics", place)]
+    shown = top(*flags, "--once", cwd=tmp_path).stdout
+
+    assert [line for line in shown.splitlines() if line.startswith("!")] == [
+        f"! denoise at {places['old']}: it serves version 6 of the backbone, there is 7"
+    ]
+    with EndpointsSource(list(places.values())) as source:
+        watch = Watch(None, source)
+        slow.set(0)
+        (problem,) = watch.look().problems
+        assert "serves no version" in problem
+        slow.set(7)
+        assert watch.look().problems == ()
+
+
+@pytest.mark.parametrize(("connected", "rows"), [(1, 1), (0, 2)])
+def test_the_exporter_that_broker_and_endpoint_tell_of_is_one_line(
+    node: NodeInfo, management: Management, endpoint: Serve, connected: int, rows: int
+) -> None:
+    registry = CollectorRegistry()
+    registry.register(BrokerCollector(BrokerReader(management, node.vhost)))
+    BrokerMetrics(registry).connected.set(connected)
+    parameters = pika.URLParameters(node.amqp_url)
+    parameters.client_properties = {"connection_name": "exporter"}
+    with pika.BlockingConnection(parameters) as amqp, EndpointsSource([endpoint(registry)]) as source:
+        amqp.channel().basic_consume(topology.QUEUE_TELEMETRY, lambda *_: None)
+        alone = Watch(BrokerSource(management, node.vhost), None)
+        # RabbitMQ counts a reader before it tells the reader's name.
+        wait_until(
+            lambda: [each.name for each in alone.look().workers] == ["exporter"],
+            "the broker tells who reads the telemetry",
+        )
+        found = Watch(BrokerSource(management, node.vhost), source).look().workers
+
+    # One that is not connected is not the one that the broker tells of.
+    assert [each.name for each in found] == ["exporter"] * rows
+    assert "broker" in found[-1].told
+    assert sum(each.queues == (topology.QUEUE_TELEMETRY,) for each in found) == 1
+
+
+def test_a_trainer_that_takes_nothing_is_a_red_line(endpoint: Serve) -> None:
+    registry = CollectorRegistry()
+    BrokerMetrics(registry).connected.set(1)
+    metrics = TrainMetrics(registry)
+    metrics.ingest_paused.set(1)
+    with EndpointsSource([endpoint(registry)]) as source:
+        watch = Watch(None, source)
+        (problem,) = watch.look().problems
+        assert problem.startswith("train at 127.0.0.1:")
+        assert "takes no samples: its store is full" in problem
+        metrics.ingest_paused.set(0)
+        assert watch.look().problems == ()
 
 
 def test_rates_and_means_are_those_since_the_last_look(endpoint: Serve) -> None:

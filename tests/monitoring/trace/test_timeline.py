@@ -1,12 +1,13 @@
 """What a timeline makes of log lines: whose they are, how long each stretch took, and what it says where clocks differ."""
 
+import gzip
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -39,10 +40,13 @@ def seconds(found: Timeline, *, stock: bool = False) -> dict[str, float]:
     return {each.name: round(each.seconds, 6) for each in found.stretches if each.stock == stock}
 
 
-def collafuse(*arguments: str, told: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+def collafuse(
+    *arguments: str, told: bytes = b"", stdin: IO[bytes] | None = None
+) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(
         [sys.executable, "-m", "collafuse", "trace", *arguments],
-        input=told,
+        stdin=stdin,
+        input=told if stdin is None else None,
         capture_output=True,
         timeout=60,
         check=False,
@@ -219,6 +223,11 @@ def test_the_prefix_of_a_collector_is_where_it_was(write: Write, prefix: str) ->
     assert {each.where for each in found.lines} == {prefix.strip(" |:")}
 
 
+def test_what_is_meant_for_a_terminal_is_no_part_of_where_it_was(write: Write) -> None:
+    found = of(JOB, write(*("\x1b[2K\x1b[36medge-1  |\x1b[0m " + each for each in story.device())))
+    assert {each.where for each in found.lines} == {"edge-1"}
+
+
 def test_what_is_no_id_or_unknown_or_unreadable_is_one_line(write: Write, tmp_path: Path) -> None:
     log = write(*story.device())
     with pytest.raises(BadId, match="'4f1a' is no id"):
@@ -299,3 +308,39 @@ def test_an_unknown_id_is_one_line_and_exit_code_1(write: Write) -> None:
     (error,) = done.stderr.decode().splitlines()
     assert (done.returncode, done.stdout) == (1, b"")
     assert error.startswith("error: nothing is said of")
+
+
+def test_a_rotated_log_that_gzip_packed_is_read_as_it_is(write: Write, tmp_path: Path) -> None:
+    packed = tmp_path / "worker.log.2.gz"
+    packed.write_bytes(gzip.compress("".join(f"{each}\n" for each in story.worker()).encode()))
+    found = of(JOB, write(*story.device()), str(packed))
+    assert seconds(found) == seconds(of(JOB, write(*story.device()), write(*story.worker(), name="worker")))
+    assert {each.where for each in found.lines if each.process == "denoise"} == {"worker.log.2.gz"}
+
+
+def test_what_gzip_packed_is_read_from_stdin_as_well(tmp_path: Path) -> None:
+    packed = tmp_path / "all.gz"
+    packed.write_bytes(gzip.compress("".join(f"{each}\n" for each in story.device()).encode()))
+    plain = collafuse(JOB, "--json", told=gzip.decompress(packed.read_bytes()))
+    assert plain.returncode == 0
+    assert collafuse(JOB, "--json", told=packed.read_bytes()).stdout == plain.stdout, "a pipe"
+    with packed.open("rb") as stream:
+        redirected = collafuse(JOB, "--json", stdin=stream)
+    assert redirected.stdout == plain.stdout
+
+
+@pytest.mark.parametrize("spoilt", [slice(None, -20), slice(None, 12)], ids=["cut off", "its head alone"])
+def test_a_packed_log_that_is_damaged_is_one_clear_line(spoilt: slice, tmp_path: Path) -> None:
+    packed = tmp_path / "worker.log.2.gz"
+    packed.write_bytes(gzip.compress("\n".join(story.worker()).encode())[spoilt])
+    ended = collafuse(JOB, str(packed))
+    said = ended.stderr.decode()
+    assert (ended.returncode, said.count("\n")) == (1, 1)
+    assert said.startswith("error: cannot read worker.log.2.gz: ")
+
+
+def test_a_packed_log_of_rubbish_is_one_clear_line(tmp_path: Path) -> None:
+    packed = tmp_path / "worker.log.2.gz"
+    packed.write_bytes(gzip.compress(b"x" * 1000)[:10] + b"\xff" * 500)
+    ended = collafuse(JOB, str(packed))
+    assert (ended.returncode, ended.stderr.decode().count("\n")) == (1, 1)

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from broker.connection import Connection
 from broker.contract.denoise import DenoiseV1, FailedV1, LatentsV1
+from broker.delivery import delivery_count
 from broker.publisher import Outgoing, outgoing
 from broker.settings import BrokerSettings
 from broker.topology import DELIVERY_LIMIT, EXCHANGE_UP, QUEUE_DENOISE, QUEUE_PREFETCH, up_key
@@ -197,7 +198,7 @@ def test_a_request_that_outlived_too_many_workers_fails_for_the_device_before_it
         channel = amqp.channel()
         for returned in range(DELIVERY_LIMIT):
             method, properties, _ = channel.basic_get(QUEUE_DENOISE)
-            assert (properties.headers or {}).get("x-delivery-count", 0) == returned
+            assert delivery_count(properties.headers or {}, redelivered=method.redelivered) == returned
             channel.basic_nack(method.delivery_tag, requeue=True)
 
     publish_backbone(storage)
@@ -243,7 +244,10 @@ def test_requests_in_flight_finish_on_their_version_and_new_ones_use_the_new(
     sender.ask(old)
     wait_until(lambda: running.metric("collafuse_samples_running") == 8, "the first request was running")
     newer = publish_backbone(storage, seed=5)
-    wait_until(lambda: running.metric("collafuse_backbone_version") == 2, "the new version was loaded")
+    wait_until(
+        lambda: running.metric("collafuse_backbone_version", follow="latest") == 2,
+        "the new version was loaded",
+    )
     new = request(n=3, seed=77)
     sender.ask(new)
     first, second = sender.latents(old), sender.latents(new)
@@ -307,7 +311,10 @@ def test_a_version_that_cannot_be_read_is_passed_over(
     sender.ask(one)
     sender.latents(one)
     publish_backbone(storage, seed=4)
-    wait_until(lambda: running.metric("collafuse_backbone_version") == 3, "the next version was served")
+    wait_until(
+        lambda: running.metric("collafuse_backbone_version", follow="latest") == 3,
+        "the next version was served",
+    )
 
 
 def test_a_request_whose_device_has_no_inbox_is_set_aside(

@@ -50,8 +50,8 @@ class Running:
         )
         self.thread = threading.Thread(target=ingest.run, args=(self.stop,))
 
-    def metric(self, name: str) -> float:
-        return self.registry.get_sample_value(name) or 0.0
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
 
 
 @pytest.fixture
@@ -321,6 +321,8 @@ def test_a_batch_above_its_clients_quota_is_set_aside_and_others_are_stored(
     other.send_samples(sample_batch(3))
     wait_until(lambda: dead_letters() == ["over_quota"], "the second was set aside")
     wait_until(lambda: running.store.samples == 8, "the other's was stored")
+    assert running.metric("collafuse_store_quota_used_ratio", quota="client") == 1
+    assert running.registry.get_sample_value("collafuse_store_quota_used_ratio", {"quota": "store"}) is None
 
 
 def test_a_store_at_its_quota_pauses_the_taking_and_it_resumes_once_there_is_room(
@@ -335,11 +337,18 @@ def test_a_store_at_its_quota_pauses_the_taking_and_it_resumes_once_there_is_roo
     wait_until(lambda: running.store.samples == 600, "the first batch was stored")
     second.send_samples(sample_batch(2, count=600))
     wait_until(lambda: running.metric("collafuse_ingest_paused") == 1, "the taking paused")
+    assert 0.5 < running.metric("collafuse_store_quota_used_ratio", quota="store") <= 1
     wait_until(lambda: queue_depth(QUEUE_SAMPLES) == 1, "the second batch was back in the queue")
     SampleStore(running.storage).forget("clinic")
     wait_until(lambda: running.metric("collafuse_ingest_paused") == 0, "the taking resumed")
     wait_until(lambda: [entry.client for entry in running.store.entries()] == ["plant"], "it was stored")
     assert dead_letters() == []
+    SampleStore(running.storage).forget("plant")
+    running.store.refresh()
+    wait_until(
+        lambda: running.metric("collafuse_store_quota_used_ratio", quota="store") == 0,
+        "what was erased is not counted any more, though nothing came",
+    )
 
 
 def test_what_was_set_aside_is_not_put_back_when_the_disk_is_full(

@@ -33,7 +33,8 @@ class Training:
         self.storage = storage
         self.store = SampleStore(storage)
         self.trainer = Trainer(UNET, SCHEDULE, PLAN, CPU)
-        metrics = TrainMetrics(CollectorRegistry())
+        self.registry = CollectorRegistry()
+        metrics = TrainMetrics(self.registry)
         publishing = Publishing(CONTRACT, storage, self.store, self.trainer, metrics, versions_kept=9)
         self.keeping = Keeping(SETTINGS, storage, self.trainer, metrics, ALONE, publishing)
         self.keeping.recover()
@@ -46,6 +47,14 @@ class Training:
         for _ in range(steps):
             self.trainer.step(self.trainer.next_batch(self.store, 8))
             self.keeping.after_step()
+
+    def save_fails(self) -> bool:
+        """What /metrics says of it."""
+        return self.registry.get_sample_value("collafuse_train_save_failing") == 1
+
+    def told_version(self, follow: str) -> float | None:
+        """What /metrics says of it."""
+        return self.registry.get_sample_value("collafuse_backbone_version", {"follow": follow})
 
     def versions(self) -> list[tuple[int, int]]:
         """Number and steps of each."""
@@ -91,6 +100,17 @@ def test_a_training_that_goes_on_publishes_no_step_twice(storage: Storage) -> No
     assert second.versions() == [(1, 10), (2, 20)]
 
 
+def test_the_newest_version_is_told_and_the_best_once_there_is_one(storage: Storage) -> None:
+    first = Training(storage)
+    assert (first.told_version("latest"), first.told_version("best")) == (0, None)
+    first.run(20)
+    assert (first.told_version("latest"), first.told_version("best")) == (2, None)
+
+    versions.name_best(storage, 1)
+    second = Training(storage)
+    assert (second.told_version("latest"), second.told_version("best")) == (2, 1)
+
+
 def test_damaged_names_and_manifests_of_versions_do_not_end_the_training(
     storage: Storage, tmp_path: Path
 ) -> None:
@@ -109,17 +129,39 @@ def test_damaged_names_and_manifests_of_versions_do_not_end_the_training(
 def test_the_last_save_is_tried_however_lately_one_failed(storage: Storage) -> None:
     training = Training(storage)
     training.run(3)
+    assert not training.save_fails()
     with files_limited_to(30_000):
         training.run(1)
     assert checkpoints.load_newest(storage) is None
     training.run(1)
     assert checkpoints.load_newest(storage) is None, "it waits before it tries again"
+    assert training.save_fails()
+
+    training.keeping.save_last()
+
+    assert not training.save_fails()
+
+    loaded = checkpoints.load_newest(storage)
+    assert loaded is not None
+    assert loaded.step == 5
+
+
+def test_a_checkpoint_that_works_does_not_hide_that_no_version_can_be_published(storage: Storage) -> None:
+    training = Training(storage)
+    training.run(9)
+    with files_limited_to(30_000):
+        training.run(1)
+    assert training.versions() == []
+    assert training.save_fails()
 
     training.keeping.save_last()
 
     loaded = checkpoints.load_newest(storage)
     assert loaded is not None
-    assert loaded.step == 5
+    assert loaded.step == 10
+    assert training.save_fails(), "or an alert that waits for two minutes would begin anew at each checkpoint"
+    assert training.keeping.wrap_up()
+    assert not training.save_fails()
 
 
 def test_versions_name_clients_that_were_forgotten_meanwhile(storage: Storage) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.exporter.oldest_age import QueueHistory
+from monitoring.exporter.broker.oldest_age import QueueHistory
 
 # One interval between observations: its length, how many messages arrive in it and how many are taken.
 INTERVALS = st.lists(

@@ -1,7 +1,7 @@
 """What Prometheus is to know of the fleet: sums over all devices, and a bounded number of devices one by one.
 
-At most DEVICE_SERIES_MAX devices (a setting) have series of their own, ten each at most; the number of all other series does not
-depend on the fleet's size.
+At most DEVICE_SERIES_MAX devices (a setting) have series of their own, eleven each at most, and at most ten are named as
+distrusted; the number of all other series does not depend on the fleet's size.
 """
 
 import time
@@ -15,8 +15,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from broker.contract.telemetry import UpdateState
-from monitoring.exporter.fleet import Fleet, Picture, Totals
-from monitoring.exporter.fleet_device import DeviceState
+from monitoring.exporter.fleet.device import TROUBLES, DeviceState
+from monitoring.exporter.fleet.fleet import Fleet
+from monitoring.exporter.fleet.picture import Picture, Totals
 from monitoring.metrics import STEP_BUCKETS_SECONDS
 
 GAUGES = {
@@ -49,14 +50,26 @@ GAUGES = {
         (),
     ),
     "collafuse_fleet_image_joules": (
-        "Energy that a device took to finish an image, in the mean over reporting devices that know it.",
+        "Energy that a device took to finish an image, in the median over reporting devices that know it.",
         (),
+    ),
+    "collafuse_fleet_troubled": (
+        "Reporting devices on which somebody has to look at something, by what that is; one may have several.",
+        ("trouble",),
+    ),
+    "collafuse_fleet_distrusted": (
+        "Devices that of late said what cannot be, sent what is no report, or flooded the queue; beyond ten, device is other.",
+        ("device", "cause"),
     ),
     "collafuse_device_last_report_timestamp_seconds": (
         "When the device was last heard of, Unix time.",
         ("device",),
     ),
     "collafuse_device_reporting": ("1 while the device reports, 0 when it is silent.", ("device",)),
+    "collafuse_device_troubled": (
+        "1 when the device says that somebody has to look at it: ledger, spool, or head.",
+        ("device",),
+    ),
     "collafuse_device_outbox_bytes": ("Bytes in the device's outbox.", ("device",)),
     "collafuse_device_outbox_oldest_seconds": (
         "Age of the oldest message in the device's outbox.",
@@ -92,6 +105,10 @@ COUNTERS = {
     "collafuse_fleet_reports_refused_total": (
         "Messages among the reports that are none, dropped.",
         ("reason",),
+    ),
+    "collafuse_fleet_figures_unbelieved_total": (
+        "Reports in which a figure was beyond what is believed of a device, and left out.",
+        ("figure",),
     ),
 }
 STEPS = "collafuse_fleet_head_step_seconds"
@@ -159,6 +176,10 @@ def _add_fleet(families: Mapping[str, Family], picture: Picture) -> None:
     _add(families, "collafuse_fleet_pool_wanted", picture.pool_wanted)
     _add(families, "collafuse_fleet_epsilon_max", picture.epsilon_max)
     _add(families, "collafuse_fleet_image_joules", picture.image_joules)
+    for trouble in TROUBLES:
+        _add(families, "collafuse_fleet_troubled", picture.troubled.get(trouble, 0), trouble)
+    for (device, cause), devices in picture.distrusted.items():
+        _add(families, "collafuse_fleet_distrusted", devices, device, cause)
 
 
 def _add_totals(families: Mapping[str, Family], totals: Totals) -> None:
@@ -168,11 +189,14 @@ def _add_totals(families: Mapping[str, Family], totals: Totals) -> None:
     _add(families, "collafuse_fleet_reports_total", totals.reports)
     for reason, count in totals.refused.items():
         _add(families, "collafuse_fleet_reports_refused_total", count, reason)
+    for figure, count in totals.unbelieved.items():
+        _add(families, "collafuse_fleet_figures_unbelieved_total", count, figure)
 
 
 def _add_device(families: Mapping[str, Family], user: str, state: DeviceState, is_reporting: bool) -> None:
     _add(families, "collafuse_device_last_report_timestamp_seconds", state.heard_at, user)
     _add(families, "collafuse_device_reporting", is_reporting, user)
+    _add(families, "collafuse_device_troubled", bool(state.troubles), user)
     _add(families, "collafuse_device_outbox_bytes", state.outbox_bytes, user)
     _add(families, "collafuse_device_outbox_oldest_seconds", state.outbox_oldest_seconds, user)
     _add(families, "collafuse_device_pool_images", state.pool_images, user)

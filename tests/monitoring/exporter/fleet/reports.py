@@ -5,9 +5,11 @@ from typing import Any
 from broker.contract.telemetry import HeadReport, StepTimes, TelemetryV1, UpdateReport, UpdateState
 
 
-def head(name: str = "ward", version: str = "1", provider: Any = "cpu") -> HeadReport:
+def head(
+    name: str = "ward", version: str = "1", provider: Any = "cpu", fallback: str | None = None
+) -> HeadReport:
     return HeadReport(
-        bundle="ab" * 32, name=name, version=version, counter=1, provider=provider, fallback=None
+        bundle="ab" * 32, name=name, version=version, counter=1, provider=provider, fallback=fallback
     )
 
 

@@ -1,32 +1,38 @@
 """Reports that enrolled devices publish to a real broker, and what a scrape of the exporter then shows."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from uuid import uuid4
 
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from broker import identities, topology
 from broker.codec import encode
 from broker.connection import Connection
+from broker.consumer import Consumer
 from broker.contract.message import Message
 from broker.credentials import Credentials
+from broker.errors import BrokerUnreachable
 from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.settings import BrokerSettings
-from monitoring.exporter.fleet import DEVICE_SERIES_MAX, Fleet
-from monitoring.exporter.fleet_collector import FleetCollector
-from monitoring.exporter.fleet_reports import FleetReports
+from monitoring.exporter.fleet.believed import REPORTS
+from monitoring.exporter.fleet.collector import FleetCollector
+from monitoring.exporter.fleet.fleet import DEVICE_SERIES_MAX, Fleet
+from monitoring.exporter.fleet.reports import FleetReports
 from monitoring.metrics import BrokerMetrics
 from tests.broker.attempts import ACCESS_REFUSED, attempt
 from tests.broker.examples import denoise
-from tests.conftest import wait_until
+from tests.conftest import WAIT_SECONDS, wait_until
 from tests.link import Link
-from tests.monitoring.exporter.reports import head, report
+from tests.monitoring.exporter.fleet.reports import head, report
 
 WATCHER = "watcher"
 DEVICES = 5000
@@ -246,6 +252,7 @@ def test_what_is_no_report_is_counted_dropped_and_stops_nothing(
         "not_a_device": 1,
     }
     assert listening.value("collafuse_device_reporting", device=one.user) is None
+    assert listening.value("collafuse_fleet_distrusted", device=one.user, cause="refused") == 1
     with pika.BlockingConnection(pika.URLParameters(server_settings.url.get_secret_value())) as amqp:
         channel = amqp.channel()
         wait_until(
@@ -253,6 +260,39 @@ def test_what_is_no_report_is_counted_dropped_and_stops_nothing(
             "none of them is left",
         )
         assert channel.queue_declare("dead", passive=True).method.message_count == 0
+
+
+def test_one_that_floods_is_named_and_dropped_unread_and_others_are_heard_behind_it(
+    listening: Listening, devices: tuple[Device, Device], crowd: BlockingChannel
+) -> None:
+    liar, other = devices
+    flood = int(REPORTS.most) + 500
+
+    def sends(user: str, body: bytes, user_id: str | None) -> None:
+        properties = pika.BasicProperties(type="telemetry.v1", user_id=user_id)
+        crowd.basic_publish(topology.EXCHANGE_UP, topology.up_key(user, "telemetry"), body, properties)
+
+    for number in range(flood):
+        # Without a user_id the broker vouches for nobody; the key it has checked all the same.
+        sends(liar.user, b"\xc1 no msgpack", liar.user if number % 2 else None)
+    sends(other.user, encode(report(1, gauges={"outbox_bytes": 7.0})), other.user)
+    for _ in range(flood + 1):
+        assert listening.reports.take(30.0)
+
+    assert listening.value("collafuse_device_outbox_bytes", device=other.user) == 7
+    distrusted = {
+        cause: listening.value("collafuse_fleet_distrusted", device=liar.user, cause=cause)
+        for cause in ("flood", "refused", "figures")
+    }
+    assert distrusted == {"flood": 1, "refused": 1, "figures": None}
+    assert listening.value("collafuse_fleet_distrusted", device="other", cause="flood") == 0
+    assert listening.value("collafuse_fleet_reports_refused_total", reason="too_often") == 500
+
+    listening.clock.seconds += 5.0
+    liar.say(report(1, gauges={"outbox_bytes": 3.0}))
+    listening.hear(
+        lambda: listening.value("collafuse_device_outbox_bytes", device=liar.user) == 3, "it is read again"
+    )
 
 
 def test_a_device_cannot_report_for_another(listening: Listening, devices: tuple[Device, Device]) -> None:
@@ -294,15 +334,39 @@ def test_while_the_link_is_lost_scrapes_go_on_and_what_was_said_is_heard_afterwa
     wait_until(lambda: listening.value("collafuse_connected") == 1, "the link is shown to stand")
 
 
-def test_a_second_listener_gets_nothing_and_says_so(
-    listening: Listening, watcher: BrokerSettings, devices: tuple[Device, Device]
+def test_a_second_listener_gets_nothing_says_once_what_to_do_and_takes_over_when_the_first_has_gone(
+    listening: Listening,
+    watcher: BrokerSettings,
+    devices: tuple[Device, Device],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    attempts: list[float] = []
+
+    def counted(consumer: Consumer) -> None:
+        attempts.append(time.monotonic())
+        consume(consumer)
+
+    consume = Consumer._consume
+    monkeypatch.setattr(Consumer, "_consume", counted)
     metrics = BrokerMetrics(CollectorRegistry())
-    with Connection(watcher, name="second", metrics=metrics) as second:
+    with capture_logs() as lines, Connection(watcher, name="second", metrics=metrics) as second:
         FleetReports(second, Fleet())
-        wait_until(lambda: second.refused_with == ACCESS_REFUSED, "the broker refuses it the queue")
+        wait_until(lambda: len(attempts) >= 4, "it has tried again and again")
+        assert second.refused_with == ACCESS_REFUSED
         assert not second.connected
-    devices[0].say(report(1))
-    listening.hear(
-        lambda: listening.value("collafuse_fleet_devices", state="reporting") == 1, "the first hears all"
-    )
+        devices[0].say(report(1))
+        listening.hear(
+            lambda: listening.value("collafuse_fleet_devices", state="reporting") == 1, "the first hears all"
+        )
+        with pytest.raises(BrokerUnreachable, match="only one may: end one of the two"):
+            second.wait_connected(0.0)
+        listening.connection.stop()
+        second.wait_connected(WAIT_SECONDS)
+
+    waits_seconds = [later - earlier for earlier, later in pairwise(attempts)]
+    assert waits_seconds[0] >= 0.25
+    assert waits_seconds[1] >= 0.5
+    assert waits_seconds[2] >= 1.0, "never a short one by chance"
+    told = [line for line in lines if line.get("connection") == "second" and line["log_level"] == "warning"]
+    assert [line["event"] for line in told] == ["queue_in_use"]
+    assert "end one of the two" in told[0]["what_to_do"]

@@ -4,9 +4,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.contract.telemetry import StepTimes
-from monitoring.exporter.fleet import Fleet
-from monitoring.exporter.fleet_collector import COUNTERS, GAUGES, STEPS, FleetCollector
-from tests.monitoring.exporter.reports import head, report, update
+from monitoring.exporter.fleet.collector import COUNTERS, GAUGES, STEPS, FleetCollector
+from monitoring.exporter.fleet.device import TROUBLES
+from monitoring.exporter.fleet.fleet import Fleet
+from tests.monitoring.exporter.fleet.reports import head, report, update
 
 GAUGES_SAID = {
     "outbox_bytes": 3.0,
@@ -16,7 +17,7 @@ GAUGES_SAID = {
     "epsilon_max": 2.5,
     "image_joules": 1.0,
 }
-SERIES_OF_A_DEVICE = 10
+SERIES_OF_A_DEVICE = 11
 """As docs/metrics.md says."""
 
 
@@ -43,9 +44,7 @@ def full_fleet(devices: int, *, device_series_max: int) -> Fleet:
             1,
             counters={"jobs_completed": 1, "releases": 2},
             gauges=GAUGES_SAID,
-            runs=head(
-                name=f"{number}" + "\N{DROMEDARY CAMEL}" * 50, version='"\n\\' + "x" * 55 + f"{number}"
-            ),
+            runs=head(name=f"{number}" + "-" * 50, version=f"{number}" + "+_." * 20),
             dealt_with=update("installed"),
             steps=StepTimes(bounds=(0.1,), counts=(3, 1), sum_seconds=0.5),
         )
@@ -55,7 +54,7 @@ def full_fleet(devices: int, *, device_series_max: int) -> Fleet:
 
 def test_every_metric_is_shown_with_its_labels() -> None:
     fleet = full_fleet(1, device_series_max=5)
-    fleet.refuse("not_msgpack")
+    fleet.refuse("not_msgpack", None, 0.0)
     shown: dict[str, set[str]] = {}
     for name, labels in series_of(registry_of(fleet)):
         shown.setdefault(name, set(labels))
@@ -104,10 +103,34 @@ def test_what_a_device_does_not_know_has_no_series() -> None:
     fleet = Fleet()
     fleet.note("clinic_old", report(), is_redelivered=False, now_seconds=0.0, at=1e9)
 
-    names = {name for name, labels in series_of(registry_of(fleet)) if labels.get("device")}
+    names = {
+        name for name, labels in series_of(registry_of(fleet)) if labels.get("device", "other") != "other"
+    }
     assert names == {
         "collafuse_device_last_report_timestamp_seconds",
         "collafuse_device_reporting",
+        "collafuse_device_troubled",
         "collafuse_device_uptime_seconds",
     }
     assert "collafuse_fleet_image_joules" not in {name for name, _ in series_of(registry_of(fleet))}
+
+
+def test_devices_that_somebody_has_to_look_at_are_counted_and_named() -> None:
+    fleet = Fleet()
+    told = {
+        "clinic_1": report(gauges={"ledger_incomplete": 1.0, "spool_damaged": 1.0}),
+        "clinic_2": report(gauges={"ledger_incomplete": 1e17}),
+        "clinic_3": report(gauges={"ledger_incomplete": 0.0, "head_key_revoked": -1.0}, runs=head()),
+        "clinic_4": report(runs=head(fallback="no CUDA")),
+    }
+    for user, said in told.items():
+        fleet.note(user, said, is_redelivered=False, now_seconds=0.0, at=1e9)
+
+    value = registry_of(fleet).get_sample_value
+    counted = {trouble: value("collafuse_fleet_troubled", {"trouble": trouble}) for trouble in TROUBLES}
+    assert counted == {"ledger_incomplete": 2, "spool_damaged": 1, "head_key_revoked": 0, "head_on_cpu": 1}
+    named = {user for user in told if value("collafuse_device_troubled", {"device": user})}
+    assert named == {"clinic_1", "clinic_2", "clinic_4"}
+
+    fleet.note("clinic_2", report(2), is_redelivered=False, now_seconds=1.0, at=1e9)
+    assert value("collafuse_fleet_troubled", {"trouble": "ledger_incomplete"}) == 1

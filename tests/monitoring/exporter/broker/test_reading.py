@@ -17,8 +17,8 @@ from broker.management import Management
 from broker.node.local_node import NodeInfo
 from broker.node_metrics import NodeMetrics
 from broker.settings import BrokerSettings
-from monitoring.exporter.broker_collector import BrokerCollector
-from monitoring.exporter.broker_reading import (
+from monitoring.exporter.broker.collector import BrokerCollector
+from monitoring.exporter.broker.reading import (
     COLUMNS,
     LISTED_AGAIN_SECONDS,
     WATCHED_QUEUES,
@@ -29,7 +29,7 @@ from monitoring.exporter.broker_reading import (
 from tests.brokers import Brokers
 from tests.conftest import wait_until
 from tests.link import Link
-from tests.monitoring.exporter.slow_listing import slow_listing
+from tests.monitoring.exporter.broker.slow_listing import slow_listing
 
 INCOMPLETE, COMPLETE_AGAIN = "node_metrics_incomplete", "node_metrics_complete_again"
 

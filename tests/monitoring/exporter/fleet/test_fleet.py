@@ -9,17 +9,12 @@ from hypothesis import strategies as st
 
 from broker.contract.telemetry import StepTimes, TelemetryV1
 from edge_agent.generation import jobs
-from monitoring.exporter.fleet import HEADS_SHOWN, Fleet
-from monitoring.exporter.fleet_device import (
-    ALLOWANCE_PER_SECOND,
-    LATE_SECONDS,
-    MAX_ALLOWANCE,
-    OTHER_HEAD,
-    OUTCOMES,
-    Head,
-)
+from monitoring.exporter.fleet.believed import BOUNDS, COUNTED, FIGURES, GAUGE_BOUNDS, STEP_SECONDS, STEPS
+from monitoring.exporter.fleet.device import LATE_SECONDS, OTHER_HEAD, OUTCOMES, Head
+from monitoring.exporter.fleet.doubts import DOUBT_SECONDS, DOUBTS_MAX, NAMED, OTHERS
+from monitoring.exporter.fleet.fleet import HEADS_SHOWN, Fleet
 from monitoring.metrics import STEP_BUCKETS_SECONDS
-from tests.monitoring.exporter.reports import head, report, update
+from tests.monitoring.exporter.fleet.reports import head, report, update
 
 
 def note(
@@ -107,12 +102,12 @@ def test_what_no_device_can_have_done_counts_for_nothing() -> None:
 
 
 def test_a_device_that_reports_very_often_moves_the_sums_no_faster() -> None:
-    fleet, most = Fleet(), int(MAX_ALLOWANCE)
+    fleet, most = Fleet(), int(COUNTED.most)
     for number in range(100):
         counters = {"jobs_failed": number * most // 2, "releases": number * most // 2}
         note(fleet, "clinic_a", report(1 + number, counters=counters), now_seconds=0.01 * number)
     totals = fleet.picture(1).totals
-    assert totals.jobs["failed"] + totals.releases <= most + ALLOWANCE_PER_SECOND
+    assert totals.jobs["failed"] + totals.releases <= most + COUNTED.per_second
 
     note(fleet, "clinic_a", report(200, counters={"releases": 7}), now_seconds=10)
     assert fleet.picture(10).totals.releases == totals.releases + 7, "it counts again with time"
@@ -225,14 +220,82 @@ def test_sums_are_of_the_devices_that_say_and_extremes_of_those_that_know() -> N
     assert picture.updates == {"installed": 2, "refused": 1}
 
 
-def test_figures_that_cannot_be_are_as_if_they_were_not_said() -> None:
+@pytest.mark.parametrize("name", GAUGE_BOUNDS)
+def test_a_figure_beyond_its_bound_is_as_if_it_were_not_said_and_is_counted(name: str) -> None:
+    fleet, bound = Fleet(), GAUGE_BOUNDS[name]
+    note(fleet, "clinic_a", report(1, gauges={name: bound.most}))
+    assert getattr(fleet.picture(0), name) == bound.most
+    assert fleet.picture(0).distrusted[OTHERS, "figures"] == 0
+
+    for sequence, said in ((2, 2 * bound.most), (3, -1.0)):
+        note(fleet, "clinic_a", report(sequence, gauges={name: said}))
+        assert getattr(fleet.picture(0), name) in {0, None}
+    picture = fleet.picture(0)
+    assert picture.totals.unbelieved == dict.fromkeys(FIGURES, 0) | {name: 2}
+    assert picture.distrusted["clinic_a", "figures"] == 1
+
+
+def test_one_that_lies_as_well_as_it_can_moves_what_is_told_of_all_no_further_than_the_bounds() -> None:
+    honest, lied_to = Fleet(), Fleet()
+    said = {"outbox_bytes": 1e6, "outbox_oldest_seconds": 5.0, "pool_images": 8.0, "image_joules": 2.0}
+    for number in range(100):
+        for fleet in (honest, lied_to):
+            note(fleet, f"clinic_{number}", report(gauges=said))
+    steps = StepTimes(bounds=(1.0,), counts=(10**9, 0), sum_seconds=1000.0)
+    lie = {name: bound.most for name, bound in GAUGE_BOUNDS.items()}
+    for sequence in range(1, 50):
+        note(lied_to, "clinic_liar", report(sequence, gauges=lie, steps=steps))
+
+    true, told = honest.picture(0), lied_to.picture(0)
+    assert told.image_joules == true.image_joules, "a median, which one does not move"
+    assert told.outbox_bytes - true.outbox_bytes == BOUNDS["outbox_bytes"].most
+    assert told.pool_images - true.pool_images == BOUNDS["pool_images"].most
+    assert told.late - true.late == 1
+    assert told.totals.steps == {}
+    assert told.totals.unbelieved["step_seconds"] == 49
+
+
+def test_an_interval_and_an_uptime_that_cannot_be_are_counted_too() -> None:
     fleet = Fleet()
-    absurd = dict.fromkeys(("outbox_bytes", "pool_images", "pool_wanted", "image_joules"), 1e18)
-    note(fleet, "clinic_a", report(gauges=absurd | {"outbox_oldest_seconds": -1.0, "epsilon_max": -1e18}))
+    also_so_called = {"interval_seconds": 60.0, "uptime_seconds": 1.0}
+    absurd = report(interval_seconds=0.5, gauges=also_so_called).model_copy(update={"uptime_seconds": 3e9})
+    note(fleet, "clinic_a", absurd)
 
     picture = fleet.picture(0)
-    assert (picture.outbox_bytes, picture.pool_images, picture.pool_wanted) == (0, 0, 0)
-    assert (picture.outbox_oldest_seconds, picture.epsilon_max, picture.image_joules) == (None, None, None)
+    assert picture.listed[0][1].uptime_seconds is None
+    assert {name for name, count in picture.totals.unbelieved.items() if count} == {
+        "interval_seconds",
+        "uptime_seconds",
+    }
+
+
+def test_few_that_are_distrusted_are_named_the_others_counted_and_all_forgiven_with_time() -> None:
+    fleet = Fleet()
+    for number in range(DOUBTS_MAX + 5):
+        fleet.refuse("not_msgpack", f"clinic_{number}", 0.0)
+    fleet.refuse("no_user_id", None, 0.0)
+    while fleet.admits("clinic_flood", 2**24, 0.0):
+        pass
+
+    told = fleet.picture(1.0).distrusted
+    assert {device for device, _ in told} == {OTHERS, *(f"clinic_{number}" for number in range(NAMED))}
+    assert told[OTHERS, "refused"] == DOUBTS_MAX - NAMED
+    assert told[OTHERS, "flood"] == 1, "behind all these"
+    fleet.refuse("not_msgpack", "clinic_3", 600.0)
+    assert {
+        pair: count for pair, count in fleet.picture(DOUBT_SECONDS + 1.0).distrusted.items() if count
+    } == {("clinic_3", "refused"): 1}
+    assert not any(fleet.picture(2000.0).distrusted.values())
+
+
+def test_where_no_device_has_series_of_its_own_none_is_named_as_distrusted() -> None:
+    fleet = Fleet(device_series_max=0)
+    fleet.refuse("not_msgpack", "clinic_a", 0.0)
+    assert fleet.picture(0.0).distrusted == {
+        (OTHERS, "figures"): 0,
+        (OTHERS, "refused"): 1,
+        (OTHERS, "flood"): 0,
+    }
 
 
 def test_step_times_add_up_by_provider_and_the_device_shows_the_mean_of_the_last() -> None:
@@ -266,7 +329,8 @@ def test_step_times_add_up_by_provider_and_the_device_shows_the_mean_of_the_last
         StepTimes(bounds=(1.0,), counts=(2**53, 0), sum_seconds=1.0),
         StepTimes(bounds=(1.0,), counts=(1, 0), sum_seconds=-1.0),
         StepTimes(bounds=(1.0,), counts=(1, 0), sum_seconds=1e18),
-        StepTimes(bounds=(1.0,), counts=(0, 0), sum_seconds=0.0),
+        StepTimes(bounds=(1.0,), counts=(0, 0), sum_seconds=1.0),
+        StepTimes(bounds=(1.0,), counts=(10**9, 0), sum_seconds=1.0),
         StepTimes(bounds=(1.0,), counts=(0, 1000), sum_seconds=998.0),
         StepTimes(bounds=(1.0,), counts=(0, 10**6), sum_seconds=1e6),
     ],
@@ -278,6 +342,34 @@ def test_step_times_that_cannot_be_are_left_out(steps: StepTimes) -> None:
     picture = fleet.picture(0)
     assert picture.totals.steps == {}
     assert picture.listed[0][1].step_seconds is None
+    assert picture.totals.unbelieved["step_seconds"] == 1
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 10**9), st.floats(0, 1e6)), max_size=30))
+def test_however_often_a_device_reports_its_steps_add_up_no_faster_than_a_device_can_make_them(
+    said: list[tuple[float, int, float]],
+) -> None:
+    fleet, now_seconds = Fleet(), 0.0
+    for sequence, (waited_seconds, count, sum_seconds) in enumerate(said):
+        now_seconds += waited_seconds
+        steps = StepTimes(bounds=(), counts=(count,), sum_seconds=sum_seconds)
+        note(fleet, "clinic_a", report(sequence, runs=head(), steps=steps), now_seconds)
+
+    counts, sum_seconds = fleet.picture(now_seconds).totals.steps.get("cpu", ((), 0.0))
+    assert sum(counts) <= STEPS.most + STEPS.per_second * now_seconds
+    assert sum_seconds <= STEP_SECONDS.most + STEP_SECONDS.per_second * now_seconds + 1e-6
+
+
+def test_a_device_that_computes_day_and_night_is_believed() -> None:
+    fleet, day_seconds = Fleet(), 86_400.0
+    for day in range(30):
+        count = int(day_seconds / 0.005)
+        steps = StepTimes(bounds=(0.005, 0.01), counts=(count, 0, 0), sum_seconds=day_seconds - 60)
+        note(fleet, "clinic_a", report(day, runs=head(), steps=steps), day * day_seconds)
+
+    totals = fleet.picture(30 * day_seconds).totals
+    assert sum(totals.steps["cpu"][0]) == 30 * int(day_seconds / 0.005)
+    assert not any(totals.unbelieved.values())
 
 
 def test_a_step_that_was_counted_before_its_time_was_added_does_not_spoil_a_report() -> None:
@@ -357,3 +449,14 @@ def test_reporting_devices_whose_messages_wait_for_an_hour_are_counted() -> None
     note(fleet, "clinic_a", report(2, gauges={"outbox_oldest_seconds": 0.0}), now_seconds=100)
     assert fleet.picture(100).late == 1
     assert fleet.picture(1000).late == 0, "who is silent counts as silent"
+
+
+def test_of_more_devices_than_have_places_those_in_trouble_have_one() -> None:
+    fleet = Fleet(device_series_max=4)
+    fleet.note(
+        "clinic_ill", report(gauges={"spool_damaged": 1.0}), is_redelivered=False, now_seconds=0.0, at=1.0
+    )
+    for number in range(20):
+        fleet.note(f"clinic_{number}", report(), is_redelivered=False, now_seconds=1.0 + number, at=2.0)
+
+    assert "clinic_ill" in {user for user, _, _ in fleet.picture(21.0).listed}

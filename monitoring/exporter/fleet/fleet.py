@@ -5,81 +5,29 @@ devices one by one, the rest in sums.
 """
 
 import threading
-from bisect import bisect_left
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from heapq import nlargest
 from itertools import islice
+from statistics import median
 
 from broker.contract.telemetry import StepTimes, TelemetryV1
-from monitoring.exporter.fleet_device import OTHER_HEAD, OUTCOMES, DeviceState, Head, plausible_steps
-from monitoring.metrics import STEP_BUCKETS_SECONDS
+from monitoring.exporter.fleet.believed import FIGURES, unbelieved
+from monitoring.exporter.fleet.device import OTHER_HEAD, OUTCOMES, DeviceState, Head
+from monitoring.exporter.fleet.doubts import NAMED, Doubts
+from monitoring.exporter.fleet.pace import ReportPace
+from monitoring.exporter.fleet.picture import Picture, Totals
+from monitoring.exporter.fleet.steps import Steps, are_possible
 
 DEVICES_MAX = 200_000
 DEVICE_SERIES_MAX = 1000
 DEVICE_EXPIRES_SECONDS = 7 * 86_400.0
 HEADS_SHOWN = 20
-SILENT_SHARE = LATE_SHARE = 0.25
+SILENT_SHARE = LATE_SHARE = TROUBLED_SHARE = 0.25
 """Of the places for devices one by one, so many are for those that fell silent last, and those whose messages wait longest."""
 NO_HEAD_PROVIDER = "unknown"
 """Where steps were made of which a device reports without naming a head."""
-
-
-@dataclass
-class Steps:
-    """A histogram over STEP_BUCKETS_SECONDS; the last count is of what lies above them all."""
-
-    counts: list[int] = field(default_factory=lambda: [0] * (len(STEP_BUCKETS_SECONDS) + 1))
-    sum_seconds: float = 0.0
-
-    def add(self, steps: StepTimes) -> None:
-        """Adds what a device counted; a bucket of other bounds goes to the narrowest of ours that holds it whole."""
-        for bound, count in zip((*steps.bounds, float("inf")), steps.counts, strict=True):
-            self.counts[bisect_left(STEP_BUCKETS_SECONDS, bound)] += count
-        self.sum_seconds += steps.sum_seconds
-
-
-@dataclass(frozen=True)
-class Totals:
-    """What was counted since somebody listens; it never falls."""
-
-    jobs: Mapping[str, int]
-    releases: int
-    reports: int
-    refused: Mapping[str, int]
-    steps: Mapping[str, tuple[tuple[int, ...], float]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """The fleet at one moment. Sums and heads are those of the devices that report.
-
-    Attributes:
-        reporting, silent: how many devices.
-        unlisted: those of both that are not in `listed`.
-        late: reporting devices whose oldest message has waited for an hour or longer.
-        heads: (head, devices), most devices first, OTHER_HEAD last.
-        updates: state of the bundle dealt with last → devices.
-        outbox_oldest_seconds, epsilon_max: the largest; None when no device tells.
-        image_joules: the mean; None when no device tells.
-        listed: (user, state, whether it reports), by name.
-    """
-
-    reporting: int
-    silent: int
-    unlisted: int
-    late: int
-    heads: tuple[tuple[Head, int], ...]
-    updates: Mapping[str, int]
-    outbox_bytes: float
-    outbox_oldest_seconds: float | None
-    pool_images: float
-    pool_wanted: float
-    epsilon_max: float | None
-    image_joules: float | None
-    listed: tuple[tuple[str, DeviceState, bool], ...]
-    totals: Totals
 
 
 class Fleet:
@@ -108,7 +56,22 @@ class Fleet:
         self._releases = 0
         self._reports = 0
         self._refused: Counter[str] = Counter()
+        self._unbelieved = dict.fromkeys(FIGURES, 0)
         self._steps: dict[str, Steps] = {}
+        self._pace = ReportPace()
+        self._doubts = Doubts()
+
+    def admits(self, user: str, size_bytes: int, now_seconds: float) -> bool:
+        """Whether a message that a device sent as a report is worth reading; of one that floods few are.
+
+        What is not admitted counts as refused.
+        """
+        with self._lock:
+            if self._pace.admits(user, size_bytes, now_seconds):
+                return True
+            self._refused["too_often"] += 1
+            self._doubts.note(user, "flood", now_seconds, "too_often")
+            return False
 
     def note(
         self, user: str, report: TelemetryV1, *, is_redelivered: bool, now_seconds: float, at: float
@@ -128,17 +91,32 @@ class Fleet:
                 return
             self._reports += 1
             state = DeviceState.of(report, before, now_seconds, at)
+            doubtful = unbelieved(report)
             if before is not None:
-                state = self._counted(before, state)
-            self._count_steps(state, report)
+                counted = self._counted(before, state)
+                doubtful += [] if counted else ["counters"]
+                state = counted or state
+            if report.step_seconds is not None:
+                timed = self._timed(state, report.step_seconds)
+                doubtful += [] if timed else ["step_seconds"]
+                state = timed or state
+            self._doubt(user, doubtful, now_seconds)
             self._devices[user] = state
             self._devices.move_to_end(user)
             self._forget(now_seconds)
 
-    def refuse(self, reason: str) -> None:
-        """Counts a report that could not be taken in; reason: a constant code."""
+    def refuse(self, reason: str, user: str | None, now_seconds: float) -> None:
+        """Counts a message that could not be taken in as a report.
+
+        Args:
+            reason: a constant code.
+            user: the device that sent it, as far as the broker vouches for it; None for nobody's.
+            now_seconds: by the monotonic clock.
+        """
         with self._lock:
             self._refused[reason] += 1
+            if user is not None:
+                self._doubts.note(user, "refused", now_seconds, reason)
 
     def picture(self, now_seconds: float) -> Picture:
         """How the fleet is now."""
@@ -160,7 +138,9 @@ class Fleet:
                 pool_images=sum(state.pool_images or 0.0 for state in reporting),
                 pool_wanted=sum(state.pool_wanted or 0.0 for state in reporting),
                 epsilon_max=max(_said(state.epsilon_max for state in reporting), default=None),
-                image_joules=_mean(_said(state.image_joules for state in reporting)),
+                image_joules=_median(_said(state.image_joules for state in reporting)),
+                troubled=Counter(trouble for state in reporting for trouble in state.troubles),
+                distrusted=self._doubts.shown(now_seconds, min(NAMED, self._series_max)),
                 listed=tuple(
                     (user, self._devices[user], self._devices[user].is_reporting(now_seconds))
                     for user in sorted(self._listed)
@@ -174,15 +154,16 @@ class Fleet:
             releases=self._releases,
             reports=self._reports,
             refused=dict(self._refused),
+            unbelieved=dict(self._unbelieved),
             steps={
                 provider: (tuple(steps.counts), steps.sum_seconds) for provider, steps in self._steps.items()
             },
         )
 
-    def _counted(self, before: DeviceState, now: DeviceState) -> DeviceState:
+    def _counted(self, before: DeviceState, now: DeviceState) -> DeviceState | None:
         """Adds what a device has done since its last report, if it can have done so much; returns it with that much less to do.
 
-        One that begins anew (its state is another) has done it all since.
+        None when it cannot. One that begins anew (its state is another) has done it all since.
         """
         is_new_life = now.sequence < before.sequence
         jobs = [
@@ -190,18 +171,34 @@ class Fleet:
         ]
         releases = _grown(before.releases, now.releases, is_new_life)
         done = sum(jobs) + releases
-        if done > now.allowance:
-            return now
+        if done > now.counted_left:
+            return None
         for outcome, count in zip(OUTCOMES, jobs, strict=True):
             self._jobs[outcome] += count
         self._releases += releases
-        return replace(now, allowance=now.allowance - done)
+        return replace(now, counted_left=now.counted_left - done)
 
-    def _count_steps(self, state: DeviceState, report: TelemetryV1) -> None:
-        steps = plausible_steps(report.step_seconds)
-        if steps is not None:
-            provider = NO_HEAD_PROVIDER if state.head is None else state.head.provider
-            self._steps.setdefault(provider, Steps()).add(steps)
+    def _timed(self, now: DeviceState, steps: StepTimes) -> DeviceState | None:
+        """Adds a report's step times, if the device can have made so many; returns it with that much less to do, or None."""
+        count = sum(steps.counts)
+        if not are_possible(steps, now.steps_left, now.step_seconds_left):
+            return None
+        if count == 0:
+            return now
+        provider = NO_HEAD_PROVIDER if now.head is None else now.head.provider
+        self._steps.setdefault(provider, Steps()).add(steps)
+        return replace(
+            now,
+            step_seconds=steps.sum_seconds / count,
+            steps_left=now.steps_left - count,
+            step_seconds_left=now.step_seconds_left - steps.sum_seconds,
+        )
+
+    def _doubt(self, user: str, figures: list[str], now_seconds: float) -> None:
+        for figure in figures:
+            self._unbelieved[figure] += 1
+        if figures:
+            self._doubts.note(user, "figures", now_seconds, ", ".join(figures))
 
     def _forget(self, now_seconds: float) -> None:
         while self._devices:
@@ -228,7 +225,10 @@ class Fleet:
         self._listed = list(chosen)
 
     def _troubled(self, now_seconds: float) -> list[str]:
-        """Who fell silent last, and whose messages wait longest, within their shares; nobody where all have a place."""
+        """Who says that something is wrong, who fell silent last, and whose messages wait longest, within their shares.
+
+        Nobody where all have a place.
+        """
         if len(self._devices) <= self._series_max:
             return []
         silent = (
@@ -239,7 +239,13 @@ class Fleet:
             for user, state in self._devices.items()
             if state.is_late and state.is_reporting(now_seconds)
         )
+        in_trouble = (
+            user
+            for user, state in reversed(self._devices.items())
+            if state.troubles and state.is_reporting(now_seconds)
+        )
         return [
+            *islice(in_trouble, int(TROUBLED_SHARE * self._series_max)),
             *islice(silent, int(SILENT_SHARE * self._series_max)),
             *(user for _, user in nlargest(int(LATE_SHARE * self._series_max), late)),
         ]
@@ -267,5 +273,5 @@ def _said(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _median(values: list[float]) -> float | None:
+    return median(values) if values else None

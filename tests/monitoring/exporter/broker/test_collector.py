@@ -23,8 +23,8 @@ from broker.names import is_inbox
 from broker.node.local_node import NodeInfo
 from broker.node_metrics import NodeMetrics
 from broker.settings import BrokerSettings
-from monitoring.exporter.broker_collector import BrokerCollector
-from monitoring.exporter.broker_reading import BrokerReader
+from monitoring.exporter.broker.collector import BrokerCollector
+from monitoring.exporter.broker.reading import BrokerReader
 from tests.conftest import WAIT_SECONDS, wait_until
 
 COMMAND = [sys.executable, "-m", "collafuse", "monitor", "exporter"]

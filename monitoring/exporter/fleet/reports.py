@@ -9,13 +9,14 @@ from collections.abc import Callable
 
 from broker.connection import Connection
 from broker.contract.telemetry import TelemetryV1
-from broker.delivery import Delivery
+from broker.delivery import Delivery, is_device
 from broker.errors import InvalidName, Refused
 from broker.names import split_user
 from broker.topology import QUEUE_TELEMETRY
-from monitoring.exporter.fleet import Fleet
+from monitoring.exporter.fleet.fleet import Fleet
 
-PREFETCH = 256
+PREFETCH = 64
+"""Each of them may be as large as the broker takes messages, and is held until it is looked at."""
 
 
 class FleetReports:
@@ -47,20 +48,31 @@ class FleetReports:
         delivery = self._consumer.get(timeout_seconds)
         if delivery is None:
             return False
+        now_seconds, sender = self._clock(), sender_of(delivery)
+        if sender is None or self._fleet.admits(sender, len(delivery.body), now_seconds):
+            self._read(delivery, sender, now_seconds)
+        delivery.ack()
+        return True
+
+    def _read(self, delivery: Delivery, sender: str | None, now_seconds: float) -> None:
         try:
             user, report = judged(delivery)
         except Refused as refusal:
-            self._fleet.refuse(refusal.reason)
-        else:
-            self._fleet.note(
-                user,
-                report,
-                is_redelivered=delivery.redelivered,
-                now_seconds=self._clock(),
-                at=self._wall_clock(),
-            )
-        delivery.ack()
-        return True
+            self._fleet.refuse(refusal.reason, sender, now_seconds)
+            return
+        self._fleet.note(
+            user, report, is_redelivered=delivery.redelivered, now_seconds=now_seconds, at=self._wall_clock()
+        )
+
+
+def sender_of(delivery: Delivery) -> str | None:
+    """The device that sent a message, whether it says so or not; None when it was none.
+
+    Without a `user_id` it is that of the routing key: a device may publish under its own alone. That is enough to tell whom not
+    to believe, and not enough to believe a report: who may write to every queue may use any key.
+    """
+    named = delivery.user_id or delivery.routing_key.partition(".")[0]
+    return named if is_device(named) else None
 
 
 def judged(delivery: Delivery) -> tuple[str, TelemetryV1]:

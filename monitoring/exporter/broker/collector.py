@@ -16,8 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from broker.errors import BrokerError
-from monitoring.exporter.broker_reading import WATCHED_QUEUES, Inboxes, Queue, Reading, messages
-from monitoring.exporter.oldest_age import QueueHistory
+from monitoring.exporter.broker.oldest_age import QueueHistory
+from monitoring.exporter.broker.reading import WATCHED_QUEUES, Inboxes, Queue, Reading, messages
 
 Family = GaugeMetricFamily | CounterMetricFamily
 
