@@ -1,8 +1,8 @@
 """The noise predictor, for the server's backbone and, narrower, for a client's head; and its average over training.
 
-After Ho et al. (2020) and Nichol & Dhariwal (2021): residual blocks with GroupNorm and SiLU, the step and
-the label injected as scale and shift, self-attention at the lowest resolution, and a last convolution that
-starts at zero.
+After Ho et al. (2020) and Nichol & Dhariwal (2021): residual blocks with GroupNorm and SiLU, the step, the label
+and a vector condition injected as scale and shift, self-attention at the lowest resolution, and a last convolution
+that starts at zero.
 """
 
 import math
@@ -26,7 +26,8 @@ class UNetConfig:
     in_channels: C; image_size: H = W in pixels, divisible by 2 for every level after the first;
     base_channels: width of the first level, a multiple of 8;  channel_multipliers: the width of every level
     in units of it;  blocks_per_level: residual blocks on the way down (one more on the way up);  attention:
-    at the lowest level;  num_classes: K, or None for a network without labels.
+    at the lowest level;  num_classes: K, or None for a network without labels;  condition_size: D, the length of a
+    vector that says what is wanted (attributes, an encoded text), or None for a network without one.
     """
 
     in_channels: int = 1
@@ -36,10 +37,12 @@ class UNetConfig:
     blocks_per_level: int = 1
     attention: bool = True
     num_classes: int | None = None
+    condition_size: int | None = None
 
     def __post_init__(self) -> None:
-        sizes = (self.in_channels, self.blocks_per_level, *self.channel_multipliers, self.num_classes or 1)
-        if not self.channel_multipliers or min(sizes) < 1 or self.num_classes == 0:
+        given = (size for size in (self.num_classes, self.condition_size) if size is not None)
+        sizes = (self.in_channels, self.blocks_per_level, *self.channel_multipliers, *given)
+        if not self.channel_multipliers or min(sizes) < 1:
             raise DiffusionError(f"not a network: {self}; every size must be 1 or more")
         if self.base_channels < 8 or self.base_channels % 8:
             raise DiffusionError(
@@ -53,15 +56,22 @@ class UNetConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a JSON manifest."""
-        return {**asdict(self), "channel_multipliers": list(self.channel_multipliers)}
+        """Plain values, for a JSON manifest.
+
+        What was described before there were conditions is described by the same words still: a network without one
+        does not mention `condition_size`.
+        """
+        values = {**asdict(self), "channel_multipliers": list(self.channel_multipliers)}
+        if self.condition_size is None:
+            del values["condition_size"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "UNetConfig":
         """The inverse of `to_dict`; DiffusionError for keys that are unknown or missing."""
         names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            odd = ", ".join(sorted(set(values) ^ names))
+        odd = ", ".join(sorted((set(values) ^ names) - {"condition_size"}))
+        if odd:
             raise DiffusionError(
                 f"a network's description has unknown or missing keys ({odd}): was it made by another version?"
             )
@@ -69,7 +79,10 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """ε_θ(x_t, t, label)."""
+    """ε_θ(x_t, t, label, condition).
+
+    `null_condition` (D,) is learned and stands for "nothing is asked for", as the last label does among the labels.
+    """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -88,16 +101,27 @@ class UNet(nn.Module):
         self.last_norm = _group_norm(levels[0])
         self.last = _zeroed(nn.Conv2d(levels[0], config.in_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        # Last, so that a network without a condition starts from the same weights as ever.
+        size = config.condition_size
+        self.embed_condition = _embed_condition(size, embedding) if size else None
+        self.null_condition = nn.Parameter(torch.randn(size)) if size else None
+
+    def forward(
+        self, x: Tensor, t: Tensor, label: Tensor | None = None, condition: Tensor | None = None
+    ) -> Tensor:
         """Predict the noise in x_t.
 
         x: (B, C, H, W) float32;  t: (B,) int64 in [1, T];  label: (B,) int64 in [0, K], K meaning "no
         label". None is the same as K for every sample; a network without labels takes nothing else.
+        condition: (B, D) float32, a row equal to `null_condition` meaning "no condition". None is the same as that
+        for every sample; a network without a condition takes nothing else.
 
-        Returns ε̂: (B, C, H, W) float32.
+        Returns ε̂: (B, C, H, W) float32.  Raises DiffusionError for what this network cannot be asked.
         """
         embedding = self.embed_step(sinusoids(t, self.config.base_channels).to(x.dtype))
         embedding = embedding + self._label_embedding(label, t)
+        if self.config.condition_size is not None or condition is not None:
+            embedding = embedding + self._condition_embedding(condition, x)
         x = self.first(x)
         skips = [x]
         for layer in self.down:
@@ -119,6 +143,19 @@ class UNet(nn.Module):
         if label is None:
             label = torch.full_like(t, self.embed_label.num_embeddings - 1)
         embedding: Tensor = self.embed_label(label)
+        return embedding
+
+    def _condition_embedding(self, condition: Tensor | None, x: Tensor) -> Tensor:
+        if self.embed_condition is None or self.null_condition is None:
+            raise DiffusionError("this network was made without a condition: call it without one")
+        if condition is None:
+            condition = self.null_condition.expand(x.shape[0], -1)
+        if condition.shape != (x.shape[0], self.config.condition_size):
+            raise DiffusionError(
+                f"conditions of shape {tuple(condition.shape)} for {x.shape[0]} samples: this network takes "
+                f"{self.config.condition_size} numbers for each"
+            )
+        embedding: Tensor = self.embed_condition(condition.to(x.dtype))
         return embedding
 
 
@@ -282,6 +319,19 @@ def _way_up(config: UNetConfig, levels: list[int], skips: list[int], embedding: 
             channels = levels[level - 1]
             layers.append(Upsample(out, channels))
     return layers
+
+
+def _embed_condition(size: int, embedding: int) -> nn.Sequential:
+    """(B, D) → (B, E), of variance about 1 for inputs of variance 1.
+
+    As loud as a label's embedding from the start: at torch's own scale it is a sixth of that, and is hardly heard for the first
+    thousand updates.
+    """
+    into, out = nn.Linear(size, embedding), nn.Linear(embedding, embedding)
+    nn.init.normal_(into.weight, std=size**-0.5)
+    # E[silu(z)²] = 0.356 for z ~ N(0, 1).
+    nn.init.normal_(out.weight, std=(0.356 * embedding) ** -0.5)
+    return nn.Sequential(into, nn.SiLU(), out)
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

@@ -1,6 +1,7 @@
 """What is minimised: by the server from releases or pairs, and by a client on its own clean images.
 
-With labels and a network `UNet`, `predict` is the network itself: predict(x_t, t, label) → ε̂.
+With labels and a network `UNet`, `predict` is the network itself: predict(x_t, t, label) → ε̂. Where something else is
+known of each sample, a vector of attributes or an encoded text, it takes the label's place: `diffusion.guidance`.
 """
 
 from collections.abc import Callable
@@ -28,8 +29,8 @@ def released_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The exact loss on released samples: mean of ‖√w·ε_θ(x_t, t) − ε_s‖², t uniform in (t_cut, T].
 
-    x_c: (B, C, H, W) float32;  t_cut: (B,) int64 in [0, T), one cut per sample;  label: (B,) int64 or None;
-    generator: on the device of x_c; draws t and ε_s.
+    x_c: (B, C, H, W) float32;  t_cut: (B,) int64 in [0, T), one cut per sample;  label: (B,) int64, or whatever else
+    `predict` takes of each sample, or None;  generator: on the device of x_c; draws t and ε_s.
 
     Returns (loss () float32, t (B,) int64, per_sample (B,) float32, detached).
     """
@@ -71,7 +72,7 @@ def local_loss(
 
     The plain loss of Ho et al. (2020, eq. 14), on the steps the client owns.
 
-    x0: (B, C, H, W) float32 in [-1, 1];  label: (B,) int64 or None;  t_cut: in [1, T];  generator: on the device
+    x0: (B, C, H, W) float32 in [-1, 1];  label: as for `released_loss`;  t_cut: in [1, T];  generator: on the device
     of x0.  Returns () float32.  Raises DiffusionError when the head would own no step.
     """
     if not 1 <= t_cut <= schedule.T:

@@ -1,9 +1,6 @@
 """What a device gives away: one noisy release per image, and what that costs.
 
-A release is the Gaussian mechanism on the clipped image. With images of L2 norm at most C, and any image
-replaceable by any other, its sensitivity is 2C and its noise multiplier σ = √((1-ᾱ_c)/ᾱ_c); K releases are
-μ-GDP with μ = 2C·√K/σ (Dong, Roth & Su 2019), hence (ε, δ)-private with exactly δ(ε) = Φ(−ε/μ + μ/2) −
-e^ε·Φ(−ε/μ − μ/2) (Balle & Wang 2018).
+What it costs, in μ and ε, is reckoned in `diffusion.ledger`; its functions can be had from here too.
 
 The noise is a deterministic function of a secret of the device and of the image, so repeating a job
 discloses nothing new.
@@ -20,10 +17,37 @@ import numpy.typing as npt
 
 from diffusion.arrays import Float32
 from diffusion.errors import DiffusionError, ReleaseRefused
+from diffusion.ledger import (
+    detection,
+    epsilon,
+    epsilon_of_mu,
+    gdp_mu,
+    least_cut,
+    mu_of_epsilon,
+    norm_bound,
+    sigma,
+)
 from diffusion.noise import normals
-from diffusion.schedule import NoiseSchedule
 from diffusion.seal import Seal
 from diffusion.split import Cut
+
+__all__ = [
+    "MIN_SECRET_BYTES",
+    "Release",
+    "check_release",
+    "clip",
+    "detection",
+    "epsilon",
+    "epsilon_of_mu",
+    "gdp_mu",
+    "image_digest",
+    "least_cut",
+    "mu_of_epsilon",
+    "norm_bound",
+    "release",
+    "release_noise",
+    "sigma",
+]
 
 MIN_SECRET_BYTES = 16
 
@@ -185,83 +209,6 @@ def release(
         "mu": gdp_mu(bound, cut.t_cut, cut.schedule),
     }
     return Release(**fields, mark=_SEAL.mark(_sealed(fields)))
-
-
-def sigma(cut: Cut) -> float:
-    """σ = √((1-ᾱ_c)/ᾱ_c): the noise of a release in units of the image's values; 0 at t_c = 0."""
-    return _sigma(cut.schedule, cut.t_cut)
-
-
-def norm_bound(clip_norm: float | None, shape: tuple[int, ...]) -> float:
-    """The C that holds for clipped images of this shape: the clip norm, and never more than √(C·H·W)."""
-    widest = math.sqrt(math.prod(shape))
-    return widest if clip_norm is None else min(clip_norm, widest)
-
-
-def gdp_mu(clip: float, t_cut: int, schedule: NoiseSchedule, releases: int = 1) -> float:
-    """μ = 2C·√K/σ of K releases of one image; infinite at t_cut = 0. The squares of several μ add up."""
-    if clip <= 0 or releases < 0 or not 0 <= t_cut <= schedule.T:
-        raise DiffusionError(
-            f"no ledger for norm {clip}, cut {t_cut} and {releases} releases: check the three"
-        )
-    if releases == 0:
-        return 0.0
-    noise = _sigma(schedule, t_cut)
-    return 2 * clip * math.sqrt(releases) / noise if noise > 0 else math.inf
-
-
-def epsilon(clip: float, t_cut: int, schedule: NoiseSchedule, delta: float, releases: int = 1) -> float:
-    """The exact ε of K releases of one image at `delta`.
-
-    clip: C, the L2 norm images are clipped to;  t_cut: 0 … T;  delta: in (0, 1);  releases: K ≥ 0.
-
-    Returns ε ≥ 0, infinite at t_cut = 0. An ε in the hundreds or more promises nothing: say so to whoever
-    reads it.
-    """
-    return epsilon_of_mu(gdp_mu(clip, t_cut, schedule, releases), delta)
-
-
-def epsilon_of_mu(mu: float, delta: float) -> float:
-    """The ε at which a μ-GDP mechanism is (ε, delta)-private, by bisection to relative 1e-12."""
-    if not 0 < delta < 1:
-        raise DiffusionError(f"delta {delta} is no probability of failure: choose one above 0 and below 1")
-    if math.isinf(mu):
-        return math.inf
-    if mu == 0 or _delta(0.0, mu) <= delta:
-        return 0.0
-    low, high = 0.0, 1.0
-    while _delta(high, mu) > delta:
-        low, high = high, 2 * high
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _delta(middle, mu) > delta else (low, middle)
-    return high
-
-
-def _sigma(schedule: NoiseSchedule, t_cut: int) -> float:
-    alpha_bar = float(schedule.alpha_bar[t_cut])
-    return math.sqrt((1 - alpha_bar) / alpha_bar)
-
-
-def _delta(epsilon: float, mu: float) -> float:
-    """δ(ε) of a μ-GDP mechanism.
-
-    e^ε·Φ(b) is written as φ(a)·M(−b), with a = −ε/μ + μ/2, b = −ε/μ − μ/2 and Mills' ratio M(x) =
-    Φ(−x)/φ(x), since e^ε overflows for the large ε of a small cut.
-    """
-    a, b = -epsilon / mu + mu / 2, -epsilon / mu - mu / 2
-    density = math.exp(-a * a / 2) / math.sqrt(2 * math.pi)
-    return math.erfc(-a / math.sqrt(2)) / 2 - density * _mills_ratio(-b)
-
-
-def _mills_ratio(x: float) -> float:
-    """Φ(−x)/φ(x) for x ≥ 0: directly, and by Laplace's continued fraction where erfc would underflow."""
-    if x < 20:
-        return math.sqrt(math.pi / 2) * math.exp(x * x / 2) * math.erfc(x / math.sqrt(2))
-    fraction = x
-    for k in range(20, 0, -1):
-        fraction = x + k / fraction
-    return 1 / fraction
 
 
 def _checked(x0: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -4,6 +4,7 @@ from broker.topology import DENOISE_MAX_BYTES, QUEUE_DENOISE, QUEUE_SAMPLES, SAM
 from collafuse.plan.basis import Basis, Section
 from collafuse.plan.item import Item
 from collafuse.plan.nodes import WRITE_AHEAD_LOG_BYTES
+from collafuse.plan.quantity import size
 from collafuse.plan.traffic import HOUR_SECONDS, Stream, backlog_messages
 from edge_agent.settings import EdgeSettings
 
@@ -60,7 +61,7 @@ def items(basis: Basis) -> list[Item]:
                 queued_bytes(basis, stream, limit),
                 "bytes",
                 "derived",
-                f"at most {limit:,}, then it refuses",
+                f"at most {size(limit)}, then it refuses",
             ),
             of(
                 f"the queue {queue} is full after",
@@ -70,7 +71,7 @@ def items(basis: Basis) -> list[Item]:
                 "in the busiest hours; devices keep what it refuses",
             ),
         ]
-    quota = f"what the queues refuse; its outbox takes {EdgeSettings().outbox_max_bytes:,}"
+    quota = f"what the queues refuse; its outbox takes {size(EdgeSettings().outbox_max_bytes)}"
     return [
         *found,
         of(

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from broker.contract.fields import ENVELOPE_BYTES, MAX_BODY_BYTES, MAX_PLAN_STEPS, MAX_REQUEST_SAMPLES, MAX_T
-from collafuse.plan.errors import PlanRefused
+from collafuse.plan.errors import refused_by
 from diffusion.plan import plan
 from diffusion.schedule import NoiseSchedule
 from diffusion.split import Cut
@@ -135,7 +135,7 @@ class Demand(BaseModel):
         try:
             return cls(**{name: value for name, value in flags.items() if value is not None})
         except ValidationError as error:
-            raise PlanRefused(_in_words(error)) from None
+            raise refused_by(error) from None
 
     @property
     def t_cut(self) -> int:
@@ -161,14 +161,3 @@ class Demand(BaseModel):
         """The steps of a request, from T to the cut."""
         cut = Cut(NoiseSchedule.named(self.schedule, self.schedule_steps), self.cut_ratio)
         return plan(cut.schedule, self.schedule_steps, cut.t_cut, self.server_steps)
-
-
-def _in_words(error: ValidationError) -> str:
-    problem = error.errors(include_url=False, include_context=False)[0]
-    text = str(problem["msg"]).removeprefix("Value error, ")
-    if not problem["loc"]:
-        return text
-    flag = "--" + str(problem["loc"][0]).replace("_", "-")
-    if problem["type"] == "missing":
-        return f"{flag} is not given, and nothing can be planned without it"
-    return f"{flag}: {text[0].lower()}{text[1:]}, not {problem['input']}"

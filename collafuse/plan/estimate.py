@@ -7,8 +7,9 @@ from collafuse.plan.demand import Demand
 from collafuse.plan.figures import Figures, kept
 from collafuse.plan.item import Assumption, Item, Plan
 from collafuse.plan.nodes import Nodes
+from collafuse.plan.quantity import counted, duration, share
 from collafuse.plan.sizes import MANIFEST_BYTES
-from collafuse.plan.traffic import Stream, backlog_messages
+from collafuse.plan.traffic import HOUR_SECONDS, Stream, backlog_messages
 from collafuse.plan.workers import Workers
 
 _MESSAGES = Section("messages")
@@ -40,10 +41,10 @@ def estimate(demand: Demand, figures: Figures | None = None) -> Plan:
 def _messages(basis: Basis) -> list[Item]:
     sizes, demand = basis.sizes, basis.demand
     bodies = (
-        (f"samples.v1 of {sizes.images_per_samples} images", sizes.samples.body_bytes),
+        (f"samples.v1 of {counted(sizes.images_per_samples, 'images')}", sizes.samples.body_bytes),
         ("receipt.v1", sizes.receipt.body_bytes),
-        (f"denoise.v1 for {demand.images_per_request} images", sizes.request.body_bytes),
-        (f"latents.v1, the answer in {sizes.answer_parts} parts", sizes.answer.body_bytes),
+        (f"denoise.v1 for {counted(demand.images_per_request, 'images')}", sizes.request.body_bytes),
+        (f"latents.v1, the answer in {counted(sizes.answer_parts, 'parts')}", sizes.answer.body_bytes),
         ("telemetry.v1, at most", sizes.telemetry.body_bytes),
         ("round.v1", sizes.round.body_bytes),
         ("bundle.v1 and chunk.v1 of a head", sizes.rollout.body_bytes),
@@ -97,10 +98,11 @@ def _assumptions(basis: Basis) -> list[Assumption]:
             "given",
         ),
         Assumption(
-            f"{demand.connected_share:g} of the devices are connected at once (--connected-share)", "given"
+            f"{share(demand.connected_share)} of the devices are connected at once (--connected-share)",
+            "given",
         ),
         Assumption(
-            f"nodes and workers are run at {demand.utilisation:g} of their capacity at the peak (--utilisation)",
+            f"nodes and workers are run at {share(demand.utilisation)} of their capacity at the peak (--utilisation)",
             "given",
         ),
         Assumption("a member of a replicated queue costs as much as the one that was measured", "derived"),
@@ -111,7 +113,7 @@ def _assumptions(basis: Basis) -> list[Assumption]:
         ),
         Assumption("TLS, TCP and IP add some 5 % to bytes on the link, which are not in it", "documented"),
         Assumption(
-            f"a node blocks publishers above {nodes.WATERMARK:g} of its memory (RabbitMQ 3's default)",
+            f"a node blocks publishers above {share(nodes.WATERMARK)} of its memory (RabbitMQ 3's default)",
             "documented",
         ),
         Assumption(
@@ -138,14 +140,14 @@ def _warnings(basis: Basis, broker: Nodes, denoising: Workers) -> list[str]:
         )
     if broker.busiest_queue > demand.utilisation:
         found.append(
-            f"one queue is busy for {broker.busiest_queue:.2f} of its node's time, and no node more relieves it: part the"
+            f"one queue is busy for {share(broker.busiest_queue)} of its node's time, and no node more relieves it: part the"
             " devices into several federations, or contribute more images at a time (--batch)"
         )
     waiting = backlog_messages(traffic.samples, demand.hours_away) * traffic.samples.weight.body_bytes
     if waiting > SAMPLES_MAX_BYTES:
         found.append(
-            f"{demand.hours_away:g} hours without a train worker fill the queue of samples; devices keep the rest in their"
-            " outboxes and send it later"
+            f"{duration(demand.hours_away * HOUR_SECONDS)} without a train worker fill the queue of samples; devices keep the"
+            " rest in their outboxes and send it later"
         )
     if traffic.samples.peak_per_second * basis.sizes.images_per_samples * basis.sizes.stored_sample_bytes > (
         basis.figures["ingest_megabytes"].value * 1e6

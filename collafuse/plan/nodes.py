@@ -7,6 +7,7 @@ from broker.topology import FEDERATION
 from collafuse.plan.basis import Basis, Section
 from collafuse.plan.errors import PlanRefused
 from collafuse.plan.item import Item
+from collafuse.plan.quantity import share
 from collafuse.plan.traffic import Stream
 
 WATERMARK = 0.4
@@ -101,7 +102,7 @@ def items(basis: Basis, nodes: Nodes) -> list[Item]:
     connections = math.ceil(demand.devices * demand.connected_share)
     per_node = math.ceil(connections / nodes.count)
     memory = basis.figures["working_kilobytes"].source
-    storm = basis.figures["storm_seconds"].source
+    back = basis.figures["return_seconds"].source
     enrolling = basis.figures["enrolling_milliseconds"]
     return [
         of(
@@ -109,7 +110,7 @@ def items(basis: Basis, nodes: Nodes) -> list[Item]:
             nodes.count,
             "nodes",
             "derived",
-            f"the most of the next four, at {demand.utilisation:g} of capacity",
+            f"the most of the next four, at {share(demand.utilisation)} of capacity",
         ),
         of("nodes for the queues' members", nodes.members, "nodes", "given", "--replication"),
         of(
@@ -117,7 +118,7 @@ def items(basis: Basis, nodes: Nodes) -> list[Item]:
             nodes.for_memory,
             "nodes",
             "derived",
-            f"{WATERMARK:g} of --node-memory-gb, less 3 write-ahead logs",
+            f"{share(WATERMARK)} of --node-memory-gb, less 3 write-ahead logs",
         ),
         of("nodes for messages", nodes.for_messages, "nodes", "derived", _PUBLISHED),
         of(
@@ -149,7 +150,7 @@ def items(basis: Basis, nodes: Nodes) -> list[Item]:
             return_seconds(basis, nodes.count),
             "s",
             "derived",
-            f"waits of up to 30 s; {storm}",
+            f"devices' own waits, or as fast as nodes let them in; {back}",
         ),
         of("enrolling all devices", demand.devices * enrolling.value / 1e3, "s", "derived", enrolling.source),
     ]

@@ -1,59 +1,74 @@
-"""A plan for people: a table of its figures, then what they rest on."""
+"""A plan for people: its figures, then what they rest on."""
 
-from rich.console import Console
+from itertools import groupby
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from collafuse.plan.item import Item, Plan
+from collafuse.plan.quantity import in_words
 
-_SCALES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-_MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60.0, 3600.0, 86_400.0
+WIDE_COLUMNS = 120
+"""So wide a terminal has room for every source beside its figure; on others it stands below it."""
+
+_HOW_COLUMNS = 10
 
 
 def show(plan: Plan, console: Console) -> None:
-    """Print a plan."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_column("how", style="cyan")
-    table.add_column("from", style="dim")
-    section = ""
-    for item in plan.items:
-        if item.section != section:
-            section = item.section
-            table.add_row(Text(section, "bold"))
-        table.add_row(Text(f"  {item.name}"), Text(in_words(item)), item.how, Text(item.source))
-    console.print(table)
+    """Print a plan, in no more columns than the console has."""
+    in_rows = _wide if console.width >= WIDE_COLUMNS else _narrow
+    values = [in_words(item.value, item.unit) for item in plan.items]
+    widest = max(map(len, values), default=0)
+    for section, items in groupby(plan.items, key=lambda item: item.section):
+        console.print(Text(section, "bold"))
+        console.print(in_rows(list(items), widest))
     console.print(Text("\nassumed", "bold"))
     for assumption in plan.assumptions:
-        console.print(Text(f"  {assumption.how:<10}", "cyan"), Text(assumption.text))
+        console.print(_beside(Text(assumption.how, "cyan"), assumption.text, _HOW_COLUMNS, indent=2))
     for warning in plan.warnings:
-        console.print(Text("\nwarning ", "yellow"), Text(warning), sep="")
+        console.print()
+        console.print(_beside(Text("warning", "yellow"), warning, len("warning")))
 
 
-def in_words(item: Item) -> str:
-    """A value with its unit, scaled for reading."""
-    if item.value is None:
-        return "unknown"
-    if item.unit == "s":
-        return _duration(item.value)
-    if item.unit.startswith("bytes"):
-        return _scaled(item.value) + "B" + item.unit.removeprefix("bytes")
-    number = (
-        f"{item.value:,.0f}" if item.value >= 100 or item.value == int(item.value) else f"{item.value:.3g}"
-    )
-    return f"{number} {item.unit}"
+def _wide(items: list[Item], value_columns: int) -> RenderableType:
+    longest = max(len(item.name) for item in items)
+    grid = _grid(max(34, longest), value_columns)
+    grid.add_column(ratio=1, overflow="fold")
+    for item in items:
+        grid.add_row(*_figure(item), Text(item.source, "dim"))
+    return Padding(grid, (0, 0, 0, 2))
 
 
-def _scaled(value: float) -> str:
-    for size, prefix in _SCALES:
-        if value >= size:
-            return f"{value / size:.3g} {prefix}" if value < 999.5 * size else f"{value / size:,.0f} {prefix}"
-    return f"{value:.0f} "
+def _narrow(items: list[Item], value_columns: int) -> RenderableType:
+    """Every figure in a line, and where it comes from in the next."""
+    both = Table.grid(expand=True)
+    for item in items:
+        grid = _grid(None, value_columns)
+        grid.add_row(*_figure(item))
+        both.add_row(Padding(grid, (0, 0, 0, 2)))
+        both.add_row(Padding(Text(item.source, "dim", overflow="fold"), (0, 0, 0, 6)))
+    return both
 
 
-def _duration(seconds: float) -> str:
-    for size, unit in ((_DAY_SECONDS, "days"), (_HOUR_SECONDS, "h"), (_MINUTE_SECONDS, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
+def _grid(name_columns: int | None, value_columns: int) -> Table:
+    """Columns for a name, which takes what is left unless it is told how much, a value, and how it was come by."""
+    grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    grid.add_column(width=name_columns, ratio=None if name_columns else 1)
+    grid.add_column(justify="right", width=value_columns, no_wrap=True)
+    grid.add_column(style="cyan", width=_HOW_COLUMNS, no_wrap=True)
+    return grid
+
+
+def _figure(item: Item) -> tuple[Text, Text, str]:
+    return Text(item.name), Text(in_words(item.value, item.unit)), item.how
+
+
+def _beside(word: Text, text: str, word_columns: int, indent: int = 0) -> RenderableType:
+    """A word, and beside it a text that stays in its own column when it takes several lines."""
+    grid = Table.grid(padding=(0, 1, 0, 0), expand=True)
+    grid.add_column(width=word_columns, no_wrap=True)
+    grid.add_column(ratio=1, overflow="fold")
+    grid.add_row(word, Text(text))
+    return Padding(grid, (0, 0, 0, indent))

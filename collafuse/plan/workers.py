@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from collafuse.plan.basis import Basis, Section
 from collafuse.plan.item import How, Item
+from collafuse.plan.quantity import share
 from collafuse.plan.traffic import HOUR_SECONDS, backlog_messages
 
 _SECTION = Section("denoising")
@@ -50,7 +51,7 @@ def items(basis: Basis, workers: Workers) -> list[Item]:
     """The lines on denoising."""
     demand, of = basis.demand, _SECTION.item
     steps = f"--server-steps {demand.server_steps} for each image"
-    runs = f"at the peak and {demand.utilisation:g} of capacity"
+    runs = f"at the peak and {share(demand.utilisation)} of capacity"
     return [
         of("evaluations, mean", workers.mean_per_second, "evaluations/s", "derived", steps),
         of(
