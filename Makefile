@@ -51,4 +51,4 @@ format: setup
 	$(PYTHON) -m ruff format $(SOURCES)
 
 clean:
-	rm -rf .venv .collafuse demo_out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .collafuse demo_out evaluation_out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

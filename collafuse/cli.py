@@ -7,10 +7,12 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from collafuse.extras import extra_for
 from monitoring.errors import CollafuseError
 
 ROOMS = {
     "demo": "collafuse.demo.cli",
+    "evaluate": "evaluation.cli",
     "doctor": "collafuse.doctor",
     "plan": "collafuse.plan.cli",
     "backup": "collafuse.backup.cli",
@@ -24,26 +26,6 @@ ROOMS = {
     "trace": "monitoring.trace.cli",
 }
 """Subcommand → the module whose `app` answers it. Nothing of a room is imported before its subcommand is asked for."""
-
-EXTRAS = {
-    "torch": "server",
-    "safetensors": "server",
-    "fsspec": "server",
-    "httpx": "operator",
-    "cryptography": "operator",
-    "onnxruntime": "edge",
-    "sse_starlette": "edge",
-    "starlette": "edge",
-    "uvicorn": "edge",
-    "PIL": "edge",
-    "onnx": "export",
-    "onnxscript": "export",
-    "sklearn": "evaluation",
-    "scipy": "evaluation",
-    "jinja2": "evaluation",
-    "opentelemetry": "otel",
-}
-"""Optional package → the extra that brings it."""
 
 
 class LazyRooms(TyperGroup):
@@ -60,6 +42,13 @@ class LazyRooms(TyperGroup):
         command = typer.main.get_command(importlib.import_module(ROOMS[cmd_name]).app)
         command.name = cmd_name
         return command
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the room. Typer ends an interrupted command without a word, so it is said here."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _fail("interrupted", code=130)
 
 
 app = typer.Typer(
@@ -83,7 +72,7 @@ def main() -> None:
     except CollafuseError as error:
         _fail(str(error), code=1)
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        extra = extra_for(error.name or "", next((word for word in sys.argv[1:] if word in ROOMS), None))
         if extra is None:
             raise
         _fail(

@@ -25,9 +25,9 @@ def demo(
     from rich.console import Console
 
     from collafuse.demo.design import Design
-    from collafuse.demo.narrator import Narrator
     from collafuse.demo.run import run
     from collafuse.demo.words import in_words
+    from evaluation.reporting.narrator import Narrator
     from monitoring.logs import configure
 
     configure("demo", level="warning")

@@ -18,12 +18,12 @@ from collafuse.demo.federation import Metrics, Places, value
 from collafuse.demo.generation import Generated
 from collafuse.demo.training import HEAD, ISOLATED
 from diffusion.schedule import NoiseSchedule
-from evaluation.comparison import compare_fidelity
-from evaluation.digits import ClientData
-from evaluation.features import Classifier, train_classifier
-from evaluation.fidelity import floor, measure
-from evaluation.gallery import Gallery
-from evaluation.results import (
+from evaluation.data.images import ClientData
+from evaluation.metrics.comparison import compare_fidelity
+from evaluation.metrics.features import Classifier, train_classifier
+from evaluation.metrics.fidelity import floor, measure
+from evaluation.metrics.spread import Spread
+from evaluation.reporting.demo_results import (
     Accounting,
     BudgetSide,
     ClassifierResult,
@@ -34,7 +34,7 @@ from evaluation.results import (
     evaluation_share,
     total,
 )
-from evaluation.spread import Spread
+from evaluation.reporting.gallery import Gallery
 from export.bundle.bundle import read_bundle
 from export.bundle.manifest import Manifest
 from export.checkpoint import load_checkpoint
@@ -100,7 +100,7 @@ class Figures:
             sampler=design.sampler,
             backbone_parameters=self._backbone_parameters,
             head_parameters=self._manifest(self.clients[0].name, HEAD).network.parameters,
-            backbone_versions=round(value(observed.trainer, "collafuse_backbone_version")),
+            backbone_versions=round(value(observed.trainer, "collafuse_backbone_version", follow="latest")),
             classifier=ClassifierResult(
                 classifier.name, classifier.held_out_accuracy, classifier.held_out_images
             ),
@@ -126,7 +126,7 @@ class Figures:
         return ClientResult(
             name=client.name,
             device_name=design.device,
-            digits=client.digits,
+            digits=client.labels,
             train_images=len(client.train),
             held_out_images=len(client.held_out),
             cut_ratio=design.cut_ratio,
@@ -220,7 +220,7 @@ def _provider(agent_metrics: Metrics) -> str:
 def gallery(client: ClientData, sets: Sequence[Generated]) -> Gallery:
     """The first few images of the first seed, the labels in turn; none is chosen for its looks."""
     labels = sets[0].finished.labels
-    digits = client.digits
+    digits = client.labels
     wanted = [digits[column % len(digits)] for column in range(GALLERY_IMAGES)]
     turn = [column // len(digits) for column in range(GALLERY_IMAGES)]
     rows = np.array([np.flatnonzero(labels == digit)[nth] for digit, nth in zip(wanted, turn, strict=True)])

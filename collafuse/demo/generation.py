@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from collafuse.demo.design import Design
 from collafuse.demo.errors import DemoFailed
 from collafuse.demo.federation import Places
-from collafuse.demo.narrator import Narrator
 from collafuse.demo.processes import POLL_SECONDS, Child, Processes
 from collafuse.demo.training import ISOLATED
 from diffusion.noise import initial_noise
@@ -20,7 +19,8 @@ from edge_agent.generation import jobs
 from edge_agent.heads.head import Head
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from evaluation.digits import ClientData, LabelledImages, concatenate, labels_like
+from evaluation.data.images import ClientData, LabelledImages, concatenate, labels_like
+from evaluation.reporting.narrator import Narrator
 
 ASKING_AT_ONCE = 2
 ISOLATED_BATCH = 64

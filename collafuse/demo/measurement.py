@@ -24,10 +24,10 @@ from edge_agent.generation import jobs
 from edge_agent.storage import counters
 from edge_agent.storage.spool import Spool
 from edge_agent.storage.state import StateDirectory
-from evaluation.digits import ClientData
-from evaluation.disclosure import Disclosure, disclosure
-from evaluation.results import Accounting
-from evaluation.spread import Spread, spread_of_histogram
+from evaluation.data.images import ClientData
+from evaluation.metrics.disclosure import Disclosure, disclosure
+from evaluation.metrics.spread import Spread, spread_of_histogram
+from evaluation.reporting.demo_results import Accounting
 from monitoring.metrics import BrokerMetrics
 from server_worker.samples.store import SampleStore
 from server_worker.storage import Storage

@@ -24,14 +24,16 @@ from collafuse.demo.federation import (
 )
 from collafuse.demo.figures import Figures, Observed, gallery
 from collafuse.demo.generation import generate
-from collafuse.demo.narrator import Narrator
 from collafuse.demo.processes import POLL_SECONDS, Processes
 from collafuse.demo.training import train_everything
-from evaluation.digits import ClientData, by_client, load_digits, write_npz
-from evaluation.report import write
-from evaluation.results import (
+from evaluation.data.digits import load_digits
+from evaluation.data.images import ClientData, write_npz
+from evaluation.data.partition import by_client
+from evaluation.reporting.demo_report import write
+from evaluation.reporting.demo_results import (
     DemoResult,
 )
+from evaluation.reporting.narrator import Narrator
 from server_worker import versions
 from server_worker.storage import Storage
 

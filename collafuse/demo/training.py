@@ -7,10 +7,10 @@ from pathlib import Path
 
 from collafuse.demo.design import Design, Network
 from collafuse.demo.federation import TRAINER, Places, scrape, value
-from collafuse.demo.narrator import Narrator, Part
 from collafuse.demo.processes import Child, Processes
 from edge_agent.training.head_training import HeadTraining
-from evaluation.results import Curve
+from evaluation.reporting.demo_results import Curve
+from evaluation.reporting.narrator import Narrator, Part
 from monitoring.metrics import NOISE_LEVELS
 
 LOOK_SECONDS = 0.5

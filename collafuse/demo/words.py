@@ -1,8 +1,8 @@
 """The outcome in a few lines, for the end of the terminal."""
 
-from evaluation.comparison import sentence
-from evaluation.results import ClientResult, DemoResult
-from evaluation.spread import Spread
+from evaluation.metrics.comparison import sentence
+from evaluation.metrics.spread import Spread
+from evaluation.reporting.demo_results import ClientResult, DemoResult
 
 
 def in_words(result: DemoResult) -> str:

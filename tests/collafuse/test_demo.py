@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from evaluation.results import from_json
+from evaluation.reporting.demo_results import from_json
 from tests.conftest import WAIT_SECONDS, processes_of, wait_until
 
 DEMO_SECONDS = 1200

@@ -4,13 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.schedule import NoiseSchedule
-from evaluation.comparison import compare_fidelity
-from evaluation.digits import ClientData, LabelledImages, concatenate, labels_like
-from evaluation.disclosure import disclosure
-from evaluation.features import Classifier
-from evaluation.fidelity import floor, measure
-from evaluation.gallery import Gallery
-from evaluation.results import (
+from evaluation.data.images import ClientData, LabelledImages, concatenate, labels_like
+from evaluation.metrics.comparison import compare_fidelity
+from evaluation.metrics.disclosure import disclosure
+from evaluation.metrics.features import Classifier
+from evaluation.metrics.fidelity import floor, measure
+from evaluation.metrics.spread import spread
+from evaluation.reporting.demo_results import (
     Accounting,
     BudgetSide,
     ClassifierResult,
@@ -20,7 +20,7 @@ from evaluation.results import (
     EqualBudget,
     evaluation_share,
 )
-from evaluation.spread import spread
+from evaluation.reporting.gallery import Gallery
 
 SCHEDULE = NoiseSchedule.cosine(100)
 T_CUT = 30
@@ -78,7 +78,7 @@ def _client_result(
     return ClientResult(
         name=client.name,
         device_name=f"{client.name}_device",
-        digits=client.digits,
+        digits=client.labels,
         train_images=len(client.train),
         held_out_images=len(client.held_out),
         cut_ratio=0.3,

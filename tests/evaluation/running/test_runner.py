@@ -1,0 +1,187 @@
+"""What a run finds out before it trains anything, and how its processes begin and end."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from evaluation.cli import app
+from evaluation.data.images import ClientData, LabelledImages
+from evaluation.errors import DataError, RunError, SummaryError
+from evaluation.metrics.recogniser import save_recogniser
+from evaluation.running import runner
+from evaluation.running.federation import Federation
+from evaluation.running.runner import Part, check_sizes, evaluate
+from evaluation.running.workbench import Setting, Workbench
+
+
+def never(part: Part) -> None:
+    raise AssertionError(f"began with {part}")
+
+
+def shortened(federation: Federation, train: int, held_out: int) -> Federation:
+    first, *others = federation.clients
+    few = ClientData(first.name, first.train.take(np.arange(train)), first.held_out.take(np.arange(held_out)))
+    return replace(federation, clients=(few, *others))
+
+
+@pytest.mark.parametrize(("train", "held_out"), [(15, 16), (16, 15)])
+def test_too_few_images_are_found_out_before_anything_is_trained(
+    federation: Federation, setting: Setting, train: int, held_out: int
+) -> None:
+    check_sizes(shortened(federation, 16, 16))
+    with pytest.raises(DataError, match=f"has {train} images to train on and {held_out} held out, too few"):
+        check_sizes(shortened(federation, train, held_out))
+    with pytest.raises(DataError, match="too few to measure"):
+        evaluate(replace(setting, plan=replace(setting.plan, limit=60)), ["sweep"], workers=1, on_part=never)
+    assert list((setting.folder / "networks").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_out_at_once(setting: Setting, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="choose another --out"):
+        evaluate(replace(setting, folder=tmp_path / "file" / "out"), ["sweep"], workers=1, on_part=never)
+
+
+def test_what_a_figure_belongs_to_is_all_that_is_known_of_the_images(federation: Federation) -> None:
+    first, *others = federation.clients
+    n = len(first.train)
+
+    def print_of(values: np.ndarray, name: str) -> str:
+        train = LabelledImages(first.train.images, first.train.labels, values.astype(np.float32), (name,))
+        clients = (ClientData(first.name, train, first.held_out), *others)
+        return replace(federation, clients=clients).fingerprint
+
+    known = print_of(np.zeros((n, 1)), "age")
+    assert known == print_of(np.zeros((n, 1)), "age")
+    assert len({known, print_of(np.ones((n, 1)), "age"), print_of(np.zeros((n, 1)), "dose")}) == 3
+    assert (
+        replace(federation, label_names=(*federation.label_names, "one more")).fingerprint
+        != federation.fingerprint
+    )
+
+
+def test_other_weights_under_the_same_name_are_another_outcome(setting: Setting, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    chosen = replace(setting, extractor=weights)
+    bench = Workbench(chosen)
+    places = []
+    for content in (b"a", b"b", b"a"):
+        weights.write_bytes(content)
+        places.append(runner._place(chosen, bench, "sweep"))
+    assert places[0] == places[2] != places[1]
+
+
+def test_a_damaged_outcome_or_recogniser_is_named_before_anything_is_trained(
+    setting: Setting, bench: Workbench
+) -> None:
+    recogniser = setting.folder / "networks" / f"recogniser-{bench.federation.fingerprint}.safetensors"
+    recogniser.parent.mkdir(parents=True)
+    recogniser.write_bytes(b"damaged")
+    with pytest.raises(RunError, match="cannot be read: remove the file and run again"):
+        evaluate(setting, ["sweep"], workers=1, on_part=lambda part: None)
+    save_recogniser(recogniser, bench.recogniser)
+    place = runner._place(setting, bench, "sweep")
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("{")
+    with pytest.raises(SummaryError, match="remove the file and run again"):
+        evaluate(setting, ["sweep"], workers=1, on_part=lambda part: None)
+
+
+def test_an_interrupted_run_ends_its_processes_at_once_and_they_never_hear_the_keyboard(
+    setting: Setting,
+) -> None:
+    children: list[multiprocessing.process.BaseProcess] = []
+
+    def run() -> None:
+        with runner._pool(setting, 1, lambda part: None) as pool:
+            with runner._undisturbed():
+                mask = pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ())
+            assert signal.SIGINT in mask.result()
+            assert signal.SIGTERM not in mask.result()
+            pool.submit(time.sleep, 600)
+            children.extend(multiprocessing.active_children())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert children
+    for child in children:
+        child.join(30)
+        assert not child.is_alive()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_an_end_that_is_asked_for_while_processes_start_comes_when_they_have() -> None:
+    reached: list[bool] = []
+
+    def start() -> None:
+        with runner._undisturbed():
+            signal.raise_signal(signal.SIGTERM)
+            reached.append(True)
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+        assert reached
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+_PARENT = """
+import multiprocessing, threading, time
+from evaluation.running.runner import _end_with_parent
+
+def child():
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=child)
+    process.start()
+    print(process.pid, flush=True)
+    process.join()
+"""
+
+
+def test_a_parent_that_was_killed_leaves_nobody_training(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(_PARENT)
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ.copy(),
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 60
+    while _lives(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _lives(child)
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process is there and is no zombie, which only its new parent can take away."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_an_unknown_experiment_is_refused_beside_all(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(app, ["all", "teleport", "--out", str(tmp_path / "out")]).exception
+    assert isinstance(refused, RunError)
+    assert "no experiment is called 'teleport'" in str(refused)
+    assert not (tmp_path / "out").exists()
