@@ -34,7 +34,8 @@ from broker.management import Management
 from broker.node.local_node import LocalNode, NodeInfo
 from broker.settings import BrokerSettings
 from broker.topology import FEDERATION, declare
-from diffusion.network import EMA, UNet, UNetConfig
+from diffusion.ema import EMA
+from diffusion.network import UNet, UNetConfig
 from diffusion.objective import released_loss
 from tests.conftest import wait_until
 

@@ -30,7 +30,8 @@ try:
     import torch
     from torch import Tensor
 
-    from diffusion.network import EMA, UNet, UNetConfig
+    from diffusion.ema import EMA
+    from diffusion.network import UNet, UNetConfig
     from diffusion.objective import local_loss
     from edge_agent.release.images import ImageSet, load_images
     from export.checkpoint import HeadMetadata, save_checkpoint

@@ -13,7 +13,8 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from diffusion.network import EMA, UNet, UNetConfig
+from diffusion.ema import EMA
+from diffusion.network import UNet, UNetConfig
 from edge_agent.training.local_training import learning_rate_at
 from evaluation.errors import RunError
 

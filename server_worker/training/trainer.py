@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from diffusion.ema import EMA
 from diffusion.errors import DiffusionError
-from diffusion.network import EMA, UNet, UNetConfig
+from diffusion.network import UNet, UNetConfig
 from diffusion.objective import pairs_loss
 from diffusion.schedule import NoiseSchedule
 from server_worker.compute import memory_as_error

@@ -1,4 +1,4 @@
-"""The network: shapes, labels, export, and the average of its weights."""
+"""The network: shapes, labels, conditions, and export."""
 
 import json
 from dataclasses import replace
@@ -8,20 +8,10 @@ import pytest
 import torch
 
 from diffusion.errors import DiffusionError
-from diffusion.network import EMA, UNet, UNetConfig, parameter_count, sinusoids
+from diffusion.network import UNet, UNetConfig, parameter_count, sinusoids
+from tests.diffusion.networks import SMALL, woken
 
-SMALL = UNetConfig(1, 8, 16, (1, 2), 1, attention=True, num_classes=10)
 ASKED = UNetConfig(1, 8, 16, (1, 2), 1, attention=True, condition_size=3)
-
-
-def woken(config: UNetConfig, seed: int = 0) -> UNet:
-    """A network whose zeroed layers have been given weights, as training would."""
-    torch.manual_seed(seed)
-    model = UNet(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model
 
 
 @pytest.mark.parametrize(
@@ -242,53 +232,3 @@ def test_sinusoids_tell_all_steps_apart() -> None:
 def test_a_narrow_head_is_far_smaller_than_a_backbone() -> None:
     head, backbone = UNet(UNetConfig(base_channels=16)), UNet(UNetConfig(base_channels=48))
     assert parameter_count(head) * 7 < parameter_count(backbone)
-
-
-def test_the_average_starts_fast_and_then_holds() -> None:
-    model = torch.nn.Linear(1, 1, bias=False)
-    model.weight.data.fill_(0.0)
-    average = EMA(model, decay=0.99)
-    model.weight.data.fill_(1.0)
-    distances = []
-    for _ in range(2000):
-        average.update(model)
-        distances.append(1 - float(average.state_dict()["weight"].item()))
-    assert distances[0] == pytest.approx(2 / 11)
-    assert distances[1] == pytest.approx(2 / 11 * 3 / 12)
-    assert distances[-1] == pytest.approx(distances[-2] * 0.99, abs=1e-6)
-    model.weight.data.fill_(0.0)
-    average.update(model)
-    assert average.state_dict()["weight"].item() == pytest.approx(0.99, abs=1e-3)
-
-
-def test_an_average_continues_where_it_was_saved() -> None:
-    model = woken(SMALL)
-    average = EMA(model, decay=0.9)
-    average.update(woken(SMALL, seed=1))
-    saved = average.state_dict()
-    resumed = EMA(woken(SMALL, seed=2), decay=0.9)
-    resumed.load_state_dict(saved)
-    for later in (average, resumed):
-        later.update(woken(SMALL, seed=3))
-    target = UNet(SMALL)
-    resumed.copy_to(target)
-    for name, value in average.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0)
-        if name in target.state_dict():
-            torch.testing.assert_close(target.state_dict()[name], value, rtol=0, atol=0)
-
-
-def test_a_saved_average_is_a_copy() -> None:
-    average = EMA(woken(SMALL), decay=0.5)
-    saved = average.state_dict()
-    before = {name: value.clone() for name, value in saved.items()}
-    average.update(woken(SMALL, seed=1))
-    assert all(torch.equal(saved[name], value) for name, value in before.items())
-
-
-def test_the_average_of_another_network_is_refused() -> None:
-    average = EMA(UNet(SMALL))
-    with pytest.raises(DiffusionError, match="another network"):
-        average.load_state_dict(EMA(UNet(UNetConfig(base_channels=8))).state_dict())
-    with pytest.raises(DiffusionError, match="decay"):
-        EMA(UNet(SMALL), decay=1.0)
