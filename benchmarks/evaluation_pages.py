@@ -1,12 +1,13 @@
-"""`python -m benchmarks.evaluation_pages [SUMMARY]`: puts the figures of a kept evaluation into docs/evaluation.md.
+"""`python -m benchmarks.evaluation_pages [DATA=SUMMARY …]`: puts the figures of kept evaluations into docs/evaluation.md.
 
-SUMMARY: the `summary.json` of a run, which is then the one that is kept. The page marks where a table or the findings of an
-experiment belong: `<!-- table sweep: TITLE -->` or `<!-- findings sweep -->`, up to `<!-- end -->`.
+SUMMARY: the `summary.json` of a run, which is then the one that is kept of DATA. The page marks where a table or the findings
+of an experiment belong: `<!-- table digits/sweep: TITLE -->` or `<!-- findings digits/sweep -->`, up to `<!-- end -->`.
 """
 
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,30 @@ from evaluation.reporting.demo_report import fixed
 from evaluation.reporting.outcome import Cell, Column, Outcome, Table
 
 PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
-KEPT = PAGE.parent / "evaluation" / "summary.json"
-_MARKED = re.compile(r"(<!-- (table|findings) (\w+)(?:: ([^\n]+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
+KEPT = PAGE.parent / "evaluation"
+_MARKED = re.compile(r"(<!-- (table|findings) (\w+/\w+)(?:: ([^\n]+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def outcomes_of(summary: dict[str, Any]) -> dict[str, Outcome]:
-    """The experiments of a summary by name."""
-    read = TypeAdapter(tuple[Outcome, ...]).validate_python(summary["experiments"])
-    return {outcome.suite: outcome for outcome in read}
+def kept_outcomes() -> dict[str, Outcome]:
+    """All experiments that are kept, by data and name: `digits/sweep`."""
+    return {
+        f"{summary.stem}/{outcome.suite}": outcome
+        for summary in sorted(KEPT.glob("*.json"))
+        for outcome in _outcomes_of(json.loads(summary.read_text(encoding="utf-8")))
+    }
 
 
-def filled(page: str, outcomes: dict[str, Outcome]) -> str:
+def _outcomes_of(summary: dict[str, Any]) -> tuple[Outcome, ...]:
+    return TypeAdapter(tuple[Outcome, ...]).validate_python(summary["experiments"])
+
+
+def filled(page: str, outcomes: Mapping[str, Outcome]) -> str:
     """The page with every mark filled; ValueError names a mark for which there is nothing."""
 
     def block(match: re.Match[str]) -> str:
         start, kind, suite, title, end = match.groups()
         if suite not in outcomes:
-            raise ValueError(f"the page wants {suite!r}, which the kept evaluation lacks")
+            raise ValueError(f"the page wants {suite!r}, which no kept evaluation has")
         if kind == "findings":
             return start + findings_markdown(outcomes[suite]) + end
         tables = [table for table in outcomes[suite].tables if table.title == title]
@@ -75,14 +83,17 @@ def _shown(cell: Cell, column: Column) -> str:
     return str(cell)
 
 
-def main(summary: Path | None) -> None:
-    """Keep a summary, if one is given, and write its figures into the page."""
-    if summary is not None:
-        KEPT.parent.mkdir(exist_ok=True)
-        KEPT.write_text(summary.read_text(encoding="utf-8"), encoding="utf-8")
-    outcomes = outcomes_of(json.loads(KEPT.read_text(encoding="utf-8")))
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), outcomes), encoding="utf-8")
+def main(given: list[str]) -> None:
+    """Keep the summaries that are given, and write all figures into the page."""
+    KEPT.mkdir(exist_ok=True)
+    for name, _, summary in (argument.partition("=") for argument in given):
+        if not Path(summary).is_file():
+            sys.exit(
+                f"error: {name}={summary} names no summary: give DATA=PATH, such as digits=evaluation_out/summary.json"
+            )
+        (KEPT / f"{name}.json").write_text(Path(summary).read_text(encoding="utf-8"), encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), kept_outcomes()), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main(sys.argv[1:])
