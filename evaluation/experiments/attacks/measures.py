@@ -151,12 +151,12 @@ def measure_membership(scene: Scene, tell: Tell) -> Memberships:
     by_cut: dict[tuple[str, float], list[Separation]] = {}
     split: dict[str, list[Separation]] = {LOSS: [], STEPS: []}
     for cut in design.cuts:
-        held = scene.held(cut)
-        density = membership.density_in_store(held)
         for seed in design.seeds:
             members, others = _candidates(scene, seed)
             everybody = concatenate((members, others))
-            scores = {STORE: membership.by_store(everybody.images, held, density, scene.alpha_bar(cut))}
+            scores = {
+                STORE: membership.by_store(everybody.images, scene.held(cut, seed), scene.alpha_bar(cut))
+            }
             if cut < 1:
                 scores |= _asked(scene, scene.backbone(cut, seed), everybody, scene.bench.t_cut(cut), seed)
             for name, values in scores.items():

@@ -27,8 +27,8 @@ LIMITS = (
         "membership inference may then tell groups apart, and its intervals, which take images for independent, are too narrow."
     ),
     (
-        "Every seed attacks another half of the same training images, with other networks; the division of the data and the "
-        "noise of the releases are one draw."
+        "Every seed attacks another half of the same training images, with other networks and other noise of the releases; the "
+        "division of the data is the same for all."
     ),
     "The heads stay with their owners, so the server cannot ask them; a head that is stolen is outside this experiment.",
     "Files that differ in one pixel are two images to a device: near-duplicates average and link like releases of one image.",

@@ -107,16 +107,19 @@ def _point(bench: Workbench, cut_ratio: float, attackers: list[Attacker], costs:
 def released_to_server(
     bench: Workbench, client: ClientData, cut_ratio: float
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
-    """One release of every training image for each seed, (seeds, N, C, H, W); None at 1, where nothing leaves a device.
+    """What each seed's backbone learns from: one release of every training image for each seed, (seeds, N, C, H, W).
+
+    None at 1, where nothing leaves a device.
 
     At 0 a device refuses to release; the server of "everything on the server" has the clean images themselves.
     """
     if cut_ratio == 1:
         return None
-    repetitions = len(bench.design.seeds)
     if cut_ratio == 0:
-        return np.repeat(client.train.images[None], repetitions, axis=0)
-    return bench.federation.released(client, cut_ratio, repetitions)
+        return np.repeat(client.train.images[None], len(bench.design.seeds), axis=0)
+    return np.concatenate(
+        [bench.federation.released(client, cut_ratio, seed=seed) for seed in bench.design.seeds]
+    )
 
 
 def _made(
@@ -232,8 +235,7 @@ def _method(bench: Workbench) -> str:
         f"with {len(design.seeds)} seeds. At c = 0 the server has the clean images; at c = 1 each client trains a whole model "
         f"alone, as large and as long as a backbone. For each client and seed {design.images} images are made with "
         f"{design.server_steps + design.head_steps} network evaluations in all ({design.sampler}) and compared in the "
-        f"features of {bench.extractor.name}. Figures are means over clients, one value for each seed; those of releases are "
-        "repeated with fresh release noise instead of the seed."
+        f"features of {bench.extractor.name}. Figures are means over clients, one value for each seed."
     )
 
 
@@ -251,8 +253,8 @@ _LIMITS = (
         "clients hold different labels and training is short, that favours c = 1."
     ),
     (
-        "A seed draws weights, batches and the noise of generation anew. The division of the data and the releases that a "
-        "backbone learns from are the same for all seeds, so the spread says nothing of another division."
+        "A seed draws weights, batches, the noise of the releases and that of generation anew. The division of the data is the "
+        "same for all seeds, so the spread says nothing of another one."
     ),
     "The reconstruction is linear. The experiment on attacks reconstructs with more.",
     "Time and energy are of this machine and of networks in batches, without transport between the sides.",

@@ -8,7 +8,7 @@ from evaluation.data.images import concatenate
 from evaluation.errors import DataError
 from evaluation.experiments.attacks import suite as attacks
 from evaluation.experiments.attacks.measures import chance_of_attributes
-from evaluation.experiments.attacks.scene import Scene
+from evaluation.experiments.attacks.scene import Scene, trainings_of
 from evaluation.experiments.attacks.trainings import (
     MEMORISED_IMAGES,
     MemorisedTraining,
@@ -87,13 +87,22 @@ def test_chance_is_of_the_questions_that_are_asked(scene: Scene, outcome: tuple[
     assert chances["label"] > 1.3 * chances[COIN]
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_attacked_is_what_the_backbone_of_the_seed_was_trained_on(scene: Scene, seed: int) -> None:
+    backbone = next(t for t in trainings_of(scene.bench.design)[0] if (t.cut_ratio, t.seed) == (0.4, seed))
+    learned_from, _ = backbone.samples(scene.bench.federation)
+    attacked = scene.attacked(seed)
+    np.testing.assert_array_equal(attacked.released(0.4)[0], learned_from[attacked.rows])
+    np.testing.assert_array_equal(scene.held(0.4, seed), learned_from)
+
+
 def test_what_is_attacked_is_what_the_server_was_sent(scene: Scene) -> None:
     attacked, pooled = scene.attacked(0), scene.bench.federation.pooled
     np.testing.assert_array_equal(attacked.truth.images, pooled.images[attacked.rows])
     np.testing.assert_array_equal(attacked.truth.labels, pooled.labels[attacked.rows])
-    np.testing.assert_array_equal(attacked.released(0.4)[0], scene.held(0.4)[attacked.rows])
+    np.testing.assert_array_equal(attacked.released(0.4)[0], scene.held(0.4, 0)[attacked.rows])
     first = attacked.first(7)
-    np.testing.assert_array_equal(first.released(0.4, 2)[0], scene.held(0.4)[first.rows])
+    np.testing.assert_array_equal(first.released(0.4, 2)[0], scene.held(0.4, 0)[first.rows])
     assert len(first.rows) == 7
 
 
@@ -111,7 +120,7 @@ def test_the_ends_are_the_controls(scene: Scene) -> None:
     first, second = attacked.released(1.0, 2)
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.05
     assert abs(np.corrcoef(first.ravel(), attacked.truth.images.ravel())[0, 1]) < 0.05
-    assert not np.array_equal(scene.held(1.0)[attacked.rows], first)
+    assert not np.array_equal(scene.held(1.0, 2)[attacked.rows], first)
 
 
 def test_an_overfitted_network_sees_a_few_training_images_and_nothing_else(scene: Scene) -> None:

@@ -7,7 +7,7 @@ from evaluation.experiments.sweep import suite as cut_sweep
 from evaluation.experiments.sweep.disclosure import Controls, attacker_of, nearest_mse
 from evaluation.experiments.sweep.findings import control_findings
 from evaluation.experiments.sweep.suite import released_to_server
-from evaluation.measuring.chain import proportional_steps, trainings_at
+from evaluation.measuring.chain import backbone_at, proportional_steps, trainings_at
 from evaluation.measuring.verdicts import Named, Pair, against, pairwise
 from evaluation.metrics.spread import Spread, spread
 from evaluation.reporting.outcome import Better, Column, Outcome, Weight, read_outcome, to_json
@@ -59,14 +59,20 @@ def test_the_server_holds_the_image_at_0_nothing_at_1_and_releases_between(bench
     assert released_to_server(bench, client, 1.0) is None
     between = released_to_server(bench, client, 0.4)
     assert between is not None
-    assert not np.array_equal(between[0], between[1])
+    for index, seed in enumerate(bench.design.seeds):
+        backbone = backbone_at(bench.design, 0.4, seed)
+        assert backbone is not None
+        learned_from, _ = backbone.samples(bench.federation)
+        np.testing.assert_array_equal(between[index], learned_from[: len(client.train)])
 
 
 def test_noisier_releases_are_further_in_all_figures(bench: Workbench) -> None:
     client = bench.federation.clients[0]
     attacker = attacker_of(bench.federation, client, bench.extractor)
     near, far = (
-        attacker.released(bench.federation.released(client, cut)[0], float(bench.schedule.alpha_bar[t]), 0)
+        attacker.released(
+            bench.federation.released(client, cut, seed=0)[0], float(bench.schedule.alpha_bar[t]), 0
+        )
         for cut, t in ((0.1, 5), (0.8, 40))
     )
     assert near.kid < far.kid
