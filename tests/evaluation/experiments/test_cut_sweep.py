@@ -36,6 +36,17 @@ def test_the_outcome_has_every_cut_and_survives_its_file(outcome: Outcome, tmp_p
     assert sum(len(row.images) for part in outcome.pictures for row in part.rows) <= cut_sweep.PICTURES
 
 
+def test_either_side_alone_is_measured_at_every_inner_cut(outcome: Outcome) -> None:
+    tables = [table for table in outcome.tables if table.title.startswith("Either side alone")]
+    assert [len(table.rows) for table in tables] == [5, 5]
+    assert all(
+        isinstance(cell, Spread) and cell.n == 3 for table in tables for row in table.rows for cell in row[2:]
+    )
+    chart = next(chart for chart in outcome.charts if "either side alone" in chart.title)
+    assert [len(series.x) for series in chart.series] == [3, 1, 1, 1, 1]
+    assert sum("alone, " in finding.text for finding in outcome.findings) >= 6
+
+
 def test_nothing_is_trained_that_was_not_announced(bench: Workbench, outcome: Outcome) -> None:
     assert len(cut_sweep.trainings(bench)) == 3 + (3 + 6) + 6
     assert all(bench.networks.has(training) for training in cut_sweep.trainings(bench))
