@@ -1,5 +1,7 @@
 """All attacks on a federation of 240 digits, against backbones of three updates: that they are made, not that they succeed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,13 @@ from evaluation.attacks.attribute_inference import COIN
 from evaluation.data.images import concatenate
 from evaluation.errors import DataError
 from evaluation.experiments.attacks import suite as attacks
-from evaluation.experiments.attacks.measures import chance_of_attributes
+from evaluation.experiments.attacks.measures import (
+    LOSS,
+    Memberships,
+    chance_of_attributes,
+    overfitted_asked,
+)
+from evaluation.experiments.attacks.membership_findings import about_membership
 from evaluation.experiments.attacks.scene import Scene, trainings_of
 from evaluation.experiments.attacks.trainings import (
     MEMORISED_IMAGES,
@@ -16,7 +24,7 @@ from evaluation.experiments.attacks.trainings import (
 )
 from evaluation.reporting.outcome import Outcome, Weight, read_outcome, to_json
 from evaluation.running.trainings import Budget
-from evaluation.running.workbench import Workbench
+from evaluation.running.workbench import Setting, Workbench
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +139,35 @@ def test_an_overfitted_network_sees_a_few_training_images_and_nothing_else(scene
     assert len(members) == MEMORISED_IMAGES
     train = {image.tobytes() for image in concatenate([c.train for c in federation.clients]).images}
     assert {image.tobytes() for image in members.images} <= train
+
+
+def test_the_images_that_an_overfitted_network_was_not_shown_are_all_the_others(scene: Scene) -> None:
+    federation = scene.bench.federation
+    training = MemorisedTraining(0.4, Budget(8, 2, 8, 1e-3), 1)
+    everything = concatenate((training.members(federation), training.not_shown(federation, 10_000)))
+    assert sorted(image.tobytes() for image in everything.images) == sorted(
+        image.tobytes() for image in federation.pooled.images
+    )
+    assert len(training.not_shown(federation, 7)) == 7
+
+
+@pytest.mark.parametrize(("contrast", "expected"), [(1.0, Weight.CONTROL), (0.5, Weight.FAILED_CONTROL)])
+def test_a_division_that_can_be_seen_fails_the_control_of_membership(
+    setting: Setting, contrast: float, expected: Weight
+) -> None:
+    """Held-out images of half the contrast are told from all training images, shown or not."""
+    bench = Workbench(setting)
+    clients = [
+        replace(c, held_out=replace(c.held_out, images=contrast * c.held_out.images))
+        for c in bench.federation.clients
+    ]
+    bench.federation = replace(bench.federation, clients=tuple(clients))
+    clean = trainings_of(bench.design)[2][0]
+    asked = overfitted_asked(Scene(bench), clean)
+    shown, not_shown = ({name: (parts[i],) for name, parts in asked.items()} for i in (0, 1))
+    one = Memberships({(LOSS, 0.4): shown[LOSS] * 3}, {LOSS: shown[LOSS][0]}, {}, not_shown)
+    (found,) = (f for f in about_membership(one, 0.4) if "control that must fail" in f.text)
+    assert found.weight is expected
 
 
 def test_a_reconstruction_of_what_is_not_hidden_is_refused(scene: Scene) -> None:
