@@ -138,21 +138,14 @@ def ddim(schedule: NoiseSchedule, x: Tensor, noise: Tensor, t: int, s: int) -> T
     return x_s
 
 
-def density_in_store(x_c: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The log density of every release under a Gaussian fitted to all that are held: (M,) float64.  x_c: (M, C, H, W)."""
-    return log_density(x_c, shrunk_prior(x_c))
-
-
-def by_store(
-    images: NDArray[np.float32], x_c: NDArray[np.float32], density: NDArray[np.float64], alpha_bar: float
-) -> NDArray[np.float64]:
+def by_store(images: NDArray[np.float32], x_c: NDArray[np.float32], alpha_bar: float) -> NDArray[np.float64]:
     """How much likelier the store is if it holds a release of the candidate: needs no network at all.
 
-    log Σ_j p(x_c^j | candidate) / p(x_c^j), with p(· | x_0) = N(√ᾱ x_0, (1-ᾱ)I) and the density in the store below.
+    log Σ_j p(x_c^j | candidate) / p(x_c^j), with p(· | x_0) = N(√ᾱ x_0, (1-ᾱ)I) below and a Gaussian fitted to all releases.
 
-    images: (N, C, H, W) candidates;  x_c: (M, C, H, W), all that the server holds;  density: (M,), `density_in_store` of them.
-    Returns (N,) float64.
+    images: (N, C, H, W) candidates;  x_c: (M, C, H, W), all that the server holds.  Returns (N,) float64.
     """
+    density = log_density(x_c, shrunk_prior(x_c))
     # At ᾱ = 1 the releases are the images, and every likelihood a spike: kept a hair wide.
     variance = max(1.0 - alpha_bar, STORE_VARIANCE_LEAST)
     flat, held = (part.reshape(len(part), -1).astype(np.float64) for part in (images, x_c))

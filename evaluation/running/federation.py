@@ -95,15 +95,22 @@ class Federation:
         return found[0]
 
     def releases(
-        self, client: ClientData, cut_ratio: float, index: int = 0, *, clip_norm: float | None = None
+        self,
+        client: ClientData,
+        cut_ratio: float,
+        index: int = 0,
+        *,
+        seed: int,
+        clip_norm: float | None = None,
     ) -> tuple[Release, ...]:
         """Release `index` of every training image of a client with its label, made as a device makes it.
 
-        The device's secret is derived from the client's name, so that running again gives the same bytes; a real device
-        draws its own.
+        seed: of the training that learns from them. The device's secret, and with it all noise of its releases, is derived
+        from the client's name and this seed, so that running again gives the same bytes and another seed other noise; a
+        real device draws its own.
         """
         cut = Cut(self.schedule, cut_ratio)
-        secret = hashlib.sha256(f"evaluation of {client.name}".encode()).digest()
+        secret = hashlib.sha256(f"evaluation of {client.name}, seed {seed}".encode()).digest()
         return tuple(
             release(cut, image, secret, index, clip_norm=clip_norm, label=int(label))
             for image, label in zip(client.train.images, client.train.labels, strict=True)
@@ -115,11 +122,20 @@ class Federation:
         return concatenate(others) if others else client.held_out
 
     def released(
-        self, client: ClientData, cut_ratio: float, releases: int = 1, *, clip_norm: float | None = None
+        self,
+        client: ClientData,
+        cut_ratio: float,
+        releases: int = 1,
+        *,
+        seed: int,
+        clip_norm: float | None = None,
     ) -> NDArray[np.float32]:
-        """What the server receives of a client: releases 0 … K-1 of every training image, (K, N, C, H, W) float32."""
+        """What the server receives of a client: releases 0 … K-1 of every training image, (K, N, C, H, W) float32.
+
+        seed: as of `releases`.
+        """
         made = [
-            [one.x_c for one in self.releases(client, cut_ratio, index, clip_norm=clip_norm)]
+            [one.x_c for one in self.releases(client, cut_ratio, index, seed=seed, clip_norm=clip_norm)]
             for index in range(releases)
         ]
         return np.asarray(made, dtype=np.float32)

@@ -26,6 +26,8 @@ from evaluation.running.fitting import Fit, Tell, fit, new_network, unet_config
 
 LABEL_DROPOUT = 0.1
 """One sample in ten is shown without its label, so that "no label" is one that the network knows."""
+REVISION = 2
+"""Raised whenever the same values train another network, so that those kept before are not taken for new ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,8 @@ class BackboneTraining:
     """The server's backbone on what the clients release at one cut: t in (t_c, T].
 
     At cut ratio 0 nothing is released in the real system (a device refuses); there it is trained on the clean images, which
-    is what "everything on the server" means.  releases: K of every image.
+    is what "everything on the server" means.  seed: of weights, batches and the noise of the releases.  releases: K of every
+    image.
     """
 
     cut_ratio: float
@@ -107,7 +110,10 @@ class BackboneTraining:
         """What the server holds: (K·N, C, H, W) float32 over all clients, and the labels, (K·N,) int32."""
         if self.cut_ratio == 0:
             return federation.pooled.images, federation.pooled.labels
-        parts = [federation.released(client, self.cut_ratio, self.releases) for client in federation.clients]
+        parts = [
+            federation.released(client, self.cut_ratio, self.releases, seed=self.seed)
+            for client in federation.clients
+        ]
         images = np.concatenate([part.reshape(-1, *federation.shape) for part in parts])
         labels = np.concatenate(
             [np.tile(client.train.labels, self.releases) for client in federation.clients]
@@ -213,6 +219,7 @@ def with_some_hidden(labels: Tensor, num_classes: int, generator: torch.Generato
 def name_of(training: Training, federation: Federation) -> str:
     """Under what name a result is kept: 20 hex digits over the kind, its values, the data and the schedule."""
     described: dict[str, Any] = {
+        "revision": REVISION,
         "kind": type(training).__name__,
         "values": asdict(training),  # type: ignore[call-overload]  # a protocol cannot say "dataclass"
         "data": federation.fingerprint,

@@ -136,42 +136,43 @@ class Memberships:
 
     by_cut: (attack, cut) → one separation for each seed;  memorised: attack → that of a network overfitted on clean images;
     heavily: attack → those of networks overfitted on as many releases at the main cut, one for each seed;
-    split: attack → those of held-out images against held-out images, at the main cut, one for each seed.
+    not_shown: attack → those of training images that an overfitted network was not shown against held-out ones, one for each
+    of these networks.
     """
 
     by_cut: Mapping[tuple[str, float], tuple[Separation, ...]]
     memorised: Mapping[str, Separation]
     heavily: Mapping[str, tuple[Separation, ...]]
-    split: Mapping[str, tuple[Separation, ...]]
+    not_shown: Mapping[str, tuple[Separation, ...]]
 
 
 def measure_membership(scene: Scene, tell: Tell) -> Memberships:
     """Tells training images from held-out ones, at every cut that has a backbone, and both controls."""
     design = scene.bench.design
     by_cut: dict[tuple[str, float], list[Separation]] = {}
-    split: dict[str, list[Separation]] = {LOSS: [], STEPS: []}
     for cut in design.cuts:
-        held = scene.held(cut)
-        density = membership.density_in_store(held)
         for seed in design.seeds:
             members, others = _candidates(scene, seed)
             everybody = concatenate((members, others))
-            scores = {STORE: membership.by_store(everybody.images, held, density, scene.alpha_bar(cut))}
+            scores = {
+                STORE: membership.by_store(everybody.images, scene.held(cut, seed), scene.alpha_bar(cut))
+            }
             if cut < 1:
                 scores |= _asked(scene, scene.backbone(cut, seed), everybody, scene.bench.t_cut(cut), seed)
             for name, values in scores.items():
                 found = separation(values[: len(members)], values[len(members) :], seed=seed)
                 by_cut.setdefault((name, cut), []).append(found)
-                if cut == design.main_cut and name in split:
-                    split[name].append(_split(values[len(members) :], seed))
             tell(f"membership inference at cut {cut:g}")
-    clean, *overfitted = trainings_of(design)[2]
-    noisy = [_memorised(scene, training) for training in overfitted]
+    overfitted = [overfitted_asked(scene, training) for training in trainings_of(design)[2]]
+    shown, not_shown = (
+        {name: tuple(parts[name][place] for parts in overfitted) for name in (LOSS, STEPS)}
+        for place in (0, 1)
+    )
     return Memberships(
         {key: tuple(found) for key, found in by_cut.items()},
-        _memorised(scene, clean),
-        {name: tuple(part[name] for part in noisy) for name in (LOSS, STEPS)},
-        {name: tuple(found) for name, found in split.items()},
+        {name: parts[0] for name, parts in shown.items()},
+        {name: parts[1:] for name, parts in shown.items()},
+        not_shown,
     )
 
 
@@ -193,20 +194,21 @@ def _asked(
     }
 
 
-def _memorised(scene: Scene, training: MemorisedTraining) -> dict[str, Separation]:
-    """An overfitted network, asked for its own images, clean, among held-out ones."""
-    members = training.members(scene.bench.federation)
+def overfitted_asked(scene: Scene, training: MemorisedTraining) -> dict[str, tuple[Separation, Separation]]:
+    """An overfitted network, asked by each attack for its own images and for training images that it was not shown.
+
+    Both clean, and each against the held-out ones: attack → (shown, not shown).
+    """
+    federation = scene.bench.federation
+    members, others = training.members(federation), training.not_shown(federation, MOST_CANDIDATES)
     network, t_cut = scene.bench.network(training), scene.bench.t_cut(training.cut_ratio)
-    scores = _asked(scene, network, concatenate((members, scene.own)), t_cut, training.seed)
-    return {
-        name: separation(values[: len(members)], values[len(members) :]) for name, values in scores.items()
-    }
-
-
-def _split(values: NDArray[np.float64], seed: int) -> Separation:
-    order = np.random.default_rng((seed, 29)).permutation(len(values))
-    half = len(values) // 2
-    return separation(values[order[:half]], values[order[half:]], seed=seed)
+    scores = _asked(scene, network, concatenate((members, others, scene.own)), t_cut, training.seed)
+    ends = (len(members), len(members) + len(others))
+    found = {}
+    for name, values in scores.items():
+        shown, not_shown, held_out = np.split(values, ends)
+        found[name] = (separation(shown, held_out), separation(not_shown, held_out))
+    return found
 
 
 def measure_linkage(scene: Scene, tell: Tell) -> ByCut:

@@ -78,11 +78,11 @@ class Scene:
         budget = Budget.backbone(self.bench.design)
         return self.bench.network(BackboneTraining(cut_ratio, budget, seed))
 
-    def held(self, cut_ratio: float) -> NDArray[np.float32]:
-        """Everything that the server has been sent at a cut, one release of every training image: (N, C, H, W) float32."""
+    def held(self, cut_ratio: float, seed: int) -> NDArray[np.float32]:
+        """What the server's backbone of this seed was trained on: one release of every training image, (N, C, H, W) float32."""
         if cut_ratio == 1:
-            return self.noised(self.bench.federation.pooled.images, cut_ratio, 0)
-        training = BackboneTraining(cut_ratio, Budget.backbone(self.bench.design), 0)
+            return self.noised(self.bench.federation.pooled.images, cut_ratio, seed)
+        training = BackboneTraining(cut_ratio, Budget.backbone(self.bench.design), seed)
         return training.samples(self.bench.federation)[0]
 
     def noised(self, images: NDArray[np.float32], cut_ratio: float, seed: int) -> NDArray[np.float32]:
@@ -110,7 +110,10 @@ class Attacked:
         return Attacked(self.scene, np.sort(self.rows[order[:n]]), self.seed)
 
     def released(self, cut_ratio: float, releases: int = 1) -> NDArray[np.float32]:
-        """What was sent of them: releases 0 … K-1, (K, n, C, H, W) float32; at the cuts 0 and 1 the controls."""
+        """What was sent of them for the backbone of this seed: releases 0 … K-1, (K, n, C, H, W) float32.
+
+        At the cuts 0 and 1 the controls.
+        """
         if cut_ratio == 0:
             return np.repeat(self.truth.images[None], releases, axis=0)
         if cut_ratio == 1:
@@ -118,7 +121,8 @@ class Attacked:
             return np.stack([self.scene.noised(self.truth.images, 1.0, seed) for seed in seeds])
         federation = self.scene.bench.federation
         return np.concatenate(
-            [federation.released(client, cut_ratio, releases) for client in self._clients], axis=1
+            [federation.released(client, cut_ratio, releases, seed=self.seed) for client in self._clients],
+            axis=1,
         )
 
     @cached_property

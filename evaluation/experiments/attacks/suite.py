@@ -27,8 +27,8 @@ LIMITS = (
         "membership inference may then tell groups apart, and its intervals, which take images for independent, are too narrow."
     ),
     (
-        "Every seed attacks another half of the same training images, with other networks; the division of the data and the "
-        "noise of the releases are one draw."
+        "Every seed attacks another half of the same training images, with other networks and other noise of the releases; the "
+        "division of the data is the same for all."
     ),
     "The heads stay with their owners, so the server cannot ask them; a head that is stolen is outside this experiment.",
     "Files that differ in one pixel are two images to a device: near-duplicates average and link like releases of one image.",
@@ -120,6 +120,7 @@ def _method(scene: Scene) -> str:
         "Linkage: two releases of every image, compared by pixels, after the Wiener filter, and by the "
         "likelihood ratio of the same Gaussian. Networks overfitted on a few releases show what longer training could give away. "
         "At the cut 0 every attack is given the clean images and must succeed (a reconstruction has nothing to undo there, so "
-        "that its control finds mistakes of arithmetic alone), at the cut 1 it is given noise and must fail; a network "
-        " overfitted on clean images, and held-out images against held-out images, do the same for membership."
+        "that its control finds mistakes of arithmetic alone), at the cut 1 it is given noise and must fail. For membership a "
+        "network overfitted on clean images must give its own images away; and the same attacks on the overfitted networks must "
+        "not tell other training images, which these networks were not shown, from held-out ones."
     )

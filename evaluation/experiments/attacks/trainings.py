@@ -90,9 +90,16 @@ class MemorisedTraining:
 
     def rows(self, federation: Federation) -> NDArray[np.intp]:
         """Which of the pooled training images it has learned by heart."""
-        order = np.random.default_rng((self.seed, 13)).permutation(len(federation.pooled))
-        return order[:MEMORISED_IMAGES]
+        return self._order(federation)[:MEMORISED_IMAGES]
 
     def members(self, federation: Federation) -> LabelledImages:
         """These images."""
         return federation.pooled.take(self.rows(federation))
+
+    def not_shown(self, federation: Federation, most: int) -> LabelledImages:
+        """Other training images of the same clients, of which it has seen nothing: a random `most` of them, or all."""
+        others = self._order(federation)[MEMORISED_IMAGES:]
+        return federation.pooled.take(others[:most])
+
+    def _order(self, federation: Federation) -> NDArray[np.intp]:
+        return np.random.default_rng((self.seed, 13)).permutation(len(federation.pooled))

@@ -228,8 +228,8 @@ _LIMITS = (
         "client; the paper has equally many epochs of gradient descent."
     ),
     (
-        "A seed draws weights, batches and the noise of generation anew. The division of the data and the noise of the releases "
-        "are the same for all seeds, so the spread says nothing of another division."
+        "A seed draws weights, batches, the noise of the releases and that of generation anew. The division of the data is the "
+        "same for all seeds, so the spread says nothing of another one."
     ),
     (
         "The rivals in one figure share an error rate of 5 %; the figures are several, so that a claim of one of them alone may "

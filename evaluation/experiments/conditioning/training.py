@@ -77,7 +77,9 @@ def _backbone_loss(
     training: AskedTraining, phantoms: Federation, made: AskedNetwork
 ) -> Callable[[torch.Generator], Tensor]:
     """The exact loss on the releases of all clients, and what came with each: label, attributes, caption."""
-    released = [phantoms.released(client, training.cut_ratio)[0] for client in phantoms.clients]
+    released = [
+        phantoms.released(client, training.cut_ratio, seed=training.seed)[0] for client in phantoms.clients
+    ]
     samples = torch.from_numpy(np.concatenate(released))
     known = _Known(np.concatenate([client.train.attributes for client in phantoms.clients]))
     t_cut = Cut(phantoms.schedule, training.cut_ratio).t_cut

@@ -48,7 +48,7 @@ class PayloadTraining:
     def samples(self, federation: Federation) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """What the server holds: (N, C, H, W) float32 over all clients, and the labels, (N,) int32."""
         parts = [
-            arrived(release_bodies(federation.releases(client, self.cut_ratio), self.dtype))
+            arrived(release_bodies(federation.releases(client, self.cut_ratio, seed=self.seed), self.dtype))
             for client in federation.clients
         ]
         return np.concatenate(parts), federation.pooled.labels
@@ -70,11 +70,11 @@ class Wire:
     ratio: float | None
 
 
-def wire_of(federation: Federation, cut_ratio: float, dtype: Dtype) -> Wire:
-    """Sends release 0 of every image as `dtype` and reads it again."""
+def wire_of(federation: Federation, cut_ratio: float, dtype: Dtype, *, seed: int) -> Wire:
+    """Sends release 0 of every image as `dtype` and reads it again.  seed: of the training that it is sent for."""
     clean, read, count = [], [], 0
     for client in federation.clients:
-        releases = federation.releases(client, cut_ratio)
+        releases = federation.releases(client, cut_ratio, seed=seed)
         bodies = release_bodies(releases, dtype)
         clean.append(np.stack([one.x_c for one in releases]))
         read.append(arrived(bodies))

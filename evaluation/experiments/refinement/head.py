@@ -111,7 +111,7 @@ class RefinedHead:
     def latents(self, backbone: UNet, federation: Federation, data: LabelledImages) -> Tensor:
         """What the server makes of release 0 of these images of the client: (starts, N, C, H, W) float32."""
         holder = replace(federation.client(self.client), train=data)
-        x_c = federation.released(holder, self.cut_ratio)[0]
+        x_c = federation.released(holder, self.cut_ratio, seed=self.seed)[0]
         t_cut = Cut(federation.schedule, self.cut_ratio).t_cut
         return denoised_to_the_cut(
             federation.schedule, backbone, x_c, data.labels, t_cut, self.server, self.reach, seed=self.seed

@@ -61,8 +61,8 @@ def account(federation: Federation, cut_ratio: float, policy: Policy, dtypes: tu
     """The account of a policy at a cut.
 
     Bytes: the messages of the first sending, encoded and framed as a device sends them, times the number of sendings, which
-    differ in what they hold and not in its size (but for an epoch beyond the 127th, whose number takes up to four bytes more
-    in each message).
+    differ in what they hold and not in its size, with any seed (but for an epoch beyond the 127th, whose number takes up to
+    four bytes more in each message).
     Ledger: from x_t, ε_s and t anyone computes x_c, so a pair costs what the release in it costs.
     """
     cut = Cut(federation.schedule, cut_ratio)
@@ -75,7 +75,7 @@ def account(federation: Federation, cut_ratio: float, policy: Policy, dtypes: tu
 def _first_sending_bytes(federation: Federation, cut: Cut, policy: Policy, dtype: Dtype) -> int:
     total = 0
     for client in federation.clients:
-        releases = federation.releases(client, cut.cut_ratio)
+        releases = federation.releases(client, cut.cut_ratio, seed=0)
         if policy.pairs:
             made = pairs_of_epoch(federation, releases, cut.t_cut, np.random.default_rng(0))
             bodies = pair_bodies(made, cut, 0, dtype)

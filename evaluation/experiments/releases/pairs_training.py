@@ -67,10 +67,11 @@ class PairsTraining:
         t_cut = Cut(federation.schedule, self.cut_ratio).t_cut
         for epoch in count():
             drawn = np.random.default_rng((self.seed, 5, epoch))
-            parts = [
-                pairs_of_epoch(federation, federation.releases(client, self.cut_ratio, epoch), t_cut, drawn)
+            sent = [
+                federation.releases(client, self.cut_ratio, epoch, seed=self.seed)
                 for client in federation.clients
             ]
+            parts = [pairs_of_epoch(federation, releases, t_cut, drawn) for releases in sent]
             rows = [row for part in parts for row in _rows(part)]
             yield from (rows[i] for i in drawn.permutation(len(rows)))
 

@@ -80,11 +80,20 @@ def blind_mse(targets: Sequence[Attacked]) -> Spread:
 
 
 def reconstructed(
-    federation: Federation, cut_ratio: float, policy: Policy, targets: Sequence[Attacked], *, shown: int = 6
+    federation: Federation,
+    cut_ratio: float,
+    policy: Policy,
+    targets: Sequence[Attacked],
+    *,
+    seed: int,
+    shown: int = 6,
 ) -> Reconstruction:
-    """Attacks all targets with everything that `policy` sends of them: releases in float32, pairs in float16."""
+    """Attacks all targets with everything that `policy` sends of them: releases in float32, pairs in float16.
+
+    seed: of the training that they are sent for.
+    """
     cut = Cut(federation.schedule, cut_ratio)
-    evidence = [together(_sent(federation, cut, policy, each.client)) for each in targets]
+    evidence = [together(_sent(federation, cut, policy, each.client, seed)) for each in targets]
     images = [each.client.train.images for each in targets]
     guesses = [best_linear(found, each.prior) for found, each in zip(evidence, targets, strict=True)]
     averaged = np.concatenate([mean_errors(e, x_0) for e, x_0 in zip(evidence, images, strict=True)])
@@ -101,10 +110,12 @@ def reconstructed(
     )
 
 
-def _sent(federation: Federation, cut: Cut, policy: Policy, client: ClientData) -> Iterator[Evidence]:
+def _sent(
+    federation: Federation, cut: Cut, policy: Policy, client: ClientData, seed: int
+) -> Iterator[Evidence]:
     alpha_bar = float(federation.schedule.alpha_bar[cut.t_cut])
     for index in range(policy.sent):
-        releases = federation.releases(client, cut.cut_ratio, index)
+        releases = federation.releases(client, cut.cut_ratio, index, seed=seed)
         if policy.pairs:
             made = pairs_of_epoch(federation, releases, cut.t_cut, np.random.default_rng((index, 6)))
             read = arrived_pairs(pair_bodies(made, cut, index, "float16"))

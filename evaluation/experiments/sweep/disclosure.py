@@ -20,7 +20,7 @@ from evaluation.running.federation import Federation
 
 @dataclass(frozen=True)
 class ReleasedDisclosure:
-    """Of the releases of one client, one repetition of their noise.
+    """Of the releases of one client that one seed's backbone learns from.
 
     kid: of the releases of one half of the images against the other half, clean; so at c = 0 it is real against real.
     mse: of x_c against its own image;  rebuilt_mse: of the best linear reconstruction.

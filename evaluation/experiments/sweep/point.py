@@ -1,9 +1,10 @@
 """What is measured at one cut."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from evaluation.experiments.sweep.alone import Alone
 from evaluation.experiments.sweep.disclosure import GeneratedDisclosure, ReleasedDisclosure
 from evaluation.measuring.cost import Bill, NetworkCost
 from evaluation.measuring.quality import Quality
@@ -26,13 +27,15 @@ class SideCosts:
 class CutPoint:
     """All that was measured at one cut.
 
-    proportional, fixed: fidelity by the two plans.  released, generated: by seed, then client; None where there is none.
+    proportional, fixed: fidelity by the two plans.  alone: that of either side alone, empty at the ends.
+    released, generated: by seed, then client; None where there is none.
     proportional_bills, fixed_bills: the server's and one device's.
     """
 
     cut_ratio: float
     proportional: Quality
     fixed: Quality
+    alone: Mapping[Alone, Quality]
     released: tuple[tuple[ReleasedDisclosure | None, ...], ...]
     generated: tuple[tuple[GeneratedDisclosure | None, ...], ...]
     proportional_bills: tuple[Bill, Bill]

@@ -11,6 +11,8 @@ import numpy as np
 from diffusion.network import UNetConfig
 from evaluation.data.images import ClientData, LabelledImages
 from evaluation.experiments.sweep import figures
+from evaluation.experiments.sweep.alone import Alone, alone_over_seeds, judged_alone
+from evaluation.experiments.sweep.alone_report import alone_chart, alone_findings, alone_table
 from evaluation.experiments.sweep.disclosure import (
     Attacker,
     Controls,
@@ -77,6 +79,7 @@ class _Made:
 
     proportional: ClientQuality
     fixed: ClientQuality
+    alone: dict[Alone, ClientQuality]
     released: ReleasedDisclosure | None
     generated: GeneratedDisclosure | None
     images: Generated
@@ -96,6 +99,7 @@ def _point(bench: Workbench, cut_ratio: float, attackers: list[Attacker], costs:
         cut_ratio,
         Quality(tuple(tuple(each.proportional for each in of_seed) for of_seed in made)),
         Quality(tuple(tuple(each.fixed for each in of_seed) for of_seed in made)),
+        alone_over_seeds([[each.alone for each in of_seed] for of_seed in made]),
         tuple(tuple(each.released for each in of_seed) for of_seed in made),
         tuple(tuple(each.generated for each in of_seed) for of_seed in made),
         _bills(bench, cut_ratio, plans[0], costs),
@@ -107,16 +111,19 @@ def _point(bench: Workbench, cut_ratio: float, attackers: list[Attacker], costs:
 def released_to_server(
     bench: Workbench, client: ClientData, cut_ratio: float
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
-    """One release of every training image for each seed, (seeds, N, C, H, W); None at 1, where nothing leaves a device.
+    """What each seed's backbone learns from: one release of every training image for each seed, (seeds, N, C, H, W).
+
+    None at 1, where nothing leaves a device.
 
     At 0 a device refuses to release; the server of "everything on the server" has the clean images themselves.
     """
     if cut_ratio == 1:
         return None
-    repetitions = len(bench.design.seeds)
     if cut_ratio == 0:
-        return np.repeat(client.train.images[None], repetitions, axis=0)
-    return bench.federation.released(client, cut_ratio, repetitions)
+        return np.repeat(client.train.images[None], len(bench.design.seeds), axis=0)
+    return np.concatenate(
+        [bench.federation.released(client, cut_ratio, seed=seed) for seed in bench.design.seeds]
+    )
 
 
 def _made(
@@ -140,6 +147,7 @@ def _made(
     return _Made(
         proportional,
         fixed,
+        judged_alone(bench, client, cut_ratio, seed, (backbone, head)),
         None if x_c is None else attacker.released(x_c, alpha_bar, seed),
         None if backbone is None else attacker.generated(at_cut, alpha_bar, seed),
         images,
@@ -193,11 +201,13 @@ def _outcome(
         findings=(
             *control_findings(controls),
             *fidelity_findings(points),
+            *alone_findings(points),
             *disclosure_findings(points, controls),
             *cost_findings(points, costs),
         ),
         tables=(
             *(figures.fidelity_table(points, floor, real) for real in (Real.HELD_OUT, Real.TRAIN)),
+            *(alone_table(points, real) for real in (Real.HELD_OUT, Real.TRAIN)),
             figures.plans_table(points),
             figures.clients_table(points, clients),
             figures.disclosure_table(points),
@@ -207,6 +217,7 @@ def _outcome(
         charts=(
             figures.main_chart(points),
             *figures.fidelity_charts(points, floor),
+            alone_chart(points, floor),
             *figures.disclosure_charts(points, controls),
             figures.share_chart(points),
         ),
@@ -232,8 +243,10 @@ def _method(bench: Workbench) -> str:
         f"with {len(design.seeds)} seeds. At c = 0 the server has the clean images; at c = 1 each client trains a whole model "
         f"alone, as large and as long as a backbone. For each client and seed {design.images} images are made with "
         f"{design.server_steps + design.head_steps} network evaluations in all ({design.sampler}) and compared in the "
-        f"features of {bench.extractor.name}. Figures are means over clients, one value for each seed; those of releases are "
-        "repeated with fresh release noise instead of the seed."
+        f"features of {bench.extractor.name}. Figures are means over clients, one value for each seed. Either side alone, at "
+        "inner cuts: the same network is run from noise at T to 0, although the server's never learned the steps up to the cut, "
+        "nor a device's those above it; and it keeps to the steps it learned, the server by taking its last estimate x̂_0 for "
+        "the image, a device by taking noise for the latent at the cut. Each time with as many evaluations in all."
     )
 
 
@@ -251,8 +264,13 @@ _LIMITS = (
         "clients hold different labels and training is short, that favours c = 1."
     ),
     (
-        "A seed draws weights, batches and the noise of generation anew. The division of the data and the releases that a "
-        "backbone learns from are the same for all seeds, so the spread says nothing of another division."
+        "A seed draws weights, batches, the noise of the releases and that of generation anew. The division of the data is the "
+        "same for all seeds, so the spread says nothing of another one."
+    ),
+    (
+        "Either side alone has the network that it trained for the split. A device that meant to do without the server would "
+        "train for that, which is c = 1; a server with images of its own could learn to finish, which is the attacks' learned "
+        "reconstruction."
     ),
     "The reconstruction is linear. The experiment on attacks reconstructs with more.",
     "Time and energy are of this machine and of networks in batches, without transport between the sides.",

@@ -1,5 +1,7 @@
 """All attacks on a federation of 240 digits, against backbones of three updates: that they are made, not that they succeed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,14 @@ from evaluation.attacks.attribute_inference import COIN
 from evaluation.data.images import concatenate
 from evaluation.errors import DataError
 from evaluation.experiments.attacks import suite as attacks
-from evaluation.experiments.attacks.measures import chance_of_attributes
-from evaluation.experiments.attacks.scene import Scene
+from evaluation.experiments.attacks.measures import (
+    LOSS,
+    Memberships,
+    chance_of_attributes,
+    overfitted_asked,
+)
+from evaluation.experiments.attacks.membership_findings import about_membership
+from evaluation.experiments.attacks.scene import Scene, trainings_of
 from evaluation.experiments.attacks.trainings import (
     MEMORISED_IMAGES,
     MemorisedTraining,
@@ -16,7 +24,7 @@ from evaluation.experiments.attacks.trainings import (
 )
 from evaluation.reporting.outcome import Outcome, Weight, read_outcome, to_json
 from evaluation.running.trainings import Budget
-from evaluation.running.workbench import Workbench
+from evaluation.running.workbench import Setting, Workbench
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +95,22 @@ def test_chance_is_of_the_questions_that_are_asked(scene: Scene, outcome: tuple[
     assert chances["label"] > 1.3 * chances[COIN]
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_attacked_is_what_the_backbone_of_the_seed_was_trained_on(scene: Scene, seed: int) -> None:
+    backbone = next(t for t in trainings_of(scene.bench.design)[0] if (t.cut_ratio, t.seed) == (0.4, seed))
+    learned_from, _ = backbone.samples(scene.bench.federation)
+    attacked = scene.attacked(seed)
+    np.testing.assert_array_equal(attacked.released(0.4)[0], learned_from[attacked.rows])
+    np.testing.assert_array_equal(scene.held(0.4, seed), learned_from)
+
+
 def test_what_is_attacked_is_what_the_server_was_sent(scene: Scene) -> None:
     attacked, pooled = scene.attacked(0), scene.bench.federation.pooled
     np.testing.assert_array_equal(attacked.truth.images, pooled.images[attacked.rows])
     np.testing.assert_array_equal(attacked.truth.labels, pooled.labels[attacked.rows])
-    np.testing.assert_array_equal(attacked.released(0.4)[0], scene.held(0.4)[attacked.rows])
+    np.testing.assert_array_equal(attacked.released(0.4)[0], scene.held(0.4, 0)[attacked.rows])
     first = attacked.first(7)
-    np.testing.assert_array_equal(first.released(0.4, 2)[0], scene.held(0.4)[first.rows])
+    np.testing.assert_array_equal(first.released(0.4, 2)[0], scene.held(0.4, 0)[first.rows])
     assert len(first.rows) == 7
 
 
@@ -111,7 +128,7 @@ def test_the_ends_are_the_controls(scene: Scene) -> None:
     first, second = attacked.released(1.0, 2)
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.05
     assert abs(np.corrcoef(first.ravel(), attacked.truth.images.ravel())[0, 1]) < 0.05
-    assert not np.array_equal(scene.held(1.0)[attacked.rows], first)
+    assert not np.array_equal(scene.held(1.0, 2)[attacked.rows], first)
 
 
 def test_an_overfitted_network_sees_a_few_training_images_and_nothing_else(scene: Scene) -> None:
@@ -122,6 +139,35 @@ def test_an_overfitted_network_sees_a_few_training_images_and_nothing_else(scene
     assert len(members) == MEMORISED_IMAGES
     train = {image.tobytes() for image in concatenate([c.train for c in federation.clients]).images}
     assert {image.tobytes() for image in members.images} <= train
+
+
+def test_the_images_that_an_overfitted_network_was_not_shown_are_all_the_others(scene: Scene) -> None:
+    federation = scene.bench.federation
+    training = MemorisedTraining(0.4, Budget(8, 2, 8, 1e-3), 1)
+    everything = concatenate((training.members(federation), training.not_shown(federation, 10_000)))
+    assert sorted(image.tobytes() for image in everything.images) == sorted(
+        image.tobytes() for image in federation.pooled.images
+    )
+    assert len(training.not_shown(federation, 7)) == 7
+
+
+@pytest.mark.parametrize(("contrast", "expected"), [(1.0, Weight.CONTROL), (0.5, Weight.FAILED_CONTROL)])
+def test_a_division_that_can_be_seen_fails_the_control_of_membership(
+    setting: Setting, contrast: float, expected: Weight
+) -> None:
+    """Held-out images of half the contrast are told from all training images, shown or not."""
+    bench = Workbench(setting)
+    clients = [
+        replace(c, held_out=replace(c.held_out, images=contrast * c.held_out.images))
+        for c in bench.federation.clients
+    ]
+    bench.federation = replace(bench.federation, clients=tuple(clients))
+    clean = trainings_of(bench.design)[2][0]
+    asked = overfitted_asked(Scene(bench), clean)
+    shown, not_shown = ({name: (parts[i],) for name, parts in asked.items()} for i in (0, 1))
+    one = Memberships({(LOSS, 0.4): shown[LOSS] * 3}, {LOSS: shown[LOSS][0]}, {}, not_shown)
+    (found,) = (f for f in about_membership(one, 0.4) if "control that must fail" in f.text)
+    assert found.weight is expected
 
 
 def test_a_reconstruction_of_what_is_not_hidden_is_refused(scene: Scene) -> None:

@@ -7,7 +7,7 @@ from evaluation.experiments.sweep import suite as cut_sweep
 from evaluation.experiments.sweep.disclosure import Controls, attacker_of, nearest_mse
 from evaluation.experiments.sweep.findings import control_findings
 from evaluation.experiments.sweep.suite import released_to_server
-from evaluation.measuring.chain import proportional_steps, trainings_at
+from evaluation.measuring.chain import backbone_at, proportional_steps, trainings_at
 from evaluation.measuring.verdicts import Named, Pair, against, pairwise
 from evaluation.metrics.spread import Spread, spread
 from evaluation.reporting.outcome import Better, Column, Outcome, Weight, read_outcome, to_json
@@ -36,6 +36,17 @@ def test_the_outcome_has_every_cut_and_survives_its_file(outcome: Outcome, tmp_p
     assert sum(len(row.images) for part in outcome.pictures for row in part.rows) <= cut_sweep.PICTURES
 
 
+def test_either_side_alone_is_measured_at_every_inner_cut(outcome: Outcome) -> None:
+    tables = [table for table in outcome.tables if table.title.startswith("Either side alone")]
+    assert [len(table.rows) for table in tables] == [5, 5]
+    assert all(
+        isinstance(cell, Spread) and cell.n == 3 for table in tables for row in table.rows for cell in row[2:]
+    )
+    chart = next(chart for chart in outcome.charts if "either side alone" in chart.title)
+    assert [len(series.x) for series in chart.series] == [3, 1, 1, 1, 1]
+    assert sum("alone, " in finding.text for finding in outcome.findings) >= 6
+
+
 def test_nothing_is_trained_that_was_not_announced(bench: Workbench, outcome: Outcome) -> None:
     assert len(cut_sweep.trainings(bench)) == 3 + (3 + 6) + 6
     assert all(bench.networks.has(training) for training in cut_sweep.trainings(bench))
@@ -59,14 +70,20 @@ def test_the_server_holds_the_image_at_0_nothing_at_1_and_releases_between(bench
     assert released_to_server(bench, client, 1.0) is None
     between = released_to_server(bench, client, 0.4)
     assert between is not None
-    assert not np.array_equal(between[0], between[1])
+    for index, seed in enumerate(bench.design.seeds):
+        backbone = backbone_at(bench.design, 0.4, seed)
+        assert backbone is not None
+        learned_from, _ = backbone.samples(bench.federation)
+        np.testing.assert_array_equal(between[index], learned_from[: len(client.train)])
 
 
 def test_noisier_releases_are_further_in_all_figures(bench: Workbench) -> None:
     client = bench.federation.clients[0]
     attacker = attacker_of(bench.federation, client, bench.extractor)
     near, far = (
-        attacker.released(bench.federation.released(client, cut)[0], float(bench.schedule.alpha_bar[t]), 0)
+        attacker.released(
+            bench.federation.released(client, cut, seed=0)[0], float(bench.schedule.alpha_bar[t]), 0
+        )
         for cut, t in ((0.1, 5), (0.8, 40))
     )
     assert near.kid < far.kid

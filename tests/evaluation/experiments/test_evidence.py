@@ -73,7 +73,7 @@ def test_a_pair_gives_away_its_release_and_is_told_by_how_much_rounding_spoils_i
     federation: Federation,
 ) -> None:
     client = federation.clients[0]
-    made = federation.releases(client, 0.4)
+    made = federation.releases(client, 0.4, seed=0)
     x_c = np.stack([one.x_c for one in made])
     pairs = pairs_of_epoch(federation, made, CUT.t_cut, np.random.default_rng(2))
     exact = of_pairs(pairs, SCHEDULE, CUT.t_cut)

@@ -21,7 +21,7 @@ from evaluation.running.federation import Federation
 
 
 def test_releases_arrive_in_their_order_and_float32_to_the_bit(federation: Federation) -> None:
-    made = federation.releases(federation.clients[0], 0.4, 3)
+    made = federation.releases(federation.clients[0], 0.4, 3, seed=0)
     bodies = release_bodies(made, "float32")
     assert len(bodies) == -(-len(made) // BATCH_IMAGES)
     assert np.array_equal(arrived(bodies), np.stack([one.x_c for one in made]))
@@ -36,7 +36,7 @@ def test_releases_arrive_in_their_order_and_float32_to_the_bit(federation: Feder
 def test_an_upload_is_its_values_and_little_more(
     federation: Federation, dtype: Dtype, value_bytes: int
 ) -> None:
-    made = federation.releases(federation.clients[0], 0.4)
+    made = federation.releases(federation.clients[0], 0.4, seed=0)
     values = len(made) * 64 * value_bytes
     sent = sent_bytes(release_bodies(made, dtype), "client-1")
     assert values < sent < values + 8 * len(made) + 1500 * -(-len(made) // BATCH_IMAGES)
@@ -44,14 +44,16 @@ def test_an_upload_is_its_values_and_little_more(
 
 def test_what_is_counted_is_what_a_publisher_frames(federation: Federation) -> None:
     """A longer user name is in the routing key and in the user id; a message more is a frame more."""
-    bodies = release_bodies(federation.releases(federation.clients[0], 0.4), DEFAULT_DTYPE)
+    bodies = release_bodies(federation.releases(federation.clients[0], 0.4, seed=0), DEFAULT_DTYPE)
     assert sent_bytes(bodies, "ab") - sent_bytes(bodies, "a") == 2 * len(bodies)
     assert sent_bytes(bodies, "a") == sum(sent_bytes([body], "a") for body in bodies)
 
 
 def test_every_release_of_an_image_is_as_large_as_the_first(federation: Federation) -> None:
     first, later = (
-        sent_bytes(release_bodies(federation.releases(federation.clients[0], 0.4, index), "float16"), "a")
+        sent_bytes(
+            release_bodies(federation.releases(federation.clients[0], 0.4, index, seed=0), "float16"), "a"
+        )
         for index in (0, 15)
     )
     assert first == later
@@ -59,7 +61,7 @@ def test_every_release_of_an_image_is_as_large_as_the_first(federation: Federati
 
 def test_pairs_lie_on_the_chain_above_the_cut_and_arrive_with_their_noise(federation: Federation) -> None:
     cut = Cut(federation.schedule, 0.4)
-    made = federation.releases(federation.clients[0], 0.4)
+    made = federation.releases(federation.clients[0], 0.4, seed=0)
     pairs = pairs_of_epoch(federation, made, cut.t_cut, np.random.default_rng(0))
     r = federation.schedule.alpha_bar[pairs.t] / federation.schedule.alpha_bar[cut.t_cut]
     x_c = np.stack([one.x_c for one in made])
@@ -76,6 +78,6 @@ def test_pairs_lie_on_the_chain_above_the_cut_and_arrive_with_their_noise(federa
 
 
 def test_releases_are_not_read_as_pairs(federation: Federation) -> None:
-    bodies = release_bodies(federation.releases(federation.clients[0], 0.4), "float16")
+    bodies = release_bodies(federation.releases(federation.clients[0], 0.4, seed=0), "float16")
     with pytest.raises(RunError, match="pair_bodies"):
         arrived_pairs(bodies)

@@ -73,9 +73,21 @@ def test_the_server_holds_releases_as_a_device_makes_them(federation: Federation
     signal = np.mean(x_c * clean) / np.mean(clean**2)
     assert abs(signal - np.sqrt(federation.schedule.alpha_bar[cut.t_cut])) < 0.02
     first = federation.clients[0]
-    again = federation.released(first, 0.4)
-    assert np.array_equal(again, federation.released(first, 0.4))
-    assert not np.array_equal(again[0], federation.released(first, 0.4, 2)[1])
+    again = federation.released(first, 0.4, seed=0)
+    assert np.array_equal(again, federation.released(first, 0.4, seed=0))
+    assert not np.array_equal(again[0], federation.released(first, 0.4, 2, seed=0)[1])
+
+
+def test_every_seed_is_sent_other_noise_of_the_same_images(federation: Federation) -> None:
+    x_c, again, other = (replace(BACKBONE, seed=seed).samples(federation)[0] for seed in (0, 0, 1))
+    assert np.array_equal(x_c, again)
+    alpha_bar = federation.schedule.alpha_bar[Cut(federation.schedule, 0.4).t_cut]
+    # Of two independent draws the difference has twice the variance of one, and no part of the image.
+    assert np.var(other - x_c) == pytest.approx(2 * (1 - alpha_bar), rel=0.03)
+    held = [federation.released(federation.clients[0], 0.4, seed=seed)[0] for seed in (0, 1)]
+    n = len(held[0])
+    assert np.array_equal(x_c[:n], held[0])
+    assert np.array_equal(other[:n], held[1])
 
 
 def test_with_everything_on_the_server_it_trains_on_the_images_themselves(federation: Federation) -> None:
