@@ -5,9 +5,10 @@ the model may be, decides what the comparison says:
 
 - *equal updates*: as large a network as the server's and as many updates, on every device. All devices together compute as
   many times what the server does as there are clients.
-- *equal epochs*, as in CollaFuse's papers (arXiv 2402.19105, 2406.14429): a client passes over its images as often as the
-  server passes over everybody's, u_k = u·n_k/n updates of the server's network, n_k the client's number of images. All devices
-  together then compute what the server does.
+- *equal epochs*: a client passes over its images as often as the server passes over everybody's, u_k = u·n_k/n updates of the
+  server's network, n_k the client's number of images. All devices together then compute what the server does. So it is in the
+  published code of CollaFuse's papers (SimeonAllmendinger/collafuse, commit f7cb0a0, `model/diffusion.py`): every batch of a
+  client is one update of its network and one of the server's, and a client that owns the whole chain has no others.
 - *a device's budget*: what the split asks of a device in training, a network of the head's width and the head's updates, spent
   on the whole chain.
 """

@@ -16,6 +16,7 @@ from evaluation.experiments.baselines.lineup import (
     RIVALS,
     SELDOM,
 )
+from evaluation.measuring.chain import trainings_at
 from evaluation.measuring.quality import COLUMNS, Figure, Real
 from evaluation.measuring.verdicts import better_of
 from evaluation.metrics.spread import Spread
@@ -108,6 +109,8 @@ def test_equal_epochs_divide_the_updates_by_the_images(tmp_path: Path) -> None:
 def test_a_client_alone_knows_its_own_images_only(bench: Workbench) -> None:
     trainings = {rival.name: rival.trainings(bench) for rival in RIVALS if rival.name.startswith("isolated")}
     assert len(trainings) == 3
+    # With equal updates it is the whole model of the sweep over the cut, trained once for both.
+    assert trainings[EQUAL_UPDATES.name] == trainings_at(bench, 1.0)
     names = [client.name for client in bench.federation.clients]
     for of_rival in trainings.values():
         assert [t.client for t in of_rival if isinstance(t, LocalTraining)] == names * 3
