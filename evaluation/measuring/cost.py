@@ -85,7 +85,6 @@ def network_cost(config: UNetConfig, meter: EnergyMeter, *, batch_size: int, rep
         optimiser.step()
 
     evaluation_flops = counted_flops(lambda: network(*one), backwards=False)
-    update_flops = counted_flops(lambda: _loss(network, one), backwards=True)
     evaluation, evaluation_joules = _timed(evaluate, meter, batch_size, repeats)
     updating, updating_joules = _timed(update, meter, batch_size, repeats)
     return NetworkCost(
@@ -93,11 +92,17 @@ def network_cost(config: UNetConfig, meter: EnergyMeter, *, batch_size: int, rep
         evaluation_flops=evaluation_flops,
         evaluation_seconds=evaluation,
         evaluation_joules=evaluation_joules,
-        update_flops=update_flops,
+        update_flops=update_flops(config),
         update_seconds=updating,
         update_joules=updating_joules,
         energy=meter.kind or "estimated",
     )
+
+
+def update_flops(config: UNetConfig) -> int:
+    """Floating-point operations of one sample's share of an update: forwards and backwards."""
+    network, one = new_network(config, seed=0), _samples(config, 1)
+    return counted_flops(lambda: _loss(network, one), backwards=True)
 
 
 def counted_flops(forwards: Callable[[], Tensor], *, backwards: bool) -> int:

@@ -29,8 +29,6 @@ from evaluation.running.federation import Federation
 from evaluation.running.fitting import Fit, Learner, Tell, finite, new_network, unet_config
 from evaluation.running.trainings import Budget, Trained, with_some_hidden
 
-LOCAL_UPDATES = 25
-"""In a round: an epoch or two of some hundred images."""
 _APART = 1_000_003
 """Between the seeds of two clients' batches."""
 
@@ -39,13 +37,14 @@ _APART = 1_000_003
 class FedAvgTraining:
     """One model of all clients by federated averaging.
 
-    budget: of each client: every device makes `budget.updates`.  clients: how many there are.
+    budget: of each client: every device makes `budget.updates`.  clients: how many there are.  local_updates: of each client
+    in a round: the more, the less is sent, and the further clients of different labels move apart before they are averaged.
     """
 
     budget: Budget
     seed: int
     clients: int
-    local_updates: int = LOCAL_UPDATES
+    local_updates: int
 
     @property
     def title(self) -> str:

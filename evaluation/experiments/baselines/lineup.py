@@ -1,54 +1,28 @@
-"""Every rival as one thing: what it trains, how it makes images, and what it takes."""
+"""CollaFuse Edge and all its rivals, by the question that each group of them answers."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import replace
 
 from diffusion.network import UNet
 from diffusion.split import Cut
 from evaluation.data.images import ClientData
 from evaluation.experiments.baselines.double_noising import DoubleNoisingTraining, patched_start
 from evaluation.experiments.baselines.fedavg import FedAvgTraining
+from evaluation.experiments.baselines.isolated import device_budget, equal_epochs, equal_updates, isolated
+from evaluation.experiments.baselines.rival import (
+    FLOAT_BYTES,
+    Account,
+    Rival,
+    evaluations,
+    image_bytes,
+    parameters,
+    training_flops,
+)
 from evaluation.experiments.baselines.two_chain import TwoChainTraining, generate_by_two_chains
 from evaluation.measuring.chain import head_at, networks_at, trainings_at
 from evaluation.running.design import Design
-from evaluation.running.fitting import new_network, unet_config
 from evaluation.running.generation import Generated, generate
 from evaluation.running.trainings import Budget, LocalTraining, Training
 from evaluation.running.workbench import Workbench
-
-_FLOAT_BYTES = 4
-
-
-@dataclass(frozen=True)
-class Account:
-    """What a scheme takes, of one device and of the server; a side without a network has zeros.
-
-    updates: of an optimiser;  evaluations: of networks, for one image;  sent_bytes: by a device in training, in the mean over
-    clients, in float32;  leaves: what of the images leaves a device, in words.
-    """
-
-    device_updates: int
-    server_updates: int
-    device_parameters: int
-    server_parameters: int
-    device_evaluations: int
-    server_evaluations: int
-    sent_bytes: int
-    leaves: str
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A scheme under a name.
-
-    trainings: all its networks;  make: images for a client with the networks of one seed.
-    """
-
-    name: str
-    trainings: Callable[[Workbench], list[Training]]
-    make: Callable[[Workbench, ClientData, int], Generated]
-    account: Callable[[Workbench], Account]
 
 
 def collafuse_trainings(bench: Workbench) -> list[Training]:
@@ -62,14 +36,6 @@ def collafuse_images(bench: Workbench, client: ClientData, seed: int) -> Generat
     return bench.generated(client, *networks_at(bench, client, cut_ratio, seed), cut_ratio, seed)
 
 
-def _isolated_trainings(bench: Workbench) -> list[Training]:
-    return list(trainings_at(bench, 1.0))
-
-
-def _isolated_images(bench: Workbench, client: ClientData, seed: int) -> Generated:
-    return bench.generated(client, *networks_at(bench, client, 1.0, seed), 1.0, seed)
-
-
 def _central_trainings(bench: Workbench) -> list[Training]:
     # The server's network at c = 0, by the same loss on the same images: so it is trained once for both experiments.
     return list(trainings_at(bench, 0.0))
@@ -79,16 +45,27 @@ def _central_images(bench: Workbench, client: ClientData, seed: int) -> Generate
     return bench.generated(client, *networks_at(bench, client, 0.0, seed), 0.0, seed)
 
 
-def _fedavg(bench: Workbench, seed: int) -> FedAvgTraining:
-    return FedAvgTraining(Budget.backbone(bench.design), seed, len(bench.federation.clients))
+def averaging(local_updates: int) -> Rival:
+    """Federated averaging of one whole model, after every so many updates of each client."""
 
+    def training(bench: Workbench, seed: int) -> FedAvgTraining:
+        clients = len(bench.federation.clients)
+        return FedAvgTraining(Budget.backbone(bench.design), seed, clients, local_updates)
 
-def _fedavg_trainings(bench: Workbench) -> list[Training]:
-    return [_fedavg(bench, seed) for seed in bench.design.seeds]
+    def trainings(bench: Workbench) -> list[Training]:
+        return [training(bench, seed) for seed in bench.design.seeds]
 
+    def make(bench: Workbench, client: ClientData, seed: int) -> Generated:
+        return bench.generated(client, bench.network(training(bench, seed)), None, 0.0, seed)
 
-def _fedavg_images(bench: Workbench, client: ClientData, seed: int) -> Generated:
-    return bench.generated(client, bench.network(_fedavg(bench, seed)), None, 0.0, seed)
+    def account(bench: Workbench) -> Account:
+        rounds = training(bench, 0).rounds
+        alone = EQUAL_UPDATES.account(bench)
+        # The weights after every round, and their average over updates once at the end.
+        sent = (rounds + 1) * alone.device_parameters * FLOAT_BYTES
+        return replace(alone, sent_bytes=sent, leaves=f"the weights, in {rounds} rounds")
+
+    return Rival(f"federated averaging, every {local_updates} updates", trainings, make, account)
 
 
 def _double(design: Design, seed: int) -> DoubleNoisingTraining:
@@ -151,16 +128,18 @@ def _head(bench: Workbench, client: ClientData, seed: int) -> UNet:
 
 
 def _split_account(bench: Workbench) -> Account:
-    design, values = bench.design, _image_bytes(bench)
+    design = bench.design
     return Account(
-        design.head_updates,
-        design.updates,
-        _parameters(bench, design.head_width),
-        _parameters(bench, design.width),
-        design.head_steps,
-        design.server_steps,
-        values,
-        f"one release of each image at c = {design.main_cut:g}",
+        device_updates=design.head_updates,
+        server_updates=design.updates,
+        device_flops=training_flops(bench, design.head_width, design.head_updates),
+        server_flops=training_flops(bench, design.width, design.updates),
+        device_parameters=parameters(bench, design.head_width),
+        server_parameters=parameters(bench, design.width),
+        device_evaluations=design.head_steps,
+        server_evaluations=design.server_steps,
+        sent_bytes=image_bytes(bench),
+        leaves=f"one release of each image at c = {design.main_cut:g}",
     )
 
 
@@ -175,46 +154,17 @@ def _two_chain_account(bench: Workbench) -> Account:
     )
 
 
-def _isolated_account(bench: Workbench) -> Account:
-    design = bench.design
-    steps = design.server_steps + design.head_steps
-    return Account(design.updates, 0, _parameters(bench, design.width), 0, steps, 0, 0, "nothing")
-
-
 def _central_account(bench: Workbench) -> Account:
-    design = bench.design
-    steps = design.server_steps + design.head_steps
-    parameters = _parameters(bench, design.width)
-    return Account(0, design.updates, 0, parameters, 0, steps, _image_bytes(bench), "the images themselves")
-
-
-def _fedavg_account(bench: Workbench) -> Account:
-    alone = _isolated_account(bench)
-    rounds = _fedavg(bench, 0).rounds
-    # The weights after every round, and their average over updates once at the end.
-    sent = (rounds + 1) * alone.device_parameters * _FLOAT_BYTES
-    return Account(
-        alone.device_updates,
-        0,
-        alone.device_parameters,
-        0,
-        alone.device_evaluations,
-        0,
-        sent,
-        f"the weights, in {rounds} rounds",
+    split = _split_account(bench)
+    return replace(
+        split,
+        device_updates=0,
+        device_flops=0,
+        device_parameters=0,
+        device_evaluations=0,
+        server_evaluations=evaluations(bench),
+        leaves="the images themselves",
     )
-
-
-def _image_bytes(bench: Workbench) -> int:
-    """Of all training images or their releases of one client, in the mean."""
-    clients = bench.federation.clients
-    images = sum(len(client.train) for client in clients) / len(clients)
-    return round(images * prod(bench.federation.shape) * _FLOAT_BYTES)
-
-
-def _parameters(bench: Workbench, width: int) -> int:
-    config = unet_config(bench.federation.shape, width, bench.federation.num_classes)
-    return sum(parameter.numel() for parameter in new_network(config, 0).parameters())
 
 
 def _literal_images(bench: Workbench, client: ClientData, seed: int) -> Generated:
@@ -226,11 +176,24 @@ def _patched_images(bench: Workbench, client: ClientData, seed: int) -> Generate
 
 
 COLLAFUSE = Rival("CollaFuse Edge", collafuse_trainings, collafuse_images, _split_account)
-RIVALS = (
-    Rival("isolated clients", _isolated_trainings, _isolated_images, _isolated_account),
-    Rival("central model", _central_trainings, _central_images, _central_account),
-    Rival("federated averaging", _fedavg_trainings, _fedavg_images, _fedavg_account),
-    Rival("double noising", _double_trainings, _literal_images, _split_account),
-    Rival("double noising, patched", _double_trainings, _patched_images, _split_account),
+EQUAL_UPDATES = isolated("isolated, equal updates", equal_updates)
+EQUAL_EPOCHS = isolated("isolated, equal epochs", equal_epochs)
+DEVICE_BUDGET = isolated("isolated, a device's budget", device_budget)
+ISOLATED = (EQUAL_UPDATES, EQUAL_EPOCHS, DEVICE_BUDGET)
+"""Clients that do without one another."""
+SELDOM = averaging(25)
+"""An epoch or two of some hundred images, as in the paper."""
+OFTEN = averaging(2)
+"""Where clients hold different labels the images are better for it; at every update they are not better still."""
+WHOLE = (Rival("central model", _central_trainings, _central_images, _central_account), SELDOM, OFTEN)
+"""One whole model of all clients."""
+DOUBLE = Rival("double noising", _double_trainings, _literal_images, _split_account)
+PATCHED = Rival("double noising, patched", _double_trainings, _patched_images, _split_account)
+CUT = (
+    DOUBLE,
+    PATCHED,
     Rival("PFDM's two chains", _two_chain_trainings, _two_chain_images, _two_chain_account),
 )
+"""Other ways to cut a chain between server and clients."""
+RIVALS = (*ISOLATED, *WHOLE, *CUT)
+LINEUP = (COLLAFUSE, *RIVALS)

@@ -1,17 +1,31 @@
-"""CollaFuse Edge against its rivals at one budget: isolated, central, federated averaging, two other ways to cut a chain."""
+"""CollaFuse Edge against its rivals: clients alone at three budgets, one model of all, other ways to cut a chain."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 
 from evaluation.data.images import LabelledImages
+from evaluation.experiments.baselines.account_report import account_finding, account_table
 from evaluation.experiments.baselines.ideal_report import (
     ideal_chart,
     ideal_errors,
     ideal_finding,
     ideal_table,
 )
-from evaluation.experiments.baselines.lineup import COLLAFUSE, RIVALS, Rival
+from evaluation.experiments.baselines.lineup import (
+    COLLAFUSE,
+    CUT,
+    DOUBLE,
+    EQUAL_EPOCHS,
+    ISOLATED,
+    LINEUP,
+    OFTEN,
+    PATCHED,
+    SELDOM,
+    WHOLE,
+)
+from evaluation.experiments.baselines.rival import Rival, evaluations
 from evaluation.measuring.quality import (
     COLUMNS,
     ClientQuality,
@@ -26,15 +40,12 @@ from evaluation.measuring.quality import (
 from evaluation.measuring.verdicts import Named, against
 from evaluation.reporting.gallery import png_data_uri
 from evaluation.reporting.outcome import (
-    Better,
-    Cell,
     Column,
     Finding,
     Outcome,
     PictureRow,
     Pictures,
     Table,
-    Weight,
 )
 from evaluation.running.trainings import Training
 from evaluation.running.workbench import Progress, Workbench
@@ -42,19 +53,18 @@ from evaluation.running.workbench import Progress, Workbench
 TITLE = "Baselines at equal budget"
 PICTURES = 5
 """Images of each rival in the report."""
-ALL = (COLLAFUSE, *RIVALS)
 
 
 def trainings(bench: Workbench) -> list[Training]:
     """All networks of all rivals; what two of them share is named twice and trained once."""
-    return [training for rival in ALL for training in rival.trainings(bench)]
+    return [training for rival in LINEUP for training in rival.trainings(bench)]
 
 
 def measure(bench: Workbench, progress: Progress) -> Outcome:
     """Makes and measures the images of every rival."""
     qualities, pictures = {}, []
-    for done, rival in enumerate(ALL):
-        progress(done, len(ALL), rival.name)
+    for done, rival in enumerate(LINEUP):
+        progress(done, len(LINEUP), rival.name)
         qualities[rival.name], images = _quality(bench, rival)
         pictures.append(_pictured(rival.name, images))
     real = bench.federation.clients[0].held_out
@@ -63,9 +73,9 @@ def measure(bench: Workbench, progress: Progress) -> Outcome:
 
 
 def findings(qualities: Mapping[str, Quality]) -> list[Finding]:
-    """Every rival against CollaFuse Edge, by each figure; and the patch against none.
+    """Every rival against CollaFuse Edge, by each figure; the patch against none; averaging often against seldom.
 
-    qualities: by the rivals' names.
+    The rivals of one group answer one question together, and share an error rate.  qualities: by the rivals' names.
     """
     found = []
     wanted = (
@@ -74,19 +84,25 @@ def findings(qualities: Mapping[str, Quality]) -> list[Finding]:
         (Figure.KID, Real.HELD_OUT),
         (Figure.AGREEMENT, Real.HELD_OUT),
     )
-    for figure, real in wanted:
-        figures = {name: quality.over_seeds(real, figure) for name, quality in qualities.items()}
-        named = [Named(name, each) for name, each in figures.items() if each is not None]
-        ours = [each for each in named if each.name == COLLAFUSE.name]
-        others = [each for each in named if each.name != COLLAFUSE.name]
-        for reference in ours:
+    for group, (figure, real) in product((ISOLATED, WHOLE, CUT), wanted):
+        (ours, *others) = (_named(qualities, rival, figure, real) for rival in (COLLAFUSE, *group))
+        if ours is not None:
             where = "" if figure is Figure.AGREEMENT else f"against {real}"
-            found += against(COLUMNS[figure], others, reference, where=where)
-    literal, patched = (
-        Named(name, qualities[name].known(Real.HELD_OUT, Figure.FID))
-        for name in ("double noising", "double noising, patched")
-    )
-    return found + against(COLUMNS[Figure.FID], [patched], literal, where="of the published hand-off")
+            found += against(COLUMNS[figure], [each for each in others if each], ours, where=where)
+    for rival, reference, where in (
+        (PATCHED, DOUBLE, "of the published hand-off"),
+        (OFTEN, SELDOM, "of federated averaging"),
+    ):
+        first, second = (_named(qualities, each, Figure.FID, Real.HELD_OUT) for each in (rival, reference))
+        if first is not None and second is not None:
+            found += against(COLUMNS[Figure.FID], [first], second, where=where)
+    return found
+
+
+def _named(qualities: Mapping[str, Quality], rival: Rival, figure: Figure, real: Real) -> Named | None:
+    """A figure under the rival's name; None where it could not be measured."""
+    found = qualities[rival.name].over_seeds(real, figure)
+    return None if found is None else Named(rival.name, found)
 
 
 def _quality(bench: Workbench, rival: Rival) -> tuple[Quality, LabelledImages]:
@@ -117,27 +133,16 @@ def _outcome(
     floor: Sequence[ClientQuality],
     pictures: tuple[PictureRow, ...],
 ) -> Outcome:
-    design, (every, few) = bench.design, ideal_errors(bench)
+    every, few = ideal_errors(bench)
     return Outcome(
         suite="baselines",
         title=TITLE,
         question="Is a model that is cut between server and clients better or worse than what else the clients could do?",
-        method=(
-            f"Equal for all: every network that makes images alone, and every server's network, is of one shape (base width "
-            f"{design.width}) and is trained for {design.updates} updates of {design.batch_size} samples by one optimiser, "
-            f"course of the learning rate and averaging of weights; every image takes "
-            f"{design.server_steps + design.head_steps} network evaluations in all ({design.sampler}) and starts from the same "
-            f"noise. Not equal: a scheme that cuts the chain (at c = {design.main_cut:g}) adds a small head on each device "
-            f"(base width {design.head_width}, {design.head_updates} updates), and makes its last {design.head_steps} "
-            f"evaluations with it; all such schemes use the same heads and the same one release of each image. Clients that "
-            f"train alone, or by federated averaging, make the {design.updates} updates on every device, "
-            f"{len(bench.federation.clients) * design.updates} in all. {design.images} images for each client and seed, "
-            f"{len(design.seeds)} seeds, compared in the features of {bench.extractor.name}."
-        ),
-        findings=(*findings(qualities), ideal_finding(every), _budget_finding(bench)),
+        method=_method(bench),
+        findings=(*findings(qualities), ideal_finding(every), account_finding(bench)),
         tables=(
             *(_table(qualities, floor, real) for real in (Real.HELD_OUT, Real.TRAIN)),
-            _budget_table(bench),
+            account_table(bench),
             ideal_table(bench, every, few),
         ),
         charts=(ideal_chart(every),),
@@ -150,6 +155,27 @@ def _outcome(
             ),
         ),
         limits=_LIMITS,
+    )
+
+
+def _method(bench: Workbench) -> str:
+    design = bench.design
+    everywhere = len(bench.federation.clients) * design.updates
+    epochs = EQUAL_EPOCHS.account(bench).device_updates
+    return (
+        f"Equal for all: one optimiser, {design.batch_size} samples to an update, one course of the learning rate and "
+        f"averaging of weights; every image takes {evaluations(bench)} network evaluations in all ({design.sampler}) and starts "
+        f"from the same noise. Every server's network, and every network that makes images alone, is of base width "
+        f"{design.width} and is trained for {design.updates} updates, but for two of the rivals below. A scheme that cuts the "
+        f"chain (at c = {design.main_cut:g}) adds a small head on each device (base width {design.head_width}, "
+        f"{design.head_updates} updates), and makes its last {design.head_steps} evaluations with it; all such schemes use the "
+        f"same heads and the same one release of each image. What an equal budget is for a client alone can be read in three "
+        f"ways. Equal updates: the {design.updates} on every device, {everywhere} in all. Equal epochs, as in the code of the "
+        f"CollaFuse papers: as many passes over its own images as the server makes over everybody's, {epochs} updates in the "
+        f"mean over clients. A device's budget: what the split asks of it in training, a network of the head's width and the "
+        f"head's updates, spent on the whole chain. Federated averaging makes the {design.updates} updates on every device, "
+        f"{everywhere} in all. {design.images} images for each client and seed, {len(design.seeds)} seeds, compared in the "
+        f"features of {bench.extractor.name}."
     )
 
 
@@ -167,73 +193,32 @@ def _table(qualities: Mapping[str, Quality], floor: Sequence[ClientQuality], rea
     )
 
 
-def _budget_table(bench: Workbench) -> Table:
-    sides = ("a device", "the server")
-    columns = (
-        Column("scheme"),
-        *(Column(f"updates, {side}", decimals=0) for side in sides),
-        *(Column(f"samples seen, {side}", decimals=0) for side in sides),
-        *(Column(f"parameters, {side}", decimals=0) for side in sides),
-        *(Column(f"evaluations for an image, {side}", decimals=0) for side in sides),
-        Column("sent by a device", "kB", Better.LESS, 0, 1e-3),
-        Column("what leaves a device"),
-    )
-    rows: list[tuple[Cell, ...]] = []
-    for rival in ALL:
-        account = rival.account(bench)
-        updates = (account.device_updates, account.server_updates)
-        rows.append(
-            (
-                rival.name,
-                *updates,
-                *(count * bench.design.batch_size for count in updates),
-                account.device_parameters,
-                account.server_parameters,
-                account.device_evaluations,
-                account.server_evaluations,
-                float(account.sent_bytes),
-                account.leaves,
-            )
-        )
-    return Table(
-        "What each scheme takes",
-        columns,
-        tuple(rows),
-        note="Counted, for one device in the mean over clients, in float32 and without compression; what a device receives, and "
-        "images made later, are left out.",
-    )
-
-
-def _budget_finding(bench: Workbench) -> Finding:
-    ours, averaging = COLLAFUSE.account(bench), RIVALS[2].account(bench)
-    return Finding(
-        f"To train, a device sends {ours.sent_bytes / 1e3:,.0f} kB and makes {ours.device_updates:,} updates of "
-        f"{ours.device_parameters:,} parameters; with federated averaging it sends {averaging.sent_bytes / 1e3:,.0f} kB and "
-        f"makes {averaging.device_updates:,} updates of {averaging.device_parameters:,}.",
-        Weight.FACT,
-    )
-
-
 _LIMITS = (
     (
-        "One budget and one setting of the optimiser for all: a rival might gain more than this system from another one, and "
-        "federated averaging from another number of rounds."
+        "One budget and one setting of the optimiser for all: a rival might gain more than this system from another one. "
+        "Training is short, and what an equal budget gives by then is not what any scheme reaches in the end."
     ),
     (
-        "A client that trains alone spends as many updates on its own images as a server spends on everybody's; where clients "
-        "hold different labels and training is short, that favours training alone."
+        "Where clients hold different labels, a client alone learns its own labels only, and each network of all clients has to "
+        "learn them all: with equal updates that favours training alone. Nobody is asked here for a label that it does not hold."
+    ),
+    (
+        "A client alone on a device's budget trains no more than the split asks of it, but makes all evaluations of an image "
+        "with its network, where the split leaves the server's part to the server."
     ),
     (
         "Federated averaging: every client makes equally many local updates in a round, with AdamW whose state stays on the "
-        "client; the paper has equally many epochs of gradient descent."
+        "client; the paper has equally many epochs of gradient descent. All clients' batches "
+        "together are as many times the server's as there are clients."
     ),
     (
         "A seed draws weights, batches, the noise of the releases and that of generation anew. The division of the data is the "
         "same for all seeds, so the spread says nothing of another one."
     ),
     (
-        "The rivals in one figure share an error rate of 5 %; the figures are several, so that a claim of one of them alone may "
-        "be luck."
+        "Rivals are compared in three groups: clients alone, one whole model of all, other ways to cut the chain. Those of one "
+        "group in one figure share an error rate of 5 %; groups and figures are several, so that a claim of one of them alone "
+        "may be luck."
     ),
     (
         "Double noising: its server's estimate is bound to [-1, 1] as everybody's, although what it estimates are noisy releases "
@@ -249,5 +234,8 @@ _LIMITS = (
         "labels and the bound on estimates are this evaluation's; its client's denoiser learns the steps only that it is used "
         "at; images are not clipped."
     ),
-    "Schemes differ in what leaves a device, and none of these figures says what that gives away: see the attacks.",
+    (
+        "Schemes differ in what leaves a device, and none of these figures says what that gives away. Of releases the attacks "
+        "tell; of weights, which after few updates tell nearly a batch's gradient, nothing here does."
+    ),
 )

@@ -225,13 +225,13 @@ def test_weights_are_averaged_by_the_number_of_images() -> None:
 
 
 def test_rounds_cover_all_updates() -> None:
-    assert FedAvgTraining(BUDGET, 0, 2, local_updates=4).rounds == 2
-    assert FedAvgTraining(BUDGET, 0, 2).total_updates == 12
+    training = FedAvgTraining(BUDGET, 0, 2, local_updates=4)
+    assert (training.rounds, training.total_updates) == (2, 12)
 
 
 def test_another_number_of_clients_is_an_error(federation: Federation) -> None:
     with pytest.raises(DataError, match="of 5 clients was asked for: there are 2"):
-        FedAvgTraining(BUDGET, seed=0, clients=5).train(federation, _silent)
+        FedAvgTraining(BUDGET, seed=0, clients=5, local_updates=4).train(federation, _silent)
 
 
 def test_rivals_train_on_the_releases_that_this_system_has(federation: Federation) -> None:
