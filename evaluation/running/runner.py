@@ -32,7 +32,7 @@ from evaluation.running.suites import suite
 from evaluation.running.trainings import Training, name_of
 from evaluation.running.workbench import Setting, Workbench
 
-REVISION = 2
+REVISION = 3
 """Raised whenever an experiment changes what it measures, so that kept outcomes of before are not taken for new ones."""
 TRAINING, MEASURING = "training", "measuring"
 
