@@ -59,7 +59,6 @@ class ProjectedTexts(nn.Module):
     def __init__(self, encoder: TextEncoder, texts: Sequence[str], size: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.name = encoder.name
         vectors = encoder.encode(texts)
         self.register_buffer("mean", vectors.mean(dim=0))
         width = vectors.shape[1]

@@ -34,7 +34,7 @@ class T5Directory:
         digest = hashlib.sha256()
         try:
             for file in sorted(file for file in path.iterdir() if file.suffix in _READ and file.is_file()):
-                digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+                digest.update(f"{file.name}\0".encode())
                 with file.open("rb") as content:
                     digest.update(hashlib.file_digest(content, "sha256").digest())
         except OSError as error:

@@ -11,6 +11,8 @@ import torch
 
 from evaluation.conditioning.asking import vocabulary
 
+_SHAPE = {"d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
+
 
 def save_tiny_t5(
     path: Path,
@@ -23,15 +25,7 @@ def save_tiny_t5(
     tokens = ["<pad>", "</s>", "<unk>", *(f"▁{word}" for word in words), *signs]
     vocabulary_of_pieces = [(token, -float(rank)) for rank, token in enumerate(tokens)]
     transformers.T5Tokenizer(vocab=vocabulary_of_pieces, extra_ids=0).save_pretrained(path)
-    config = transformers.T5Config(
-        vocab_size=len(tokens) + 4,
-        d_model=16,
-        d_kv=4,
-        d_ff=32,
-        num_layers=2,
-        num_heads=2,
-        decoder_start_token_id=0,
-    )
+    config = transformers.T5Config(vocab_size=len(tokens) + 4, **_SHAPE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformers.T5ForConditionalGeneration(config).save_pretrained(path)

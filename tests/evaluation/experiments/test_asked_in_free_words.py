@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from evaluation.cli import app
 from evaluation.conditioning.judging import train_judge
 from evaluation.conditioning.t5_directory import T5Directory
 from evaluation.errors import TextError
@@ -126,3 +128,10 @@ def test_an_encoder_that_cannot_be_opened_stops_it_before_any_training(
 def test_a_prompt_that_it_cannot_read_stops_it_too(setting: Setting) -> None:
     with pytest.raises(TextError, match=r"--prompt: the T5 has no token for \(!\)"):
         trainings(Workbench(replace(setting, prompts=("a lesion (!)",))))
+
+
+def test_the_command_hands_the_encoder_on(t5: T5Directory, tmp_path: Path) -> None:
+    words = ["conditioning", "--quick", "--limit", "400", "--prompt", "3 tumours", "--out", str(tmp_path)]
+    refused = CliRunner().invoke(app, [*words, "--text-encoder", str(t5.path)]).exception
+    assert isinstance(refused, TextError)
+    assert str(refused).startswith("--prompt: the T5 has no token for 3 in '3 tumours'")
