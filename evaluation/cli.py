@@ -64,6 +64,13 @@ def evaluate(
             help='With conditioning: also make images of this, "a small lesion on the left"; may be repeated.'
         ),
     ] = None,
+    text_encoder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="With conditioning: the T5 saved in this directory reads captions and prompts, which may then be in any words.",
+        ),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes side by side; one for each core when left out.")
     ] = None,
@@ -79,13 +86,14 @@ def evaluate(
 
     from rich.console import Console
 
+    from evaluation.conditioning.t5_directory import T5Directory
     from evaluation.reporting.evaluation_report import to_json, write
     from evaluation.reporting.narrator import Narrator
     from evaluation.running.design import Design
     from evaluation.running.federation import FederationPlan
     from evaluation.running.run_facts import facts_of, in_words
     from evaluation.running.runner import evaluate as run
-    from evaluation.running.suites import SUITES, suite
+    from evaluation.running.suites import SUITES, check_asked, suite
     from evaluation.running.telling import Teller
     from evaluation.running.workbench import Setting
 
@@ -95,9 +103,12 @@ def evaluate(
     names = list(SUITES) if _ALL in suites else list(dict.fromkeys(suites))
     for name in (*(name for name in suites if name != _ALL), *names):
         suite(name)
+    asked = {"--prompt": prompt, "--text-encoder": text_encoder}
+    check_asked(names, [option for option, value in asked.items() if value])
     design = (Design.quick() if quick else Design()).changed(seeds=seeds, updates=updates)
     plan = FederationPlan(data, partition, clients, image_size, limit)
-    setting = Setting(design, plan, out, extractor, tuple(prompt or ()))
+    encoder = None if text_encoder is None else T5Directory.at(text_encoder)
+    setting = Setting(design, plan, out, extractor, tuple(prompt or ()), encoder)
     with Narrator(Console(stderr=True)) as narrator:
         evaluation = run(setting, names, workers=jobs or os.cpu_count() or 1, on_part=Teller(narrator))
     facts = facts_of(evaluation, command=" ".join(["collafuse", *sys.argv[1:]]))

@@ -54,11 +54,15 @@ class BuiltInTextEncoder(nn.Module):
         pooled: Tensor = self.norm(self.pool(mean))
         return pooled
 
+    def conditions(self, texts: Sequence[str]) -> Tensor:
+        """(N, size) float32; gradients reach every weight. Raises TextError as `encode` does."""
+        encoded: Tensor = self(self.numbers(texts))
+        return encoded
+
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
         """(N, size) float32. Raises TextError for empty texts and unknown words."""
-        encoded: Tensor = self(self.numbers(texts))
-        return encoded.cpu()
+        return self.conditions(texts).cpu()
 
     def save(self, directory: Path) -> None:
         """Write the vocabulary as JSON and the weights as safetensors. Raises TextError when that cannot be written."""

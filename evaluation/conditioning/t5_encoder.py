@@ -4,7 +4,6 @@ Raffel et al., *Exploring the Limits of Transfer Learning with a Unified Text-to
 vectors of a text's tokens are averaged, as in Ni et al., *Sentence-T5*, arXiv 2108.08877.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,20 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evaluation.conditioning.t5_directory import check_files
 from evaluation.conditioning.text import check_texts
 from evaluation.errors import TextError
 
 MAX_TOKENS = 512
 """What T5 was trained on. A longer text is refused: a part of it would go unheard."""
 _BATCH_TEXTS = 32
-_TOKENIZERS = ("tokenizer.json", "spiece.model")
 
 
 class T5TextEncoder:
     """The encoder half of a T5 with its tokenizer, on the CPU, in evaluation mode."""
 
-    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
-        self.name = name
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         self.size = int(model.config.d_model)
         self._model = model
         self._tokenizer = tokenizer
@@ -46,7 +44,7 @@ class T5TextEncoder:
             raise TextError(
                 "a T5 encoder needs transformers: pip install 'collafuse-edge[text]', or use the built-in encoder"
             ) from error
-        _check_files(path)
+        check_files(path)
         with _quiet(transformers.utils.logging):
             model, tokenizer = _load(transformers, path)
         if len(tokenizer) > model.config.vocab_size:
@@ -54,13 +52,13 @@ class T5TextEncoder:
                 f"the tokenizer in {path} knows {len(tokenizer)} tokens, its model {model.config.vocab_size}: "
                 "give a directory whose files belong together"
             )
-        return cls(model.eval().requires_grad_(requires_grad=False), tokenizer, f"T5 encoder {path.name}")
+        return cls(model.eval().requires_grad_(requires_grad=False), tokenizer)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """The mean over each text's tokens, its end token among them, of the last hidden layer: (N, D) float32.
 
         Raises:
-            TextError: a text that is empty or longer than `MAX_TOKENS`.
+            TextError: a text that is empty, longer than `MAX_TOKENS`, or in signs that the tokenizer has no token for.
         """
         check_texts(texts)
         parts = [
@@ -77,6 +75,7 @@ class T5TextEncoder:
             raise TextError(
                 f"the text {longest[:40]!r}… has {int(lengths.max())} tokens: say it in {MAX_TOKENS} or fewer"
             )
+        self._check_known(texts, tokens["input_ids"])
         with torch.no_grad():
             hidden = self._model(
                 input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
@@ -85,34 +84,15 @@ class T5TextEncoder:
         pooled: Tensor = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
         return pooled.float()
 
-
-def _check_files(path: Path) -> None:
-    if not path.is_dir():
-        raise TextError(f"there is no directory {path}: give the one that a T5 was saved to")
-    kind = _model_type(path)
-    if kind != "t5":
-        raise TextError(f"{path} holds a model of type {kind!r}: give one of type 't5'")
-    if not any(path.glob("model*.safetensors")):
-        pickled = (
-            ", weights as a pickle only, which could run code when read" if any(path.glob("*.bin")) else ""
-        )
-        raise TextError(f"{path} has no model.safetensors{pickled}: save the model as safetensors")
-    # Without them transformers would make up an empty tokenizer, to which every word is unknown.
-    if not any((path / name).is_file() for name in _TOKENIZERS):
-        raise TextError(
-            f"{path} has neither {' nor '.join(_TOKENIZERS)}: save the tokenizer beside the model"
-        )
-
-
-def _model_type(path: Path) -> Any:
-    try:
-        return json.loads((path / "config.json").read_bytes())["model_type"]
-    except OSError as error:
-        raise TextError(
-            f"{path} has no config.json to read: give the directory that a T5 was saved to"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise TextError(f"{path / 'config.json'} describes no model: copy or save the T5 again") from error
+    def _check_known(self, texts: list[str], tokens: Tensor) -> None:
+        # What is asked for in such a word would be missing in the answer, unseen.
+        unknown = self._tokenizer.unk_token_id
+        for text, row in zip(texts, tokens.tolist(), strict=True):
+            if unknown in row:
+                words = [word for word in text.split() if unknown in self._tokenizer(word)["input_ids"]]
+                raise TextError(
+                    f"the T5 has no token for {', '.join(words) or 'a part'} in {text[:40]!r}: say it in other words"
+                )
 
 
 def _load(transformers: Any, path: Path) -> tuple[Any, Any]:

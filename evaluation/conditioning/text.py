@@ -15,10 +15,6 @@ class TextEncoder(Protocol):
     def name(self) -> str:
         """What it is, in words, for whoever reads a figure that rests on it."""
 
-    @property
-    def size(self) -> int:
-        """D: the length of a vector."""
-
     def encode(self, texts: Sequence[str]) -> Tensor:
         """(N, D) float32 on the CPU, without gradients. Raises TextError for a text that it cannot read."""
 

@@ -50,6 +50,10 @@ class Vocabulary:
             row[: len(numbers)] = numbers
         return filled
 
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """The words of a text that are none of these, each once, in their order."""
+        return tuple(dict.fromkeys(word for word in _words_of(text) if word not in self._number_of))
+
     @cached_property
     def _number_of(self) -> dict[str, int]:
         return {word: number for number, word in enumerate(self.words, start=1)}
@@ -58,7 +62,7 @@ class Vocabulary:
         words = _words_of(text)
         if not words:
             raise TextError(f"there is no word in {text!r}: say what is wanted in words")
-        unknown = list(dict.fromkeys(word for word in words if word not in self._number_of))
+        unknown = self.unknown(text)
         if unknown:
             raise TextError(f"unknown in {text!r}: {', '.join(unknown)}; {self._advice(unknown)}")
         return [self._number_of[word] for word in words]

@@ -28,7 +28,7 @@ from evaluation.errors import DataError, RunError
 from evaluation.metrics.sets import LEAST_SIZE
 from evaluation.reporting.outcome import Outcome, read_outcome, to_json
 from evaluation.running.federation import Federation
-from evaluation.running.suites import suite
+from evaluation.running.suites import ASKED_IN_WORDS, suite
 from evaluation.running.trainings import Training, name_of
 from evaluation.running.workbench import Setting, Workbench
 
@@ -138,14 +138,15 @@ def check_sizes(federation: Federation) -> None:
 
 def _place(setting: Setting, bench: Workbench, name: str) -> Path:
     """Where the outcome of an experiment is kept, named by what it depends on."""
+    encoder = setting.text_encoder
+    by_words = {"prompts": setting.prompts, "text_encoder": None if encoder is None else encoder.digest}
     described = {
         "revision": REVISION,
         "design": setting.design.to_dict(),
         "plan": asdict(setting.plan),
         "data": bench.federation.fingerprint,
         "extractor": None if setting.extractor is None else _digest_of_file(setting.extractor),
-        "prompts": setting.prompts,
-    }
+    } | (by_words if name in ASKED_IN_WORDS else {})
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
     return setting.folder / "outcomes" / f"{name}-{digest}.json"
 

@@ -22,6 +22,10 @@ SUITES = {
 """Name on the command line → module, in the order of the report."""
 
 
+ASKED_IN_WORDS = frozenset({"conditioning"})
+"""Those that read prompts, and in which an encoder of texts has something to read."""
+
+
 class Suite(Protocol):
     """What a module of an experiment has."""
 
@@ -39,3 +43,14 @@ def suite(name: str) -> Suite:
     if name not in SUITES:
         raise RunError(f"no experiment is called {name!r}: choose one of {', '.join(SUITES)}, or all")
     return cast("Suite", importlib.import_module(SUITES[name]))
+
+
+def check_asked(names: Sequence[str], given: Sequence[str]) -> None:
+    """Raise RunError when options about texts are given to experiments that read none.
+
+    names: of the experiments;  given: the options, as they are written.
+    """
+    if given and not ASKED_IN_WORDS & set(names):
+        raise RunError(
+            f"{' and '.join(given)}: {', '.join(names)} will read no text; add {' or '.join(ASKED_IN_WORDS)}, or leave it out"
+        )

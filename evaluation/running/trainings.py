@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -221,7 +222,12 @@ def name_of(training: Training, federation: Federation) -> str:
     described: dict[str, Any] = {
         "revision": REVISION,
         "kind": type(training).__name__,
-        "values": asdict(training),  # type: ignore[call-overload]  # a protocol cannot say "dataclass"
+        "values": asdict(training, dict_factory=_without_places),  # type: ignore[call-overload]  # a protocol cannot say "dataclass"
         "data": federation.fingerprint,
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _without_places(values: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A path says where something lies and not what it is: a digest of it, beside the path, does."""
+    return {name: value for name, value in values if not isinstance(value, Path)}

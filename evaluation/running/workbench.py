@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from diffusion.network import UNet
 from diffusion.schedule import NoiseSchedule
 from diffusion.split import Cut
+from evaluation.conditioning.t5_directory import T5Directory
 from evaluation.data.images import ClientData, concatenate, labels_like
 from evaluation.errors import DataError, RunError
 from evaluation.metrics.extractors import Extractor, open_extractor
@@ -32,6 +33,7 @@ class Setting:
 
     folder: where networks, results and the report are kept.  extractor: a local weights file, or None for a classifier
     trained on the data at hand.  prompts: what images are to be made of, beside what the experiment asks for itself.
+    text_encoder: what reads captions and prompts, or None for a small encoder that learns beside the network.
     """
 
     design: Design
@@ -39,6 +41,7 @@ class Setting:
     folder: Path
     extractor: Path | None = None
     prompts: tuple[str, ...] = ()
+    text_encoder: T5Directory | None = None
 
 
 class Workbench:

@@ -1,6 +1,7 @@
 """What each scheme takes, as a table and a sentence."""
 
 from evaluation.experiments.baselines.lineup import COLLAFUSE, EQUAL_EPOCHS, LINEUP, OFTEN, SELDOM
+from evaluation.experiments.baselines.rival import Account
 from evaluation.reporting.outcome import Better, Cell, Column, Finding, Table, Weight
 from evaluation.running.workbench import Workbench
 
@@ -11,12 +12,13 @@ def account_table(bench: Workbench) -> Table:
     columns = (
         Column("scheme"),
         *(Column(f"updates, {side}", decimals=0) for side in sides),
-        *(Column(f"training, {side}", "TFLOP", Better.NEITHER, 2, 1e-12) for side in sides),
+        *(Column(f"training, {side}", "GFLOP", Better.NEITHER, 0, 1e-9) for side in (*sides, "all together")),
         *(Column(f"parameters, {side}", decimals=0) for side in sides),
         *(Column(f"evaluations for an image, {side}", decimals=0) for side in sides),
         Column("sent by a device", "kB", Better.LESS, 0, 1e-3),
         Column("what leaves a device"),
     )
+    clients = len(bench.federation.clients)
     rows: list[tuple[Cell, ...]] = []
     for rival in LINEUP:
         account = rival.account(bench)
@@ -27,6 +29,7 @@ def account_table(bench: Workbench) -> Table:
                 account.server_updates,
                 float(account.device_flops),
                 float(account.server_flops),
+                float(clients * account.device_flops + account.server_flops),
                 account.device_parameters,
                 account.server_parameters,
                 account.device_evaluations,
@@ -49,10 +52,19 @@ def account_finding(bench: Workbench) -> Finding:
     """What a device pays in training: for CollaFuse Edge, federated averaging, and alone."""
     ours, seldom, often, epochs = (rival.account(bench) for rival in (COLLAFUSE, SELDOM, OFTEN, EQUAL_EPOCHS))
     return Finding(
-        f"To train, a device sends {ours.sent_bytes / 1e3:,.0f} kB and makes {ours.device_updates:,} updates of "
-        f"{ours.device_parameters:,} parameters ({ours.device_flops / 1e12:.2f} TFLOP); with federated averaging it sends "
-        f"{seldom.sent_bytes / 1e3:,.0f} kB ({seldom.leaves}) or {often.sent_bytes / 1e3:,.0f} kB ({often.leaves}) and makes "
-        f"{seldom.device_updates:,} updates of {seldom.device_parameters:,} ({seldom.device_flops / 1e12:.2f} TFLOP); alone for "
-        f"equal epochs it sends nothing and makes {epochs.device_updates:,} of as many ({epochs.device_flops / 1e12:.2f} TFLOP).",
+        f"To train, a device sends {_kilobytes(ours)} and makes {_updates(ours)}; with federated averaging it sends "
+        f"{_kilobytes(seldom)} ({seldom.leaves}) or {_kilobytes(often)} ({often.leaves}) and makes {_updates(seldom)}; alone for "
+        f"equal epochs it sends nothing and makes {_updates(epochs)}.",
         Weight.FACT,
+    )
+
+
+def _kilobytes(account: Account) -> str:
+    return f"{account.sent_bytes / 1e3:,.0f} kB"
+
+
+def _updates(account: Account) -> str:
+    return (
+        f"{account.device_updates:,} updates of {account.device_parameters:,} parameters "
+        f"({account.device_flops / 1e9:,.0f} GFLOP)"
     )

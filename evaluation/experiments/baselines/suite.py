@@ -203,6 +203,11 @@ _LIMITS = (
         "learn them all: with equal updates that favours training alone. Nobody is asked here for a label that it does not hold."
     ),
     (
+        "A client alone for equal epochs, or on a device's budget, makes fewer updates or has a smaller network than this "
+        "system's server. An advantage over it may be all due to the server's computing: that others' images teach a client "
+        "something would have to show against equal updates."
+    ),
+    (
         "A client alone on a device's budget trains no more than the split asks of it, but makes all evaluations of an image "
         "with its network, where the split leaves the server's part to the server."
     ),

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from evaluation.conditioning.asked_network import AskedNetwork
 from evaluation.conditioning.asking import Asked, Way
 from evaluation.conditioning.judging import train_judge
+from evaluation.conditioning.projected_texts import remembered
+from evaluation.conditioning.text import TextEncoder
 from evaluation.data.images import ClientData
 from evaluation.experiments.conditioning.generation import Chain, Guidance, head_part, server_part
 from evaluation.experiments.conditioning.training import AskedTraining
@@ -80,6 +82,12 @@ class Study:
         self._at_cut: dict[tuple[int, Case], NDArray[np.float32]] = {}
 
     @cached_property
+    def encoder(self) -> TextEncoder | None:
+        """What reads captions and prompts, or None for the small encoder that learns beside the network."""
+        given = self.bench.setting.text_encoder
+        return None if given is None else remembered(given)
+
+    @cached_property
     def phantoms(self) -> Federation:
         """The clinics and their phantoms, on the evaluation's chain."""
         return self.plan.open(self.bench.schedule)
@@ -105,10 +113,16 @@ class Study:
 
         Where both own a step, either may make it: one pair of networks serves every hand-over.
         """
+        texts = self.bench.setting.text_encoder
         return (
-            AskedTraining(self.plan, None, self.design.main_cut, Budget.backbone(self.design), seed),
+            AskedTraining(self.plan, None, self.design.main_cut, Budget.backbone(self.design), seed, texts),
             AskedTraining(
-                self.plan, self.client.name, hand_overs(self.design)[-1], Budget.head(self.design), seed
+                self.plan,
+                self.client.name,
+                hand_overs(self.design)[-1],
+                Budget.head(self.design),
+                seed,
+                texts,
             ),
         )
 
@@ -117,8 +131,8 @@ class Study:
         if seed not in self._pairs:
             backbone, head = (self.bench.networks.trained(training) for training in self.trainings(seed))
             self._pairs[seed] = (
-                AskedNetwork.of(backbone.network, backbone.extra),
-                AskedNetwork.of(head.network, head.extra),
+                AskedNetwork.of(backbone.network, backbone.extra, self.encoder),
+                AskedNetwork.of(head.network, head.extra, self.encoder),
             )
         return self._pairs[seed]
 

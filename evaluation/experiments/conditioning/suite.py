@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.conditioning.asked_network import AskedNetwork, check_prompts
-from evaluation.conditioning.asking import KINDS, Asked, every_kind
+from evaluation.conditioning.asking import KINDS, Asked, all_captions, every_kind, vocabulary
 from evaluation.experiments.conditioning import outcome as asked_outcome
 from evaluation.experiments.conditioning.disclosure import disclosure_findings
 from evaluation.experiments.conditioning.figures import measure_cases, real_cells, real_heard
@@ -22,9 +22,14 @@ PROMPT_IMAGES = 8
 
 
 def trainings(bench: Workbench) -> list[Training]:
-    """A backbone and a head for each seed. Raises TextError for a prompt in words that none of them will know."""
-    check_prompts(bench.setting.prompts)
+    """A backbone and a head for each seed.
+
+    Raises TextError for a prompt in words that none of them will know, and for an encoder that cannot be opened.
+    """
     study = Study(bench)
+    if study.encoder is not None:
+        study.encoder.encode(all_captions())
+    check_prompts(bench.setting.prompts, study.encoder)
     return [training for seed in bench.design.seeds for training in study.trainings(seed)]
 
 
@@ -76,8 +81,9 @@ def images_for_prompt(
 
     Returns (count, C, H, W) float32 in [-1, 1].  Raises TextError for words that were not learned.
     """
-    check_prompts([prompt])
-    return _of_texts(Study(bench), [prompt] * count, guidance, cut_ratio, seed)
+    study = Study(bench)
+    check_prompts([prompt], study.encoder)
+    return _of_texts(study, [prompt] * count, guidance, cut_ratio, seed)
 
 
 def _of_texts(
@@ -153,12 +159,17 @@ def _row(title: str, images: NDArray[np.float32]) -> PictureRow:
 
 def _method(study: Study) -> str:
     phantoms, cuts = study.phantoms, " and ".join(f"{cut:g}" for cut in hand_overs(study.design))
+    reader = (
+        "a small encoder of texts that learns beside the network"
+        if study.encoder is None
+        else f"{study.encoder.name} for the texts, which learns nothing here, and a projection that learns beside the network"
+    )
     features = "its features" if study.bench.setting.extractor is None else "those of the extractor given"
     return (
         f"Phantoms of {phantoms.shape[1]} pixels ({phantoms.name}) from {len(phantoms.clients)} clinics. For each seed a "
         f"backbone is trained on all releases at cut {study.design.main_cut:g}, and a head on the clean images of "
-        f"{study.client.name}. Of every sample each is told its label, its attributes, its caption or nothing, by chance, with a "
-        f"small encoder of texts that learns beside the network. In every case {len(study.asked)} images are asked for, as that "
+        f"{study.client.name}. Of every sample each is told its label, its attributes, its caption or nothing, by chance, with "
+        f"{reader}. In every case {len(study.asked)} images are asked for, as that "
         "clinic's patients are, and all cases start from the same noise. Guidance is Ho and Salimans' (2022): at scale 0 nothing "
         f"is asked, at 1 the network answers by itself. The server hands over at {cuts}, with the same two networks. What an "
         "image shows is said by a classifier trained on real phantoms; distances to all real images of the clinic are taken in "
@@ -167,11 +178,6 @@ def _method(study: Study) -> str:
 
 
 def _limits(study: Study) -> tuple[str, ...]:
-    words = len(study.pair(study.design.seeds[0])[0].texts.vocabulary.words)
-    phantoms = (
-        f"Phantoms are drawn by a program, and their captions come from {words} words. Free text needs a larger encoder "
-        "(T5TextEncoder), whose vectors condition a network in the same way; none was trained on them here."
-    )
     wire = (
         "The message that asks a server carries labels, and a head that is exported to a device takes labels. Attributes and "
         "texts are measured in one process here."
@@ -181,10 +187,24 @@ def _limits(study: Study) -> tuple[str, ...]:
         "came with the releases. One that is never asked needs none of them."
     )
     return (
-        phantoms,
+        _words(study),
         "A text is one vector here: its words are not attended to one by one.",
         wire,
         training,
         "The judge errs: what is missing to 100 % is not all the network's fault, as its row of real images shows.",
         "The judge has a name for every picture, noise included: what is seen counts beside FID and precision only.",
+    )
+
+
+def _words(study: Study) -> str:
+    """Which words were learned from, and what that means for a prompt."""
+    known, prompts = vocabulary(), study.bench.setting.prompts
+    drawn = f"Phantoms are drawn by a program, and their captions come from {len(known.words)} words"
+    if study.encoder is None:
+        return f"{drawn}. Free text needs an encoder that has read more (--text-encoder), and none was used here."
+    strange = dict.fromkeys(word for prompt in prompts for word in known.unknown(prompt))
+    beside = f" The prompts also say: {', '.join(strange)}." if strange else ""
+    return (
+        f"{drawn}: {', '.join(known.words)}. Networks learned no others; what others do rests on where the encoder puts them "
+        f"beside these.{beside}"
     )

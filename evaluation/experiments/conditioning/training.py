@@ -18,6 +18,9 @@ from diffusion.objective import Predict, local_loss, released_loss
 from diffusion.split import Cut
 from evaluation.conditioning.asked_network import AskedNetwork
 from evaluation.conditioning.asking import Asked, Way, all_captions
+from evaluation.conditioning.projected_texts import remembered
+from evaluation.conditioning.t5_directory import T5Directory
+from evaluation.conditioning.text import TextEncoder
 from evaluation.data.phantoms import WORDINGS
 from evaluation.running.federation import Federation, FederationPlan
 from evaluation.running.fitting import Tell, fit, unet_config
@@ -30,6 +33,7 @@ class AskedTraining:
 
     client: whose images a head learns from, clean; None for the backbone, on the releases of all.
     phantoms: the data, which need not be that of the rest of the evaluation.
+    texts: what reads the captions; None for a small encoder that learns beside the network.
     """
 
     phantoms: FederationPlan
@@ -37,6 +41,7 @@ class AskedTraining:
     cut_ratio: float
     budget: Budget
     seed: int
+    texts: T5Directory | None = None
 
     @property
     def title(self) -> str:
@@ -52,7 +57,8 @@ class AskedTraining:
     def train(self, federation: Federation, tell: Tell) -> Trained:
         """Trains on the phantoms, on the chain of the federation."""
         phantoms = self.phantoms.open(federation.schedule)
-        made = _new(unet_config(phantoms.shape, self.budget.width, phantoms.num_classes), self.seed)
+        encoder = None if self.texts is None else remembered(self.texts)
+        made = _new(unet_config(phantoms.shape, self.budget.width, phantoms.num_classes), self.seed, encoder)
         loss_of = (
             _backbone_loss(self, phantoms, made) if self.client is None else _head_loss(self, phantoms, made)
         )
@@ -67,10 +73,10 @@ class AskedTraining:
         return Trained(made.network, fitted, made.encoders)
 
 
-def _new(config: UNetConfig, seed: int) -> AskedNetwork:
+def _new(config: UNetConfig, seed: int, encoder: TextEncoder | None) -> AskedNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AskedNetwork(config)
+        return AskedNetwork(config, encoder)
 
 
 def _backbone_loss(
@@ -130,7 +136,7 @@ class _Known:
         """
         way = torch.randint(len(Way), rows.shape, generator=generator)
         wording = torch.randint(WORDINGS, rows.shape, generator=generator)
-        texts = made.texts(made.texts.numbers(self._texts))[self._captions[wording, rows]]
+        texts = made.texts.conditions(self._texts)[self._captions[wording, rows]]
         vectors = made.attributes(self._vectors[rows])
         by_vector, by_text = (way == list(Way).index(each) for each in (Way.ATTRIBUTES, Way.TEXT))
         nothing, no_label = nothing_asked(made.network), torch.tensor(made.network.config.num_classes)

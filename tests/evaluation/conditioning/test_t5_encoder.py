@@ -1,11 +1,9 @@
 """The loader of a T5, on a tiny one with random weights saved as transformers saves them."""
 
-import builtins
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ transformers = pytest.importorskip("transformers")
 
 from evaluation.conditioning.t5_encoder import T5TextEncoder  # noqa: E402
 from evaluation.errors import TextError  # noqa: E402
+from tests.evaluation.tiny_t5 import hide_transformers, save_tiny_t5  # noqa: E402
 
 WORDS = ("a", "small", "large", "lesion", "on", "the", "left", "right", "no")
 TEXTS = ("a small lesion on the left", "a large lesion on the left", "no lesion")
@@ -22,17 +21,7 @@ TEXTS = ("a small lesion on the left", "a large lesion on the left", "no lesion"
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole T5, decoder and all, with its tokenizer."""
-    path = tmp_path_factory.mktemp("t5")
-    pieces = ["<pad>", "</s>", "<unk>", *(f"▁{word}" for word in WORDS)]
-    vocabulary = [(piece, -float(rank)) for rank, piece in enumerate(pieces)]
-    transformers.T5Tokenizer(vocab=vocabulary, extra_ids=0).save_pretrained(path)
-    config = transformers.T5Config(
-        vocab_size=16, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0
-    )
-    torch.manual_seed(0)
-    transformers.T5ForConditionalGeneration(config).save_pretrained(path)
-    return path
+    return save_tiny_t5(tmp_path_factory.mktemp("t5"), WORDS, signs=())
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +57,6 @@ def test_a_text_is_encoded_alike_in_any_company(encoder: T5TextEncoder) -> None:
     torch.testing.assert_close(many[2:3], encoder.encode(["no lesion"]), rtol=1e-4, atol=1e-5)
 
 
-def test_the_name_says_where_it_is_from(encoder: T5TextEncoder, saved: Path) -> None:
-    assert encoder.name == f"T5 encoder {saved.name}"
-
-
 @pytest.mark.parametrize(("texts", "message"), [([], "no text"), (["a", "  "], "2 of 2 is empty")])
 def test_texts_that_say_nothing_are_refused(encoder: T5TextEncoder, texts: list[str], message: str) -> None:
     with pytest.raises(TextError, match=message):
@@ -82,6 +67,11 @@ def test_a_text_that_would_be_cut_off_is_refused(encoder: T5TextEncoder) -> None
     assert encoder.encode(["lesion " * 511]).isfinite().all()
     with pytest.raises(TextError, match="513 tokens"):
         encoder.encode(["lesion", "lesion " * 512])
+
+
+def test_a_word_that_would_go_unread_is_refused_by_name(encoder: T5TextEncoder) -> None:
+    with pytest.raises(TextError, match="no token for tumour, héad in 'no tumour on the héad'"):
+        encoder.encode(["no lesion", "no tumour on the héad"])
 
 
 def remove(name: str) -> Callable[[Path], object]:
@@ -166,13 +156,6 @@ def test_code_that_comes_with_a_model_is_not_run(copy: Path, tmp_path: Path) -> 
 
 
 def test_without_transformers_the_extra_is_named(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def absent(name: str, *rest: Any) -> Any:
-        if name == "transformers":
-            raise ModuleNotFoundError("No module named 'transformers'", name=name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
+    hide_transformers(monkeypatch)
     with pytest.raises(TextError, match=r"collafuse-edge\[text\]"):
         T5TextEncoder.from_directory(saved)

@@ -96,6 +96,20 @@ def test_a_device_alone_on_its_budget_trains_with_what_the_split_asks_of_it(benc
     assert (alone.sent_bytes, alone.server_flops) == (0, 0)
 
 
+def test_the_operations_of_all_together_are_those_of_every_device_and_the_server(outcome: Outcome) -> None:
+    (table,) = [table for table in outcome.tables if table.title == "What each scheme takes"]
+    names = [column.name for column in table.columns]
+    device, server, together = (
+        names.index(f"training, {side}") for side in ("a device", "the server", "all together")
+    )
+    assert [row[0] for row in table.rows] == [rival.name for rival in LINEUP]
+    for row in table.rows:
+        on_device, on_server, everywhere = (row[i] for i in (device, server, together))
+        assert isinstance(on_device, float)
+        assert isinstance(on_server, float)
+        assert everywhere == 2 * on_device + on_server > 0
+
+
 def test_equal_epochs_divide_the_updates_by_the_images(tmp_path: Path) -> None:
     """A client of three quarters of the images makes three quarters of the updates; one of very few makes one."""
     plan = replace(PLAN, partition="size:0.75,0.25")

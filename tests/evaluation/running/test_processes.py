@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.conditioning.t5_directory import T5Directory
 from evaluation.errors import RunError
 from evaluation.running import runner
 from evaluation.running.runner import MEASURING, TRAINING, Evaluation, Part, evaluate
@@ -55,9 +56,25 @@ def test_another_budget_or_other_data_never_meets_an_old_outcome(tmp_path: Path)
         Setting(TINY, PLAN, tmp_path),
         Setting(replace(TINY, images=17), PLAN, tmp_path),
         Setting(TINY, replace(PLAN, limit=200), tmp_path),
-        Setting(TINY, PLAN, tmp_path, prompts=("a lesion",)),
     )
-    assert len({runner._place(setting, Workbench(setting), SUITE) for setting in settings}) == len(settings)
+    assert len({place_of(setting, SUITE) for setting in settings}) == len(settings)
+
+
+def test_what_texts_are_read_by_names_only_the_outcomes_that_read_texts(tmp_path: Path) -> None:
+    settings = (
+        Setting(TINY, PLAN, tmp_path),
+        Setting(TINY, PLAN, tmp_path, prompts=("a lesion",)),
+        Setting(TINY, PLAN, tmp_path, text_encoder=T5Directory(tmp_path, "a")),
+        Setting(TINY, PLAN, tmp_path, text_encoder=T5Directory(tmp_path, "b")),
+    )
+    assert len({place_of(setting, "conditioning") for setting in settings}) == len(settings)
+    assert len({place_of(setting, SUITE) for setting in settings}) == 1
+    moved = Setting(TINY, PLAN, tmp_path, text_encoder=T5Directory(tmp_path / "moved", "b"))
+    assert place_of(moved, "conditioning") == place_of(settings[-1], "conditioning")
+
+
+def place_of(setting: Setting, name: str) -> Path:
+    return runner._place(setting, Workbench(setting), name)
 
 
 def test_an_unknown_experiment_is_one_line(setting: Setting) -> None:

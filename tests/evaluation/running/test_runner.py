@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from evaluation.cli import app
 from evaluation.data.images import ClientData, LabelledImages
-from evaluation.errors import DataError, RunError, SummaryError
+from evaluation.errors import DataError, RunError, SummaryError, TextError
 from evaluation.metrics.recogniser import save_recogniser
 from evaluation.running import runner
 from evaluation.running.federation import Federation
@@ -185,3 +185,24 @@ def test_an_unknown_experiment_is_refused_beside_all(tmp_path: Path) -> None:
     assert isinstance(refused, RunError)
     assert "no experiment is called 'teleport'" in str(refused)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "option", [("--prompt", "a lesion"), ("--text-encoder", "t5"), ("--prompt", "a", "--text-encoder", "t5")]
+)
+def test_a_text_for_experiments_that_read_none_is_refused(tmp_path: Path, option: tuple[str, ...]) -> None:
+    out = tmp_path / "out"
+    refused = CliRunner().invoke(app, ["sweep", "payload", *option, "--out", str(out)]).exception
+    assert isinstance(refused, RunError)
+    named = " and ".join(word for word in option if word.startswith("--"))
+    assert str(refused).startswith(f"{named}: sweep, payload will read no text; add conditioning")
+    assert not out.exists()
+
+
+def test_an_encoder_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["all", "--text-encoder", str(tmp_path / "absent"), "--out", str(out)]
+    refused = CliRunner().invoke(app, arguments).exception
+    assert isinstance(refused, TextError)
+    assert str(refused).startswith(f"there is no directory {tmp_path / 'absent'}: give the one")
+    assert not out.exists()
