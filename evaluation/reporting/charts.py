@@ -8,10 +8,13 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from evaluation.reporting.outcome import Chart, Series
 
 WIDTH_INCHES, HEIGHT_INCHES = 5.6, 3.3
+MOST_INSIDE = 5
+"""Entries of a legend that a drawing has room for."""
 COLOURS = tuple(f"#00000{index}" for index in range(1, 7))
 """Stand-ins, one for each colour --s1 … --s6 of the style sheet, which knows about light and dark pages."""
 INK, SOFT, GRID, FLOOR = "#0000a1", "#0000a2", "#0000a3", "#0000a4"
@@ -49,6 +52,7 @@ def chart_svg(chart: Chart) -> str:
         figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), layout="constrained")
         axes = figure.add_subplot()
         _draw(axes, chart)
+        _explain(figure, axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue(), salt, chart.title)
@@ -70,10 +74,19 @@ def _draw(axes: Axes, chart: Chart) -> None:
         values = [value for series in chart.series for value in (*series.mean, *(series.low or ()))]
         if min(values, default=1.0) > 0:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
         else:  # distances near zero may be estimated below it: those are drawn on the straight part around zero
             smallest = min((abs(value) for value in values if value), default=1.0)
             axes.set_yscale("symlog", linthresh=max(smallest, 1e-6))
-    if len(chart.series) + len(chart.bands) > 1:
+
+
+def _explain(figure: Figure, axes: Axes) -> None:
+    """A legend where there are several lines; above the drawing where it would hide much of it."""
+    entries = len(axes.get_legend_handles_labels()[1])
+    if entries > MOST_INSIDE:
+        figure.legend(loc="outside upper center", ncols=2)
+    elif entries > 1:
         axes.legend()
 
 

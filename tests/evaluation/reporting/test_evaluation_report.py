@@ -22,6 +22,7 @@ from evaluation.reporting.outcome import (
     Outcome,
     PictureRow,
     Pictures,
+    Series,
     Table,
     Weight,
     read_outcome,
@@ -164,3 +165,15 @@ def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(RunError, match="choose another --out"):
         write(tmp_path / "out", [outcome()], FACTS)
+
+
+@pytest.mark.parametrize(("lines", "above"), [(3, False), (6, True)])
+def test_a_long_legend_stands_above_what_is_drawn(lines: int, above: bool) -> None:
+    drawn = tuple(Series(f"line {index}", (0.0, 1.0), (1.0 + index, 20.0 + index)) for index in range(lines))
+    svg = chart_svg(Chart("Many", "x", "y", drawn, log_y=True))
+    places = [float(y) for y in re.findall(r' y="([\d.]+)"[^>]*>line \d<', svg)]
+    (frame,) = re.findall(r'patch_2">\s*<path d="([^"]+)"', svg)
+    top = min(float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", frame))
+    assert len(places) == lines
+    assert all((place < top) is above for place in places)
+    assert ">10<" in svg  # and no power of ten

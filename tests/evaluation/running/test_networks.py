@@ -10,6 +10,7 @@ import torch
 from diffusion.schedule import NoiseSchedule
 from diffusion.split import Cut
 from evaluation.errors import DataError, RunError
+from evaluation.running import trainings
 from evaluation.running.federation import Federation, FederationPlan
 from evaluation.running.networks import NetworkStore
 from evaluation.running.trainings import BackboneTraining, Budget, LocalTraining, name_of
@@ -51,6 +52,14 @@ def test_whatever_a_network_depends_on_is_in_its_name(federation: Federation) ->
         name_of(BACKBONE, other_chain),
     }
     assert len(names) == 7
+
+
+def test_a_network_of_another_revision_is_another(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = name_of(BACKBONE, federation)
+    monkeypatch.setattr(trainings, "REVISION", trainings.REVISION - 1)
+    assert name_of(BACKBONE, federation) != now
 
 
 def test_a_damaged_file_says_what_to_do(federation: Federation, tmp_path: Path) -> None:
