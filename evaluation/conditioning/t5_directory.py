@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ _READ = (".json", ".safetensors", ".model")
 class T5Directory:
     """Where a T5 lies, and what it is.
 
-    path: for whoever opens it;  digest: 16 hex digits over its files, by which alone two of them are told apart.
+    path: for whoever opens it;  digest: 16 hex digits over its files, which name what depends on it, wherever it lies.
     """
 
-    path: Path = field(compare=False)
+    path: Path
     digest: str
 
     @classmethod

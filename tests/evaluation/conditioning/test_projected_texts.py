@@ -53,6 +53,8 @@ def test_one_process_has_one_of_each(directory: T5Directory, tmp_path: Path) -> 
     assert remembered(directory) is remembered(T5Directory(directory.path, directory.digest))
     other = T5Directory.at(save_tiny_t5(tmp_path / "other", seed=1))
     assert remembered(other) is not remembered(directory)
+    elsewhere = T5Directory(tmp_path / "elsewhere", directory.digest)
+    assert remembered(elsewhere).name != remembered(directory).name
     texts = ["a small lesion on the left"]
     assert not torch.allclose(remembered(other).encode(texts), remembered(directory).encode(texts))
 
