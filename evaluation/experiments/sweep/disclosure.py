@@ -49,13 +49,15 @@ class Controls:
     """What the figures of a client must lie between.
 
     open_mse: the reconstruction where the server has the image itself, must be 0;  blind_mse: the mean of the prior, a guess
-    made without anything;  noise_mse: the reconstruction fed with noise, must be no better than blind;
-    nearest_held_out_mse: of a held-out image against the nearest training image, what a stranger's image has.
+    made without anything;  noise_gain, noise_gain_error: `gain_of_own` of the reconstruction fed with noise, must be 0 within
+    its standard error;  nearest_held_out_mse: of a held-out image against the nearest training image, what a stranger's image
+    has.
     """
 
     open_mse: float
     blind_mse: float
-    noise_mse: float
+    noise_gain: float
+    noise_gain_error: float
     nearest_held_out_mse: float
 
 
@@ -99,7 +101,7 @@ class Attacker:
         return Controls(
             float(squared_errors(clean, reconstruct(clean, 1.0, self.prior)).mean()),
             float(squared_errors(clean, mean).mean()),
-            float(squared_errors(clean, reconstruct(noise, alpha_bar, self.prior)).mean()),
+            *gain_of_own(reconstruct(noise, alpha_bar, self.prior), clean),
             nearest_mse(self.client.held_out.images, clean),
         )
 
@@ -118,3 +120,16 @@ def nearest_mse(images: NDArray[np.floating], others: NDArray[np.floating]) -> f
     a, b = (np.asarray(part, dtype=np.float64).reshape(len(part), -1) for part in (images, others))
     squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * a @ b.T
     return float(np.maximum(squares.min(axis=1), 0.0).mean() / a.shape[1])
+
+
+def gain_of_own(guesses: NDArray[np.floating], originals: NDArray[np.floating]) -> tuple[float, float]:
+    """How much nearer guesses lie to their own original than to the one before, in mean squared error, and its standard error.
+
+    Each guess without the mean of all, for that says nothing of single images: 2⟨g_i − ḡ, x_i − x_{i−1}⟩ per value, whose mean
+    is 0 where guesses know nothing of their originals, however far the attacker's images are from them.
+
+    guesses, originals: (N, …), N ≥ 2, in the same order.
+    """
+    g, x = (np.asarray(part, dtype=np.float64).reshape(len(part), -1) for part in (guesses, originals))
+    gains = 2.0 * ((g - g.mean(axis=0)) * (x - np.roll(x, 1, axis=0))).mean(axis=1)
+    return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))

@@ -1,5 +1,6 @@
 """What the cut sweep allows to be said."""
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -14,13 +15,16 @@ ERROR = Column("mean squared error", "", Better.MORE, 3)
 """Of what the server holds: more of it gives away less."""
 FURTHER = Column("KID", "", Better.MORE, 3)
 """Likewise."""
+CHANCE_REACH = 4.0
+"""Standard errors within which a control that must fail has failed."""
 
 
 def control_findings(controls: Sequence[Controls]) -> list[Finding]:
     """The reconstruction must succeed on the clean image and fail on noise."""
     open_mse, blind = fmean(c.open_mse for c in controls), fmean(c.blind_mse for c in controls)
-    noise = fmean(c.noise_mse for c in controls)
-    succeeded, failed = open_mse < 0.01 * blind, noise >= blind
+    gain = fmean(c.noise_gain for c in controls)
+    reach = CHANCE_REACH * math.hypot(*(c.noise_gain_error for c in controls)) / len(controls)
+    succeeded, failed = open_mse < 0.01 * blind, abs(gain) <= reach
     return [
         Finding(
             f"Control that must succeed: at c = 0 the reconstruction returns the image, with an error of {open_mse:.2g} "
@@ -28,8 +32,8 @@ def control_findings(controls: Sequence[Controls]) -> list[Finding]:
             Weight.CONTROL if succeeded else Weight.FAILED_CONTROL,
         ),
         Finding(
-            f"Control that must fail: fed with noise the reconstruction has an error of {noise:.2g}, "
-            f"{'no better' if failed else 'better'} than the blind guess ({blind:.2g}).",
+            "Control that must fail: fed with noise the reconstruction comes nearer to its own image than to another by "
+            f"{gain:.2g} in mean squared error; chance allows ± {reach:.2g}.",
             Weight.CONTROL if failed else Weight.FAILED_CONTROL,
         ),
     ]

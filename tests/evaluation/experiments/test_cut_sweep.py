@@ -1,14 +1,17 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from evaluation.experiments.sweep import suite as cut_sweep
-from evaluation.experiments.sweep.disclosure import Controls, attacker_of, nearest_mse
+from evaluation.experiments.sweep.disclosure import Controls, attacker_of, gain_of_own, nearest_mse
 from evaluation.experiments.sweep.findings import control_findings
 from evaluation.experiments.sweep.suite import released_to_server
 from evaluation.measuring.chain import backbone_at, proportional_steps, trainings_at
 from evaluation.measuring.verdicts import Named, Pair, against, pairwise
+from evaluation.metrics.disclosure import Prior, reconstruct, squared_errors
 from evaluation.metrics.spread import Spread, spread
 from evaluation.reporting.outcome import Better, Column, Outcome, Weight, read_outcome, to_json
 from evaluation.running.design import Design
@@ -102,13 +105,36 @@ def test_the_nearest_image_is_found_as_by_looking_at_each() -> None:
 @pytest.mark.parametrize(
     ("controls", "expected"),
     [
-        (Controls(1e-12, 0.3, 0.4, 0.1), [Weight.CONTROL, Weight.CONTROL]),
-        (Controls(0.1, 0.3, 0.4, 0.1), [Weight.FAILED_CONTROL, Weight.CONTROL]),
-        (Controls(1e-12, 0.3, 0.2, 0.1), [Weight.CONTROL, Weight.FAILED_CONTROL]),
+        (Controls(1e-12, 0.3, 0.003, 0.001, 0.1), [Weight.CONTROL, Weight.CONTROL]),
+        (Controls(0.1, 0.3, 0.003, 0.001, 0.1), [Weight.FAILED_CONTROL, Weight.CONTROL]),
+        (Controls(1e-12, 0.3, 0.005, 0.001, 0.1), [Weight.CONTROL, Weight.FAILED_CONTROL]),
     ],
 )
 def test_controls_fail_when_they_must(controls: Controls, expected: list[Weight]) -> None:
     assert [finding.weight for finding in control_findings([controls])] == expected
+
+
+def test_noise_says_nothing_of_its_image_however_far_the_others_are(bench: Workbench) -> None:
+    """On images unlike the attacker's, noise errs less than a blind guess, which is no knowledge; a release is."""
+    own, other = bench.federation.clients
+    dark = replace(other, train=replace(other.train, images=other.train.images * 0.1 - 0.9))
+    apart = replace(bench.federation, clients=(own, dark))
+    controls = [attacker_of(apart, client, bench.extractor).controls(0.5) for client in apart.clients]
+    assert [finding.weight for finding in control_findings(controls)] == [Weight.CONTROL] * 2
+    clean, prior = own.train.images, attacker_of(apart, own, bench.extractor).prior
+    noise = np.random.default_rng(0).standard_normal(clean.shape).astype(np.float32)
+    errors = [
+        squared_errors(clean, guess).mean()
+        for guess in (reconstruct(noise, 0.5, prior), prior_mean(prior, clean))
+    ]
+    assert errors[0] < errors[1]
+    released = bench.federation.released(own, 0.4, seed=0)[0]
+    gain, error = gain_of_own(reconstruct(released, float(bench.schedule.alpha_bar[20]), prior), clean)
+    assert gain > 4 * error
+
+
+def prior_mean(prior: Prior, like: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.broadcast_to(prior.mean.reshape(like.shape[1:]), like.shape)
 
 
 def test_only_what_is_separated_is_claimed() -> None:
