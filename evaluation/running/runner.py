@@ -28,6 +28,7 @@ from evaluation.errors import DataError, RunError
 from evaluation.metrics.sets import LEAST_SIZE
 from evaluation.reporting.outcome import Outcome, read_outcome, to_json
 from evaluation.running.federation import Federation
+from evaluation.running.fitting import unet_config
 from evaluation.running.suites import ASKED_IN_WORDS, suite
 from evaluation.running.trainings import Training, name_of
 from evaluation.running.workbench import Setting, Workbench
@@ -35,6 +36,8 @@ from evaluation.running.workbench import Setting, Workbench
 REVISION = 3
 """Raised whenever an experiment changes what it measures, so that kept outcomes of before are not taken for new ones."""
 TRAINING, MEASURING = "training", "measuring"
+LEAST_PIXELS, MOST_AT_BOTTOM = 4, 32
+"""Of an image's side; and of what is left of it where a network halves it no further."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,11 @@ def _check_folder(folder: Path) -> None:
 
 
 def check_sizes(federation: Federation) -> None:
-    """Raises DataError, before anything is trained, when a client has too few images to be measured against.
+    """Raises DataError, before anything is trained, when images are of a shape that no network here takes, or too few.
 
     Real images are compared with real ones in two halves, of training and of held-out images alike.
     """
+    _check_shape(federation)
     for client in federation.clients:
         few = min(len(client.train), len(client.held_out))
         if few < 2 * LEAST_SIZE:
@@ -134,6 +138,22 @@ def check_sizes(federation: Federation) -> None:
                 f"{len(client.held_out)} held out, too few to measure: {2 * LEAST_SIZE} of each are needed; "
                 "give more images (a larger --limit) or fewer --clients"
             )
+
+
+def _check_shape(federation: Federation) -> None:
+    channels, height, width = federation.shape
+    if channels not in {1, 3}:
+        raise DataError(
+            f"images of {federation.name} have {channels} channels, and only grey and colour can be shown: give 1 or 3"
+        )
+    # Networks are for squares, and attend to every pixel that is left at their bottom.
+    halved = height >> (len(unet_config(federation.shape, 8, None).channel_multipliers) - 1)
+    if height != width or height < LEAST_PIXELS or halved > MOST_AT_BOTTOM:
+        fitting = max(8, min(height, width) // 8 * 8)
+        raise DataError(
+            f"images of {federation.name} have {width}×{height} pixels, which the networks cannot take: "
+            f"give --image-size, such as {fitting}"
+        )
 
 
 def _place(setting: Setting, bench: Workbench, name: str) -> Path:

@@ -46,6 +46,35 @@ def test_too_few_images_are_found_out_before_anything_is_trained(
     assert list((setting.folder / "networks").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((4, 8, 8), "have 4 channels"),
+        ((2, 8, 8), "have 2 channels"),
+        ((1, 8, 9), "9×8 pixels.*--image-size, such as 8$"),
+        ((3, 48, 32), "32×48 pixels.*such as 32$"),
+        ((1, 2, 2), "2×2 pixels"),
+        ((1, 155, 155), "155×155 pixels.*such as 152$"),
+        ((3, 218, 218), "218×218 pixels.*such as 216$"),
+    ],
+)
+def test_images_that_no_network_takes_are_found_out_before_anything_is_trained(
+    federation: Federation, shape: tuple[int, int, int], said: str
+) -> None:
+    first, *others = federation.clients
+    images = np.zeros((len(first.train), *shape), np.float32)
+    train = LabelledImages(images, first.train.labels)
+    with pytest.raises(DataError, match=said):
+        check_sizes(replace(federation, clients=(replace(first, train=train), *others)))
+
+
+@pytest.mark.parametrize("side", [4, 9, 28, 50, 64, 240])
+def test_squares_that_can_be_halved_often_enough_are_taken(federation: Federation, side: int) -> None:
+    first = federation.clients[0]
+    train = LabelledImages(np.zeros((len(first.train), 1, side, side), np.float32), first.train.labels)
+    check_sizes(replace(federation, clients=(replace(first, train=train),)))
+
+
 def test_a_folder_that_cannot_be_written_to_is_found_out_at_once(setting: Setting, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="choose another --out"):
