@@ -133,13 +133,20 @@ def about_averaging(figures: ByCut, alpha_bar: dict[float, float], values: int) 
 def about_attributes(figures: ByCut, main_cut: float, by_chance: Mapping[str, float]) -> list[Finding]:
     """What a classifier tells from a release.  by_chance: `measures.chance_of_attributes`."""
     asked = [name for name in figures.figures if name != COIN]
+    if not asked:
+        return [
+            Finding(
+                "Attribute inference: of these images nothing is known that could be asked for.",
+                Weight.UNDECIDED,
+            )
+        ]
     off = max(abs(_mean(figures.at(COIN, cut)) - 0.5) for cut in figures.cuts)
     behind_noise = {name: abs(_mean(figures.at(name, 1.0)) - 0.5) for name in asked}
-    noise = max(behind_noise.values(), default=0.0)
+    noise = max(behind_noise.values())
     told = [
         name for name, area in {COIN: off, **behind_noise}.items() if area > CHANCE_REACH * by_chance[name]
     ]
-    clean = max((_mean(figures.at(name, 0.0)) for name in asked), default=0.0)
+    clean = max(_mean(figures.at(name, 0.0)) for name in asked)
     area = "area under the ROC curve"
     return [
         control(

@@ -119,6 +119,12 @@ def test_controls_of_attribute_inference(clean: float, coin: float, expected: li
     assert "90.0 ± 0.1 % at cut 0.4" in claims[0]
 
 
+def test_where_nothing_can_be_asked_no_control_has_failed() -> None:
+    """Images of one label without attributes: the coin alone is asked about."""
+    findings = about_attributes(ByCut(CUTS, {COIN: line(0.5, 0.5, 0.5, 0.5)}), 0.4, {COIN: 0.03})
+    assert [finding.weight for finding in findings] == [Weight.UNDECIDED]
+
+
 @pytest.mark.parametrize(("positives", "expected"), [(5, Weight.CONTROL), (200, Weight.FAILED_CONTROL)])
 def test_a_rare_property_may_be_further_from_a_half_by_chance(positives: int, expected: Weight) -> None:
     figures = ByCut(CUTS, {"hat": line(0.95, 0.9, 0.6, 0.62), COIN: line(0.5, 0.5, 0.5, 0.5)})
