@@ -18,6 +18,8 @@ OTHER_EPSILONS = (1.0, 3.0, 10.0, 30.0)
 REMEDY_CUTS = (0.5, 0.7, 0.9)
 LARGEST_USEFUL_EPSILON = 20.0
 """Here, with δ = 1e-5, the best attack finds nearly nine of ten while it is wrong in one of a hundred."""
+LARGEST_USEFUL_DELTA = 1e-3
+"""A promise that may fail so often is kept by sending so many of all images in the clear; 1e-5 is usual."""
 LEAST_SERVER_SHARE = 0.05
 """Of the chain. With less the server's network has next to no signal to work on: a rule of thumb, no theorem."""
 
@@ -179,6 +181,11 @@ def _objections(question: PrivacyQuestion, target: Price | None, last: float) ->
         found.append(
             f"ε above {LARGEST_USEFUL_EPSILON:g} promises nothing to rely on: "
             f"what is guessed in 1 % of cases without the releases may be known in {100 * target.detection:.3g} % with them"
+        )
+    if question.delta > LARGEST_USEFUL_DELTA:
+        found.append(
+            f"δ above {LARGEST_USEFUL_DELTA:g} promises nothing to rely on: "
+            f"it is kept by whoever sends {100 * question.delta:.3g} % of the images in the clear"
         )
     if target.server_share < LEAST_SERVER_SHARE:
         found.append(

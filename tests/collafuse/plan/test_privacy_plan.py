@@ -125,6 +125,14 @@ def test_a_large_epsilon_is_told_apart_from_a_promise() -> None:
     assert NO_GUARANTEE not in shown(20, clip_norm=2)
 
 
+def test_a_promise_that_may_often_fail_is_told_apart_from_one() -> None:
+    assert planned(1, clip_norm=2, delta=1e-3).objections == ()
+    (objection,) = planned(1, clip_norm=2, delta=0.5).objections
+    assert "δ above 0.001" in objection
+    assert "50 % of the images in the clear" in objection
+    assert NO_GUARANTEE in shown(1, clip_norm=2, delta=0.5)
+
+
 def test_what_it_means_is_said_in_plain_words() -> None:
     text = shown(10, clip_norm=10, schedule="linear")
     assert "gets right in 1 % of cases without the releases" in text
