@@ -1,5 +1,7 @@
 """Which images are set aside: a share of everybody's, and never one whose sibling is trained on."""
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,11 +46,20 @@ def split_clients(
 
 
 def groups_of(dataset: Dataset) -> NDArray[np.intp]:
-    """The group of every image, counted from 0: (N,) int. Without groups, every image is its own."""
+    """The group of every image, counted from 0: (N,) int. Without groups, every image is its own, and its copies with it.
+
+    A copy of a training image among those held out would be known by heart, and would be released with the same noise.
+    """
     if dataset.group is None:
-        return np.arange(len(dataset))
+        first: dict[bytes, int] = {}
+        places = [first.setdefault(_digest(image), len(first)) for image in dataset.images.images]
+        return np.asarray(places, dtype=np.intp)
     index: NDArray[np.intp] = np.unique(dataset.group, return_inverse=True)[1]
     return index
+
+
+def _digest(image: NDArray[np.float32]) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest()
 
 
 def _check_holders(dataset: Dataset, holder: NDArray[np.intp], names: tuple[str, ...]) -> None:
@@ -57,8 +68,9 @@ def _check_holders(dataset: Dataset, holder: NDArray[np.intp], names: tuple[str,
         found = len(np.unique(groups[holder == client]))
         if found < 2:
             what = "image" if dataset.group is None else "group of images"
+            copies = " with its copies" if dataset.group is None and (holder == client).sum() > found else ""
             raise DataError(
-                f"client {name} of {dataset.name} would hold {found} {what}{'' if found == 1 else 's'}: two are "
+                f"client {name} of {dataset.name} would hold {found} {what}{'' if found == 1 else 's'}{copies}: two are "
                 "needed, to train on one and hold one out; ask for fewer clients or more images"
             )
 

@@ -95,6 +95,25 @@ def test_whole_groups_come_near_to_the_share_held_out() -> None:
         assert len(client.held_out) / len(client.everything) == pytest.approx(0.25, abs=0.06)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_no_copy_of_a_training_image_is_held_out(way: str) -> None:
+    """Every image is there twice, and nobody said that the two belong together."""
+    once = made(60).take(np.arange(60))
+    clients = WAYS[way](once.take(np.tile(np.arange(60), 2)), 0)
+    trained, held_out = (
+        {int(number) for client in clients for number in numbers(getattr(client, part))}
+        for part in ("train", "held_out")
+    )
+    assert not trained & held_out
+    assert len(trained | held_out) == 60
+
+
+def test_copies_of_one_image_are_no_data() -> None:
+    alike = made(60).take(np.zeros(60, np.intp))
+    with pytest.raises(DataError, match="would hold 1 image with its copies: two are needed"):
+        by_owner(alike)
+
+
 def test_clients_by_labels_share_none() -> None:
     held = [set(client.labels) for client in by_labels(made(120), 3)]
     assert sorted(label for labels in held for label in labels) == [0, 1, 2, 3]
@@ -108,7 +127,7 @@ def test_clients_by_attribute_lie_on_their_side_of_the_threshold() -> None:
 
 def test_a_value_at_the_threshold_belongs_above_it() -> None:
     images = LabelledImages(
-        np.zeros((4, 1, 1, 1), np.float32),
+        np.arange(4, dtype=np.float32)[:, None, None, None],
         np.zeros(4, np.int32),
         np.asarray([[0.0], [0.4], [0.5], [0.5]], np.float32),
         ("x",),
