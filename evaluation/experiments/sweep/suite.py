@@ -190,9 +190,7 @@ def _outcome(
     bench: Workbench, points: tuple[CutPoint, ...], controls: tuple[Controls, ...], costs: SideCosts
 ) -> Outcome:
     clients, floor = bench.federation.clients, real_floor(bench)
-    energy = costs.backbone.energy + (
-        "" if costs.backbone.energy == "measured" else f" at {CORE_WATTS:g} W for a busy core"
-    )
+    energy = f"{costs.backbone.energy} {_ENERGY[costs.backbone.energy]}"
     return Outcome(
         suite="sweep",
         title=TITLE,
@@ -250,6 +248,10 @@ def _method(bench: Workbench) -> str:
     )
 
 
+_ENERGY = {
+    "measured": "of the whole processor, with all that it did beside, such as other experiments of this run",
+    "estimated": f"at {CORE_WATTS:g} W for a busy core",
+}
 _LIMITS = (
     (
         "All inner cuts against one end share an error rate of 5 %, but there are several such groups: read them as a curve, "

@@ -65,6 +65,12 @@ def test_who_owns_no_step_computes_nothing(outcome: Outcome) -> None:
     assert by_cut["c = 0"][0] == by_cut["c = 1"][1]
 
 
+def test_it_is_said_what_else_is_in_measured_energy(outcome: Outcome) -> None:
+    notes = [table.note for table in outcome.tables if "Energy is" in table.note]
+    assert len(notes) == 2
+    assert all("estimated at 10 W" in note or "measured of the whole processor" in note for note in notes)
+
+
 def test_the_server_holds_the_image_at_0_nothing_at_1_and_releases_between(bench: Workbench) -> None:
     client = bench.federation.clients[0]
     held = released_to_server(bench, client, 0.0)
