@@ -21,9 +21,9 @@ from evaluation.running.federation import Federation, FederationPlan
 from evaluation.running.trainings import Budget
 from evaluation.running.workbench import Setting, Workbench
 
-SCALES = (1.0, 2.0, 4.0)
+SCALES = (1.0, 2.0, 3.0)
 STRONG = SCALES[-1]
-"""Where ways and sides are compared."""
+"""Where ways and sides are compared. Beyond it a lesion is on its side more often still, and too large."""
 NOBODY, BOTH = Guidance(0.0, 0.0), Guidance(STRONG, STRONG)
 SERVER_ONLY, HEAD_ONLY = Guidance(STRONG, 0.0), Guidance(0.0, STRONG)
 _PHANTOMS = ("phantoms32", "phantoms64")
@@ -31,7 +31,7 @@ _NARROW, _FEW_PIXELS = 32, 16
 """A network narrower than this many channels draws phantoms of so few pixels; more would take it longer than a quick run has."""
 SAMPLER = "ddpm"
 """Fresh noise in every step (Ho et al. 2020). A chain without it carries what a shortly trained network gets wrong to the cut
-as noise of the wrong strength, which no head removes: of the same networks' pictures it left every third one grain."""
+as noise of the wrong strength, which no head removes: with DDIM some of the same networks' pictures are grain."""
 _MORE_UPDATES, _SMALLER_BATCHES = 5, 2
 """Of each of three ways a network hears a third, and a lesion of few pixels hardly moves the loss: what was asked is learned
 long after what a head looks like. Half a batch, since it is the number of updates that counts so early."""
