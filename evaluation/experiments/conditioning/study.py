@@ -23,7 +23,7 @@ from evaluation.running.workbench import Setting, Workbench
 
 SCALES = (1.0, 2.0, 3.0)
 STRONG = SCALES[-1]
-"""Where ways and sides are compared. Beyond it a lesion is on its side more often still, and too large."""
+"""Where ways and sides are compared. At 4 most small lesions that are asked for come out large."""
 NOBODY, BOTH = Guidance(0.0, 0.0), Guidance(STRONG, STRONG)
 SERVER_ONLY, HEAD_ONLY = Guidance(STRONG, 0.0), Guidance(0.0, STRONG)
 _PHANTOMS = ("phantoms32", "phantoms64")
@@ -32,9 +32,9 @@ _NARROW, _FEW_PIXELS = 32, 16
 SAMPLER = "ddpm"
 """Fresh noise in every step (Ho et al. 2020). A chain without it carries what a shortly trained network gets wrong to the cut
 as noise of the wrong strength, which no head removes: with DDIM some of the same networks' pictures are grain."""
-_MORE_UPDATES, _SMALLER_BATCHES = 5, 2
-"""Of each of three ways a network hears a third, and a lesion of few pixels hardly moves the loss: what was asked is learned
-long after what a head looks like. Half a batch, since it is the number of updates that counts so early."""
+_MORE_UPDATES, _SMALLER_BATCHES = 4, 2
+"""A network hears of one thing in three ways, and a lesion of few pixels hardly moves the loss: what was asked is learned long
+after what a head looks like. Half a batch pays for half of it."""
 
 
 @dataclass(frozen=True)

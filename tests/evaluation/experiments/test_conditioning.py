@@ -57,7 +57,7 @@ def test_what_can_be_asked_is_trained_for_longer_than_the_networks_of_other_expe
 ) -> None:
     design = asked_bench.design
     backbone, head = Study(asked_bench).trainings(0)
-    assert (backbone.total_updates, head.total_updates) == (5 * design.updates, 5 * design.head_updates)
+    assert (backbone.total_updates, head.total_updates) == (4 * design.updates, 4 * design.head_updates)
     assert backbone.budget.batch_size == head.budget.batch_size == design.batch_size // 2
     assert asked_budget(replace(backbone.budget, batch_size=1)).batch_size == 1
 
