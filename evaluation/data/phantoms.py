@@ -17,6 +17,7 @@ ATTRIBUTE_NAMES = ("lesion", "side_right", "size", "contrast")
 # Where a lesion stops being small, and where it begins to be large.
 SIZE_BOUNDS = (1 / 3, 2 / 3)
 _LEAST_SIZE = 0.05
+_LEAST_RADIUS = 0.085
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def load_phantoms(n: int = PHANTOMS, *, size: int = 32, seed: int = 0) -> Datase
     return Dataset(
         name=f"phantoms{size}",
         images=LabelledImages(
-            draw_slices(_patients(owner, attributes, rng), size, rng),
+            draw_slices(_patients(owner, attributes, _least_radius(size), rng), size, rng),
             (attributes[:, 0] * (1 + attributes[:, 1])).astype(np.int32),
             attributes,
             ATTRIBUTE_NAMES,
@@ -137,13 +138,21 @@ def _attributes(owner: NDArray[np.int32], rng: np.random.Generator) -> NDArray[n
     return np.stack(columns, axis=1).astype(np.float32)
 
 
+def _least_radius(size: int) -> float:
+    """Of a lesion of size 0, in half widths of a picture of `size` pixels: one pixel at least, or nobody could see it."""
+    return max(_LEAST_RADIUS, 2 / size)
+
+
 def _patients(
-    owner: NDArray[np.int32], attributes: NDArray[np.float32], rng: np.random.Generator
+    owner: NDArray[np.int32],
+    attributes: NDArray[np.float32],
+    least_radius: float,
+    rng: np.random.Generator,
 ) -> Patients:
     """Everything a slice is drawn from: the attributes, the clinic's habits, and chance."""
     n = len(owner)
     lesion, side_right, size, contrast = attributes.T
-    radius = lesion * (0.085 + 0.185 * size)
+    radius = lesion * (least_radius + 0.185 * size)
     reach, angle = rng.uniform(0.38, 0.60, n), rng.uniform(-1.1, 1.1, n)
     # A lesion keeps to its side of the midline, however large.
     beside = np.maximum(reach * HEAD_WIDTH * np.cos(angle), 0.05 + 0.9 * radius)

@@ -11,10 +11,19 @@ from evaluation.experiments.conditioning import outcome as asked_outcome
 from evaluation.experiments.conditioning.disclosure import disclosure_findings
 from evaluation.experiments.conditioning.figures import measure_cases, real_cells, real_heard
 from evaluation.experiments.conditioning.generation import Guidance, head_part, server_part
-from evaluation.experiments.conditioning.study import BOTH, HEAD_ONLY, NOBODY, STRONG, Study, hand_overs
+from evaluation.experiments.conditioning.study import (
+    BOTH,
+    HEAD_ONLY,
+    NOBODY,
+    SAMPLER,
+    STRONG,
+    Study,
+    asked_budget,
+    hand_overs,
+)
 from evaluation.reporting.gallery import png_data_uri
 from evaluation.reporting.outcome import Finding, Outcome, PictureRow, Pictures
-from evaluation.running.trainings import Training
+from evaluation.running.trainings import Budget, Training
 from evaluation.running.workbench import Progress, Workbench
 
 TITLE = "Conditioning"
@@ -158,6 +167,7 @@ def _row(title: str, images: NDArray[np.float32]) -> PictureRow:
 
 
 def _method(study: Study) -> str:
+    budget = asked_budget(Budget.backbone(study.design))
     phantoms, cuts = study.phantoms, " and ".join(f"{cut:g}" for cut in hand_overs(study.design))
     reader = (
         "a small encoder of texts that learns beside the network"
@@ -169,8 +179,9 @@ def _method(study: Study) -> str:
         f"Phantoms of {phantoms.shape[1]} pixels ({phantoms.name}) from {len(phantoms.clients)} clinics. For each seed a "
         f"backbone is trained on all releases at cut {study.design.main_cut:g}, and a head on the clean images of "
         f"{study.client.name}. Of every sample each is told its label, its attributes, its caption or nothing, by chance, with "
-        f"{reader}. In every case {len(study.asked)} images are asked for, as that "
-        "clinic's patients are, and all cases start from the same noise. Guidance is Ho and Salimans' (2022): at scale 0 nothing "
+        f"{reader}; that takes {budget.updates} updates of {budget.batch_size} for the backbone, more than others need. In every "
+        f"case {len(study.asked)} images are asked for, as that clinic's patients are, and all cases start from the same noise "
+        f"and step by {SAMPLER.upper()}, with the same fresh noise. Guidance is Ho and Salimans' (2022): at scale 0 nothing "
         f"is asked, at 1 the network answers by itself. The server hands over at {cuts}, with the same two networks. What an "
         "image shows is said by a classifier trained on real phantoms; distances to all real images of the clinic are taken in "
         f"{features}."

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from evaluation.conditioning.asked_network import AskedNetwork
-from evaluation.conditioning.asking import Asked, Way, every_kind
+from evaluation.conditioning.asking import Asked, Way, all_captions, every_kind
 from evaluation.experiments.conditioning.disclosure import disclosure_findings, request, servers_view
 from evaluation.experiments.conditioning.generation import Chain, Guidance, head_part, server_part
-from evaluation.experiments.conditioning.training import AskedTraining
+from evaluation.experiments.conditioning.training import AskedTraining, _Known
 from evaluation.reporting.outcome import Weight
 from evaluation.running.federation import Federation, FederationPlan
 from evaluation.running.fitting import unet_config
@@ -67,6 +67,22 @@ def test_labels_attributes_texts_and_nothing_are_all_learned(
         assert moved[name].max() > 1e-4, name
     # Every label, and the last row, which is "no label".
     assert moved["network.embed_label.weight"].amax(dim=1).min() > 1e-4
+
+
+def test_captions_are_told_as_often_as_labels_and_attributes_together(backbone: AskedNetwork) -> None:
+    asked, told = every_kind(0.5), []
+    hook = backbone.network.register_forward_pre_hook(lambda _, given: told.append(given[2:]))
+    rows = torch.arange(7).repeat(400)
+    predict = _Known(asked.attributes).told(backbone, rows, torch.Generator().manual_seed(0))
+    predict(torch.zeros(len(rows), 1, 16, 16), torch.ones_like(rows), None)
+    hook.remove()
+    ((label, condition),) = told
+    captions = backbone.texts.conditions(all_captions())
+    in_words = (condition[:, None] == captions).all(dim=2).any(dim=1).float().mean()
+    by_label = (label < backbone.network.config.num_classes).float().mean()
+    # One in ten of either is dropped.
+    assert in_words.item() == pytest.approx(0.45, abs=0.04)
+    assert by_label.item() == pytest.approx(0.225, abs=0.04)
 
 
 def test_the_same_seed_trains_the_same_weights(federation: Federation, backbone: AskedNetwork) -> None:

@@ -13,6 +13,7 @@ from evaluation.experiments.conditioning.study import (
     HEAD_ONLY,
     STRONG,
     Study,
+    asked_budget,
     cases,
     hand_overs,
     phantom_plan,
@@ -49,6 +50,23 @@ def test_one_backbone_and_one_head_a_seed_serve_every_case(asked_bench: Workbenc
     assert len({name_of(each, asked_bench.federation) for each in found}) == len(found) == 6
     assert [each.cut_ratio for each in found[:2]] == [0.4, 0.8]  # type: ignore[attr-defined]
     assert hand_overs(asked_bench.design) == (0.4, 0.8)
+
+
+def test_what_can_be_asked_is_trained_for_longer_than_the_networks_of_other_experiments(
+    asked_bench: Workbench,
+) -> None:
+    design = asked_bench.design
+    backbone, head = Study(asked_bench).trainings(0)
+    assert (backbone.total_updates, head.total_updates) == (4 * design.updates, 4 * design.head_updates)
+    assert backbone.budget.batch_size == head.budget.batch_size == design.batch_size // 2
+    assert asked_budget(replace(backbone.budget, batch_size=1)).batch_size == 1
+
+
+def test_every_hand_over_steps_with_fresh_noise_whatever_the_design_says(asked_bench: Workbench) -> None:
+    study = Study(asked_bench)
+    assert study.design.sampler == "ddim"
+    for cut in hand_overs(study.design):
+        assert study.chain(cut).steps == replace(asked_bench.steps(), sampler="ddpm")
 
 
 def test_every_case_is_measured_once(asked_bench: Workbench) -> None:
