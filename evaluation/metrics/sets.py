@@ -100,7 +100,7 @@ def measure_sets(
     of_real, of_generated, of_halves = (np.random.default_rng((seed, 3, part)) for part in range(3))
     x = np.stack([_rows(len(generated), m, of_generated) for _ in range(draws)])
     y = np.stack([_rows(len(real), m, of_real) for _ in range(draws)])
-    a, b = _features(extractor, generated), _features(extractor, real)
+    a, b = features_of(extractor, generated), features_of(extractor, real)
     distances = manifold.Distances.of(a, b)
     drawn = [manifold.of_rows(distances, rows, others) for rows, others in zip(x, y, strict=True)]
     first, second = a[x[0]], b[y[0]]
@@ -143,7 +143,7 @@ def floor_of(
     """
     _check_size(size, len(real) // 2)
     rng = np.random.default_rng((seed, 4))
-    features = _features(extractor, real)
+    features = features_of(extractor, real)
     namer = judge or (extractor if isinstance(extractor, Judge) else None)
     right = None if namer is None else namer.predict(real.images) == real.labels
     orders = [rng.permutation(len(real))[: 2 * size] for _ in range(splits)]
@@ -221,7 +221,8 @@ class _Through(torch.nn.Module):
         return features
 
 
-def _features(extractor: Extractor, data: LabelledImages) -> NDArray[np.float64]:
+def features_of(extractor: Extractor, data: LabelledImages) -> NDArray[np.float64]:
+    """(N, d) float64.  Raises DataError where the extractor gives something else than one finite vector for each image."""
     found = np.asarray(extractor.features(data.images), dtype=np.float64)
     if found.ndim != 2 or len(found) != len(data) or not np.isfinite(found).all():
         raise DataError(

@@ -21,11 +21,12 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
 from evaluation.errors import DataError, RunError
-from evaluation.metrics.sets import LEAST_SIZE
+from evaluation.metrics.sets import LEAST_SIZE, features_of
 from evaluation.reporting.outcome import Outcome, read_outcome, to_json
 from evaluation.running.federation import Federation
 from evaluation.running.fitting import unet_config
@@ -93,7 +94,8 @@ def evaluate(
     for key, training in wanted.items():
         of = training.total_updates
         on_part(Part(TRAINING, training.title, 0 if training in missing else of, of, key=key))
-    extractor = bench.extractor.name  # trained now if it must be, so that no two processes do
+    # Trained now if it must be, so that no two processes do; and tried, so that one that cannot take the images is found out.
+    features_of(bench.extractor, bench.federation.pooled.take(np.arange(2 * LEAST_SIZE)))
     places = {name: _place(setting, bench, name) for name in names}
     kept = {name: read_outcome(place) for name, place in places.items() if place.exists()}
     unmeasured = [name for name in names if name not in kept]
@@ -106,7 +108,7 @@ def evaluate(
         setting,
         outcomes,
         bench.federation.fingerprint,
-        extractor,
+        bench.extractor.name,
         len(wanted),
         time.monotonic() - started,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from evaluation.cli import app
@@ -73,6 +74,16 @@ def test_squares_that_can_be_halved_often_enough_are_taken(federation: Federatio
     first = federation.clients[0]
     train = LabelledImages(np.zeros((len(first.train), 1, side, side), np.float32), first.train.labels)
     check_sizes(replace(federation, clients=(replace(first, train=train),)))
+
+
+def test_an_extractor_of_other_images_is_found_out_before_anything_is_trained(
+    setting: Setting, tmp_path: Path
+) -> None:
+    path = tmp_path / "flat.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(7, 4))), path)
+    with pytest.raises(DataError, match=r"flat\.pt cannot take images of shape"):
+        evaluate(replace(setting, extractor=path), ["sweep"], workers=1, on_part=lambda part: None)
+    assert list((setting.folder / "networks").iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_to_is_found_out_at_once(setting: Setting, tmp_path: Path) -> None:
