@@ -126,6 +126,11 @@ def test_claims_are_gathered_and_a_failed_control_comes_first() -> None:
     assert "Controls that failed" not in render([outcome(CLAIM)], FACTS)
 
 
+def test_the_page_says_how_often_claims_err() -> None:
+    page = " ".join(render([outcome(CLAIM)], FACTS).split())
+    assert "about one in twenty still has a claim" in page
+
+
 def test_without_a_claim_the_page_says_so() -> None:
     assert "at this budget nothing is claimed" in render([outcome()], FACTS)
 
