@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
+from scipy.stats import norm
+
 from evaluation.attacks.attribute_inference import COIN
 from evaluation.attacks.averaging import closed_form_psnr_db
 from evaluation.experiments.attacks import measures as made
@@ -15,7 +17,9 @@ from evaluation.reporting.demo_report import fixed
 from evaluation.reporting.outcome import Finding, Weight
 
 CHANCE_REACH = 4.0
-"""Standard deviations around chance within which a control that must fail has failed."""
+"""Standard deviations around chance within which a single control that must fail has failed."""
+FALSE_ALARMS = 0.01
+"""How often chance alone makes one of several controls succeed that must fail."""
 NOTHING_GAINED, EVERYTHING_GAINED = 0.02, 0.99
 LEAST_CLEAN_AREA = 0.7
 LEAST_LINKED = 0.9
@@ -24,6 +28,11 @@ LEAST_LINKED = 0.9
 def control(passed: bool, good: str, bad: str) -> Finding:
     """A control, in the words for how it came out."""
     return Finding(good, Weight.CONTROL) if passed else Finding(bad, Weight.FAILED_CONTROL)
+
+
+def reach_of_all(comparisons: int) -> float:
+    """Standard deviations around chance within which all of so many controls have failed, but for `FALSE_ALARMS` (Bonferroni)."""
+    return float(norm.isf(FALSE_ALARMS / comparisons / 2))
 
 
 def beyond_noise(figures: ByCut, name: str, subject: str) -> list[Finding]:
@@ -143,9 +152,9 @@ def about_attributes(figures: ByCut, main_cut: float, by_chance: Mapping[str, fl
     off = max(abs(_mean(figures.at(COIN, cut)) - 0.5) for cut in figures.cuts)
     behind_noise = {name: abs(_mean(figures.at(name, 1.0)) - 0.5) for name in asked}
     noise = max(behind_noise.values())
-    told = [
-        name for name, area in {COIN: off, **behind_noise}.items() if area > CHANCE_REACH * by_chance[name]
-    ]
+    # A mean over seeds scatters no more than the figure of one seed, which is what chance is known of: their images overlap.
+    reach = reach_of_all(len(figures.cuts) + len(asked))
+    told = [name for name, area in {COIN: off, **behind_noise}.items() if area > reach * by_chance[name]]
     clean = max(_mean(figures.at(name, 0.0)) for name in asked)
     area = "area under the ROC curve"
     return [
@@ -158,7 +167,7 @@ def about_attributes(figures: ByCut, main_cut: float, by_chance: Mapping[str, fl
             not told,
             f"Attribute inference, controls that must fail: the toss of a coin is never told ({area} within {off:.3f} of ½), "
             f"and from noise nothing is (within {noise:.3f}).",
-            f"Attribute inference, controls that must fail: further from ½ than {CHANCE_REACH:g} standard deviations of chance "
+            f"Attribute inference, controls that must fail: further from ½ than {reach:.1f} standard deviations of chance "
             f"are {', '.join(told)} (a coin by {off:.3f}, the most behind noise by {noise:.3f}).",
         ),
         *chain.from_iterable(

@@ -4,18 +4,21 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from statistics import fmean
 
-from scipy.stats import norm
-
 from evaluation.attacks.roc import Separation, deviation_by_chance
 from evaluation.experiments.attacks import measures as made
-from evaluation.experiments.attacks.findings import claimed, control, listed, percent
+from evaluation.experiments.attacks.findings import (
+    FALSE_ALARMS,
+    claimed,
+    control,
+    listed,
+    percent,
+    reach_of_all,
+)
 from evaluation.experiments.attacks.measures import Memberships
 from evaluation.metrics.spread import spread
 from evaluation.reporting.outcome import Finding, Weight
 
 LEAST_MEMORISED_AREA = 0.8
-FALSE_ALARMS = 0.01
-"""How often chance alone makes the control that must fail succeed."""
 _SIDES = {
     1: "with every seed the 95 % interval of the area lies above ½",
     -1: "with every seed the 95 % interval of the area lies below ½, so that members look less like members than others do, and "
@@ -59,7 +62,7 @@ def _division_is_not_read(parts: Sequence[Separation]) -> Finding:
         ((abs(part.auc - 0.5), deviation_by_chance(part.positives, part.negatives)) for part in parts),
         key=lambda pair: pair[0] / pair[1],
     )
-    reach *= float(norm.isf(FALSE_ALARMS / len(parts) / 2))
+    reach *= reach_of_all(len(parts))
     allowed = (
         f"chance allows {reach:.3f}, {100 * (1 - FALSE_ALARMS):g} % for all {len(parts)} comparisons together"
     )

@@ -1,25 +1,36 @@
-"""The two knobs in tables, charts, a heat map and sentences."""
+"""The two knobs in tables, charts and a heat map."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from diffusion.privacy import epsilon_of_mu, gdp_mu, norm_bound
-from edge_agent.release.statement import meaning, number
 from evaluation.data.images import LabelledImages
+from evaluation.experiments.knobs.findings import (
+    DELTA,
+    FID,
+    device_findings,
+    evaluations,
+    private_findings,
+    sampler_findings,
+)
 from evaluation.experiments.knobs.grid import (
     Grid,
     GridKey,
     Measured,
     SamplerKey,
-    best_of,
     fid_of,
     within_spread_of_best,
 )
-from evaluation.measuring.quality import COLUMNS, ClientQuality, Figure, Real, floor_band
-from evaluation.measuring.verdicts import Named, against, better_of, in_words
-from evaluation.metrics.claim import better
-from evaluation.metrics.comparison import Unit
+from evaluation.measuring.quality import (
+    COLUMNS,
+    ClientQuality,
+    Figure,
+    Real,
+    floor_band,
+    floor_cells,
+    floor_note,
+)
 from evaluation.metrics.spread import Spread
 from evaluation.reporting.gallery import png_data_uri
 from evaluation.reporting.outcome import (
@@ -27,19 +38,15 @@ from evaluation.reporting.outcome import (
     Cell,
     Chart,
     Column,
-    Finding,
     Outcome,
     PictureRow,
     Pictures,
     Table,
-    Weight,
     series_of,
 )
 from evaluation.running.workbench import Workbench
 
-FID = COLUMNS[Figure.FID]
 IMAGES_IN_A_ROW = 5
-DELTA = 1e-5
 _SHADE = "The shade is one standard deviation over seeds on both sides."
 
 
@@ -64,7 +71,7 @@ def outcome(
             f"The networks of the cut sweep, {len(design.seeds)} seeds. For each inner cut the server's part is made with "
             f"{', '.join(map(str, servers))} evaluations ({design.sampler}), and each result is finished by the client's head "
             f"with {', '.join(str(n) for n in _heads(level))}. At c = {private:g}, the most private cut, all samplers and both "
-            f"spacings of steps are tried with {_evaluations(servers[-1])} on the server. FID against each client's held-out "
+            f"spacings of steps are tried with {evaluations(servers[-1])} on the server. FID against each client's held-out "
             f"images, {design.images} images each, in the features of {bench.extractor.name}; means over clients."
         ),
         findings=(
@@ -72,7 +79,7 @@ def outcome(
             *sampler_findings(grid.samplers, (design.sampler, "uniform")),
             *device_findings(private, level, servers[-1], _epsilon(bench, private)),
         ),
-        tables=(_grid_table(grid, servers), _sampler_table(grid.samplers, private)),
+        tables=(_grid_table(grid, servers, floor), _sampler_table(grid.samplers, private)),
         charts=(
             *(_grid_chart(grid.level(n), n, band) for n in servers),
             _sampler_chart(grid.samplers, private, band),
@@ -93,91 +100,8 @@ def _epsilon(bench: Workbench, cut_ratio: float) -> float:
     return epsilon_of_mu(mu, DELTA)
 
 
-def private_findings(level: Mapping[GridKey, Spread]) -> list[Finding]:
-    """For one number of server evaluations: what the most private cut needs to be within the spread of the best cell."""
-    best, usable = best_of(level), within_spread_of_best(level)
-    private = max(key.cut_ratio for key in level)
-    at_private = sorted(key for key in level if key.cut_ratio == private)
-    told = (
-        f"With {_evaluations(best.server_steps)} on the server the least FID is {in_words(FID, level[best])}, at c = "
-        f"{best.cut_ratio:g} with {_evaluations(best.head_steps)} on the device. At c = {private:g}"
-    )
-    near = [key for key in at_private if key in usable]
-    far = [key for key in at_private if key not in usable]
-    found = []
-    if near:
-        # That nothing is seen says little where little could be: so it is said how much worse the least mean may yet be.
-        least = min(near, key=lambda key: level[key].mean)
-        claim = better(
-            FID.name,
-            Unit.DISTANCE,
-            level[best],
-            level[least],
-            ("best", "private"),
-            among=max(1, len(level) - 1),
-        )
-        yet = f" With {_evaluations(least.head_steps)} it may be worse by as much as {claim.high:.1f}."
-        found.append(
-            Finding(
-                f"{told} the seeds do not tell these from it, so that nothing is claimed: {_cells(near, level)}."
-                f"{'' if least == best else yet}",
-                Weight.UNDECIDED,
-            )
-        )
-    if far:
-        found.append(
-            Finding(
-                f"{told} these are worse beyond the spread over seeds: {_cells(far, level)}.", Weight.CLAIM
-            )
-        )
-    return found
-
-
-def sampler_findings(samplers: Mapping[SamplerKey, Measured], reference: tuple[str, str]) -> list[Finding]:
-    """Every sampler and spacing against one of them, for every number of head evaluations."""
-    figures = {key: fid_of(measured) for key, measured in samplers.items()}
-    found = []
-    for head_steps in sorted({key.head_steps for key in figures}):
-        here = {key: figure for key, figure in figures.items() if key.head_steps == head_steps}
-        ours = SamplerKey(*reference, head_steps)
-        rivals = [Named(_sampler(key), figure) for key, figure in here.items() if key != ours]
-        where = f"with {_evaluations(head_steps)} on the device"
-        found += against(FID, rivals, Named(_sampler(ours), here[ours]), where=where)
-    return found
-
-
-def device_findings(
-    private: float, level: Mapping[GridKey, Spread], server_steps: int, epsilon: float
-) -> list[Finding]:
-    """The fewest head evaluations at the most private cut against the most.  epsilon: of one release there, at `DELTA`."""
-    at_private = {key.head_steps: figure for key, figure in level.items() if key.cut_ratio == private}
-    fewest, most = min(at_private), max(at_private)
-    verdict = better_of(FID, at_private[fewest], at_private[most])
-    words = {
-        1: "better beyond the spread over seeds",
-        -1: "worse beyond the spread over seeds",
-        0: "not separated by the seeds",
-    }[verdict]
-    return [
-        Finding(
-            f"At c = {private:g} after {_evaluations(server_steps)} on the server, {_evaluations(fewest)} on the device "
-            f"({in_words(FID, at_private[fewest])}) against {most} ({in_words(FID, at_private[most])}): {words}.",
-            Weight.CLAIM if verdict else Weight.UNDECIDED,
-        ),
-        Finding(
-            f"The cut alone fixes what is disclosed: at c = {private:g} it is the same with {_evaluations(fewest)} on the "
-            f"device as with {most}, and the device computes {most / fewest:.0f} times less.",
-            Weight.FACT,
-        ),
-        Finding(
-            f"How private c = {private:g} is: one release of an image, not clipped further, has ε = {number(epsilon)} at "
-            f"δ = {DELTA:g}. {meaning(epsilon, DELTA)}",
-            Weight.FACT,
-        ),
-    ]
-
-
-def _grid_table(grid: Grid, servers: Sequence[int]) -> Table:
+def _grid_table(grid: Grid, servers: Sequence[int], floor: Sequence[ClientQuality]) -> Table:
+    real = floor_cells(floor, Real.HELD_OUT)[list(COLUMNS).index(Figure.FID)]
     heads = _heads(grid.level(servers[0]))
     rows: list[tuple[Cell, ...]] = []
     for server_steps in servers:
@@ -190,15 +114,15 @@ def _grid_table(grid: Grid, servers: Sequence[int]) -> Table:
     columns = (
         Column("server evaluations", decimals=0),
         Column("cut"),
-        *(Column(f"FID, {_evaluations(head)}", "", FID.better, FID.decimals) for head in heads),
+        *(Column(f"FID, {evaluations(head)}", "", FID.better, FID.decimals) for head in heads),
         Column("not told from the best"),
     )
     return Table(
         "FID over the cut and the head's evaluations",
         columns,
-        tuple(rows),
+        (*rows, ("real against real", "", *(real for _ in heads), "")),
         note="Against held-out images. The last column: head evaluations that the seeds do not separate from the best cell with "
-        "as many server evaluations.",
+        f"as many server evaluations. {floor_note(floor, Real.HELD_OUT)}",
     )
 
 
@@ -211,7 +135,7 @@ def _sampler_table(samplers: Mapping[SamplerKey, Measured], private: float) -> T
     columns = (
         Column("sampler"),
         Column("spacing"),
-        *(Column(f"FID, {_evaluations(head)}", "", FID.better, FID.decimals) for head in heads),
+        *(Column(f"FID, {evaluations(head)}", "", FID.better, FID.decimals) for head in heads),
     )
     return Table(f"Samplers at c = {private:g}, both sides with the same", columns, tuple(rows))
 
@@ -227,7 +151,7 @@ def _grid_chart(level: Mapping[GridKey, Spread], server_steps: int, band: Band) 
         for cut in _cuts(level)
     )
     return Chart(
-        f"FID after {_evaluations(server_steps)} on the server",
+        f"FID after {evaluations(server_steps)} on the server",
         "evaluations on the device",
         "FID against held-out images",
         lines,
@@ -270,8 +194,8 @@ def _heat_map(level: Mapping[GridKey, Spread]) -> Pictures:
         return png_data_uri(np.full((1, 8, 8), shade))
 
     return Pictures(
-        f"FID after {_evaluations(server_steps)} on the server, as a map",
-        tuple(_evaluations(head) for head in heads),
+        f"FID after {evaluations(server_steps)} on the server, as a map",
+        tuple(evaluations(head) for head in heads),
         tuple(
             PictureRow(f"c = {cut:g}", tuple(tile(GridKey(server_steps, cut, head)) for head in heads))
             for cut in cuts
@@ -286,9 +210,9 @@ def _images(shown: Sequence[tuple[int, LabelledImages]], private: float, server_
     for head_steps, made in shown:
         chosen = np.linspace(0, len(made) - 1, IMAGES_IN_A_ROW).round().astype(int)
         uris = tuple(png_data_uri(made.images[row]) for row in chosen)
-        rows.append(PictureRow(f"{_evaluations(head_steps)} on the device", uris))
+        rows.append(PictureRow(f"{evaluations(head_steps)} on the device", uris))
     return Pictures(
-        f"Images at c = {private:g} after {_evaluations(server_steps)} on the server",
+        f"Images at c = {private:g} after {evaluations(server_steps)} on the server",
         ("",) * IMAGES_IN_A_ROW,
         tuple(rows),
         note="The same handed-over images, finished by one client's head.",
@@ -301,15 +225,3 @@ def _heads(level: Mapping[GridKey, Spread]) -> list[int]:
 
 def _cuts(level: Mapping[GridKey, Spread]) -> list[float]:
     return sorted({key.cut_ratio for key in level})
-
-
-def _cells(keys: Sequence[GridKey], level: Mapping[GridKey, Spread]) -> str:
-    return ", ".join(f"{_evaluations(key.head_steps)} ({in_words(FID, level[key])})" for key in keys)
-
-
-def _evaluations(count: int) -> str:
-    return f"{count} evaluation" + ("" if count == 1 else "s")
-
-
-def _sampler(key: SamplerKey) -> str:
-    return f"{key.sampler} with {key.spacing} steps"

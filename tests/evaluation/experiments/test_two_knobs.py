@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from evaluation.experiments.knobs import suite as two_knobs
+from evaluation.experiments.knobs.findings import device_findings, private_findings, sampler_findings
 from evaluation.experiments.knobs.grid import GridKey, SamplerKey, best_of, within_spread_of_best
-from evaluation.experiments.knobs.report import device_findings, private_findings, sampler_findings
 from evaluation.experiments.knobs.suite import finish, hand_over, head_levels, server_levels
 from evaluation.measuring.chain import networks_at
 from evaluation.metrics.spread import Spread, spread
@@ -34,7 +34,10 @@ def test_the_outcome_has_the_whole_grid_and_survives_its_file(outcome: Outcome, 
     path.write_text(to_json(outcome), encoding="utf-8")
     assert read_outcome(path) == outcome
     grid, samplers = outcome.tables
-    assert [(row[0], row[1]) for row in grid.rows] == [(1, "c = 0.4"), (2, "c = 0.4")]
+    *cells, floor = grid.rows
+    assert [(row[0], row[1]) for row in cells] == [(1, "c = 0.4"), (2, "c = 0.4")]
+    assert floor[0] == "real against real"
+    assert isinstance(floor[2], float)
     assert len({row[:2] for row in samplers.rows}) == 6
     assert all(isinstance(cell, Spread) and cell.n == 3 for row in samplers.rows for cell in row[2:])
 
