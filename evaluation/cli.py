@@ -93,13 +93,14 @@ def evaluate(
     from evaluation.running.federation import FederationPlan
     from evaluation.running.run_facts import facts_of, in_words
     from evaluation.running.runner import evaluate as run
+    from evaluation.running.runner import interrupt_once
     from evaluation.running.suites import SUITES, check_asked, suite
     from evaluation.running.telling import Teller
     from evaluation.running.workbench import Setting
 
-    # Both end it in the same way, also where the shell started it in the background.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    # Also where the shell started it in the background, and ignores the keyboard for it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, interrupt_once)
     names = list(SUITES) if _ALL in suites else list(dict.fromkeys(suites))
     for name in (*(name for name in suites if name != _ALL), *names):
         suite(name)

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing.queues import Queue
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,15 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for number in asked:
         signal.raise_signal(number)
+
+
+def interrupt_once(number: int, _: FrameType | None) -> None:
+    """A handler that ends everything as the keyboard does, and hears no second signal while it ends.
+
+    coreutils' `timeout` sends two: one to the process and one to its group.  Raises KeyboardInterrupt.
+    """
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 _here: dict[str, Any] = {}

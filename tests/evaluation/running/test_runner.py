@@ -160,6 +160,16 @@ def test_an_interrupted_run_ends_its_processes_at_once_and_they_never_hear_the_k
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
+def test_an_end_that_is_asked_for_twice_interrupts_once() -> None:
+    before = signal.signal(signal.SIGTERM, runner.interrupt_once)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_an_end_that_is_asked_for_while_processes_start_comes_when_they_have() -> None:
     reached: list[bool] = []
 
