@@ -26,6 +26,8 @@ _VARIABLES = {
     FLOOR: "var(--floor)",
 }
 _MARKERS = ("o", "s", "^", "D", "v", "P")
+_HATCHES = (None, "////", "....")
+"""Of bands in one colour, so that the legend tells them apart."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # the page's own type
     "font.family": "sans-serif",
@@ -40,6 +42,7 @@ _STYLE: dict[Any, Any] = {
     "text.color": INK,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
+    "hatch.linewidth": 0.4,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
@@ -61,8 +64,11 @@ def chart_svg(chart: Chart) -> str:
 def _draw(axes: Axes, chart: Chart) -> None:
     axes.grid(visible=True, axis="y")
     axes.set_axisbelow(True)
-    for band in chart.bands:
-        axes.axhspan(band.low, band.high, color=FLOOR, linewidth=0, label=band.name)
+    for index, band in enumerate(chart.bands):
+        hatch = _HATCHES[index % len(_HATCHES)]
+        axes.axhspan(
+            band.low, band.high, facecolor=FLOOR, edgecolor=SOFT, linewidth=0, hatch=hatch, label=band.name
+        )
         axes.axhline((band.low + band.high) / 2, color=SOFT, linewidth=0.6, linestyle=":")
     for index, series in enumerate(chart.series):
         _line(axes, series, COLOURS[index % len(COLOURS)], _MARKERS[index // len(COLOURS) % len(_MARKERS)])

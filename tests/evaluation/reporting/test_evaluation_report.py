@@ -159,6 +159,14 @@ def test_drawings_share_no_identifier_and_follow_the_colours_of_the_page() -> No
     assert page.count("<svg") == 4
 
 
+def test_two_levels_in_a_drawing_can_be_told_apart() -> None:
+    line = series_of("line", (0.0, 1.0), tuple(spread((mean, mean, mean)) for mean in (0.3, 0.4)))
+    levels = (Band("floor", 0.1, 0.2), Band("blind", 0.5, 0.6), Band("noise", 0.8, 0.9))
+    drawn = [chart_svg(Chart("two", "x", "y", (line,), levels[:count])) for count in (1, 2, 3)]
+    assert [svg.count("<pattern") for svg in drawn] == [0, 1, 2]
+    assert "#0000" not in drawn[-1]
+
+
 def test_the_summary_holds_the_figures_and_no_pictures() -> None:
     summary = json.loads(to_json([outcome(CLAIM)], FACTS))
     assert summary["networks"] == 12
