@@ -6,6 +6,7 @@ under that name and found again by whatever experiment asks for the same.
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -76,17 +77,40 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class BackboneTraining:
-    """The server's backbone on what the clients release at one cut: t in (t_c, T].
+class TrainingOnReleases(ABC):
+    """A backbone on what the server holds of one cut, t in (t_c, T].
 
-    At cut ratio 0 nothing is released in the real system (a device refuses); there it is trained on the clean images, which
-    is what "everything on the server" means.  seed: of weights, batches and the noise of the releases.  releases: K of every
-    image.
+    seed: of weights, batches and the noise of the releases.
     """
 
     cut_ratio: float
     budget: Budget
     seed: int
+
+    @property
+    def total_updates(self) -> int:
+        """Optimiser updates in all."""
+        return self.budget.updates
+
+    def train(self, federation: Federation, tell: Tell) -> Trained:
+        """Trains on the samples of all clients together."""
+        x_c, labels = self.samples(federation)
+        t_cut = Cut(federation.schedule, self.cut_ratio).t_cut
+        return trained_on_releases(federation, x_c, labels, t_cut, self.budget, self.seed, tell)
+
+    @abstractmethod
+    def samples(self, federation: Federation) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """What the server holds: (N, C, H, W) float32 over all clients, and the labels, (N,) int32."""
+
+
+@dataclass(frozen=True)
+class BackboneTraining(TrainingOnReleases):
+    """The server's backbone on what the clients release.
+
+    At cut ratio 0 nothing is released in the real system (a device refuses); there it is trained on the clean images, which
+    is what "everything on the server" means.  releases: K of every image.
+    """
+
     releases: int = 1
 
     @property
@@ -95,17 +119,6 @@ class BackboneTraining:
         return f"backbone at cut {self.cut_ratio:g}" + (
             f", {self.releases} releases" if self.releases > 1 else ""
         )
-
-    @property
-    def total_updates(self) -> int:
-        """Optimiser updates in all."""
-        return self.budget.updates
-
-    def train(self, federation: Federation, tell: Tell) -> Trained:
-        """Trains on the releases of all clients together."""
-        x_c, labels = self.samples(federation)
-        t_cut = Cut(federation.schedule, self.cut_ratio).t_cut
-        return trained_on_releases(federation, x_c, labels, t_cut, self.budget, self.seed, tell)
 
     def samples(self, federation: Federation) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """What the server holds: (K·N, C, H, W) float32 over all clients, and the labels, (K·N,) int32."""

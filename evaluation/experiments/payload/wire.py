@@ -5,45 +5,29 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.split import Cut
 from edge_agent.release.batch import Dtype
 from evaluation.experiments.releases.upload import arrived, release_bodies, sent_bytes
 from evaluation.metrics.spread import Spread, spread
 from evaluation.running.federation import Federation
-from evaluation.running.fitting import Tell
-from evaluation.running.trainings import Budget, Trained, trained_on_releases
+from evaluation.running.trainings import TrainingOnReleases
 
 UNIFORM_SCATTER = (4 / 5) ** 0.5
 """Standard deviation of the square of a uniform error over its mean."""
 
 
 @dataclass(frozen=True)
-class PayloadTraining:
+class PayloadTraining(TrainingOnReleases):
     """A backbone on releases as they arrive in a narrow payload, through the system's own messages.
 
     dtype: of the payload; float32 loses nothing, and is `BackboneTraining`.
     """
 
-    cut_ratio: float
-    budget: Budget
-    seed: int
     dtype: Dtype
 
     @property
     def title(self) -> str:
         """A few words for the progress display."""
         return f"backbone at cut {self.cut_ratio:g}, releases as {self.dtype}"
-
-    @property
-    def total_updates(self) -> int:
-        """Optimiser updates in all."""
-        return self.budget.updates
-
-    def train(self, federation: Federation, tell: Tell) -> Trained:
-        """Trains on the releases of all clients together, as the server reads them."""
-        x_c, labels = self.samples(federation)
-        t_cut = Cut(federation.schedule, self.cut_ratio).t_cut
-        return trained_on_releases(federation, x_c, labels, t_cut, self.budget, self.seed, tell)
 
     def samples(self, federation: Federation) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """What the server holds: (N, C, H, W) float32 over all clients, and the labels, (N,) int32."""
