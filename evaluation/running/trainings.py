@@ -78,7 +78,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class TrainingOnReleases(ABC):
-    """A backbone on what the server holds of one cut, t in (t_c, T].
+    """A backbone on samples of one cut, for t in (t_c, T].
 
     seed: of weights, batches and the noise of the releases.
     """
@@ -93,14 +93,26 @@ class TrainingOnReleases(ABC):
         return self.budget.updates
 
     def train(self, federation: Federation, tell: Tell) -> Trained:
-        """Trains on the samples of all clients together."""
+        """Trains on the samples of all clients together, by the exact loss."""
         x_c, labels = self.samples(federation)
         t_cut = Cut(federation.schedule, self.cut_ratio).t_cut
-        return trained_on_releases(federation, x_c, labels, t_cut, self.budget, self.seed, tell)
+        config = unet_config(federation.shape, self.budget.width, federation.num_classes)
+        network = new_network(config, self.seed)
+        samples, known = torch.from_numpy(x_c), torch.from_numpy(labels.astype(np.int64))
+
+        def loss_of(generator: torch.Generator) -> Tensor:
+            rows = torch.randint(len(samples), (self.budget.batch_size,), generator=generator)
+            cuts = torch.full((len(rows),), t_cut)
+            label = with_some_hidden(known[rows], federation.num_classes, generator)
+            return released_loss(
+                network, federation.schedule, samples[rows], cuts, label, generator=generator
+            )[0]
+
+        return fitted(network, loss_of, self.budget, self.seed, tell)
 
     @abstractmethod
     def samples(self, federation: Federation) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """What the server holds: (N, C, H, W) float32 over all clients, and the labels, (N,) int32."""
+        """What it is trained on: (N, C, H, W) float32 over all clients, and the labels, (N,) int32."""
 
 
 @dataclass(frozen=True)
@@ -133,28 +145,6 @@ class BackboneTraining(TrainingOnReleases):
             [np.tile(client.train.labels, self.releases) for client in federation.clients]
         )
         return images, labels
-
-
-def trained_on_releases(
-    federation: Federation,
-    x_c: NDArray[np.float32],
-    labels: NDArray[np.int32],
-    t_cut: int,
-    budget: Budget,
-    seed: int,
-    tell: Tell,
-) -> Trained:
-    """A backbone on samples at one cut, by the exact loss.  x_c: (N, C, H, W) float32;  labels: (N,) int32."""
-    network = new_network(unet_config(federation.shape, budget.width, federation.num_classes), seed)
-    samples, known = torch.from_numpy(x_c), torch.from_numpy(labels.astype(np.int64))
-
-    def loss_of(generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(samples), (budget.batch_size,), generator=generator)
-        cuts = torch.full((len(rows),), t_cut)
-        label = with_some_hidden(known[rows], federation.num_classes, generator)
-        return released_loss(network, federation.schedule, samples[rows], cuts, label, generator=generator)[0]
-
-    return fitted(network, loss_of, budget, seed, tell)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from evaluation.data.images import LabelledImages, concatenate
 from evaluation.errors import DataError
 from evaluation.running.federation import Federation
 from evaluation.running.fitting import Tell, new_network, unet_config
-from evaluation.running.trainings import BackboneTraining, Budget, Trained, fitted, trained_on_releases
+from evaluation.running.trainings import BackboneTraining, Budget, Trained, TrainingOnReleases, fitted
 
 MEMORISED_IMAGES = 16
 
@@ -64,12 +64,8 @@ class ReconstructorTraining:
 
 
 @dataclass(frozen=True)
-class MemorisedTraining:
+class MemorisedTraining(TrainingOnReleases):
     """A network overfitted on purpose on what a few images look like at a cut; at cut ratio 0, on the images themselves."""
-
-    cut_ratio: float
-    budget: Budget
-    seed: int
 
     @property
     def title(self) -> str:
@@ -77,16 +73,11 @@ class MemorisedTraining:
         what = f"releases at cut {self.cut_ratio:g}" if self.cut_ratio else "images"
         return f"a network overfitted on {MEMORISED_IMAGES} {what}"
 
-    @property
-    def total_updates(self) -> int:
-        """Optimiser updates in all."""
-        return self.budget.updates
-
-    def train(self, federation: Federation, tell: Tell) -> Trained:
-        """Trains above the cut, on one release of each image."""
+    def samples(self, federation: Federation) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """One release of each of its images, (n, C, H, W) float32, and their labels, (n,) int32."""
         x_c, labels = BackboneTraining(self.cut_ratio, self.budget, self.seed).samples(federation)
-        rows, t_cut = self.rows(federation), Cut(federation.schedule, self.cut_ratio).t_cut
-        return trained_on_releases(federation, x_c[rows], labels[rows], t_cut, self.budget, self.seed, tell)
+        rows = self.rows(federation)
+        return x_c[rows], labels[rows]
 
     def rows(self, federation: Federation) -> NDArray[np.intp]:
         """Which of the pooled training images it has learned by heart."""
